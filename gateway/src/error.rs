@@ -1,0 +1,133 @@
+//! S3's error codes, their HTTP status and their XML (API reference, "Error responses").
+
+use std::borrow::Cow;
+
+macro_rules! codes {
+    ($($name:ident = $status:literal, $message:literal;)*) => {
+        /// An error code of S3.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Code { $($name),* }
+
+        impl Code {
+            /// As in the XML.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Code::$name => stringify!($name)),* }
+            }
+
+            /// HTTP status.
+            pub fn status(self) -> u16 {
+                match self { $(Code::$name => $status),* }
+            }
+
+            /// What to say when nothing more precise is known.
+            pub fn message(self) -> &'static str {
+                match self { $(Code::$name => $message),* }
+            }
+        }
+    };
+}
+
+codes! {
+    AccessDenied = 403, "Access denied.";
+    AuthorizationHeaderMalformed = 400, "The Authorization header is malformed.";
+    AuthorizationQueryParametersError = 400, "The authorization query parameters are not valid.";
+    BadDigest = 400, "The Content-MD5 or checksum value that you specified did not match what we received.";
+    BucketAlreadyExists = 409, "The requested bucket name is not available; choose another one.";
+    BucketAlreadyOwnedByYou = 409, "The bucket that you tried to create already exists, and you own it.";
+    BucketNotEmpty = 409, "The bucket that you tried to delete is not empty.";
+    ConditionalRequestConflict = 409, "A conflicting operation occurred; retry the request.";
+    EntityTooLarge = 400, "Your proposed upload exceeds the maximum allowed size.";
+    EntityTooSmall = 400, "Your proposed upload is smaller than the minimum allowed size.";
+    IllegalLocationConstraintException = 400, "The location constraint does not match this region.";
+    IncompleteBody = 400, "The request ended before as many bytes came as its headers announced.";
+    InternalError = 500, "We encountered an internal error. Try again.";
+    InvalidAccessKeyId = 403, "The access key ID that you provided is not known here.";
+    InvalidArgument = 400, "Invalid argument.";
+    InvalidBucketName = 400, "The specified bucket is not valid.";
+    InvalidChunkSizeError = 403, "Only the last chunk is allowed to have a size less than 8192 bytes.";
+    InvalidDigest = 400, "The Content-MD5 or checksum value that you specified is not valid.";
+    InvalidEncryptionAlgorithmError = 400, "The encryption request that you specified is not valid.";
+    InvalidLocationConstraint = 400, "The specified location constraint is not valid.";
+    InvalidObjectState = 403, "The operation is not valid for the object's state.";
+    InvalidPart = 400, "One or more of the specified parts could not be found, or their entity tags did not match.";
+    InvalidPartNumber = 416, "The requested partnumber is not satisfiable.";
+    InvalidPartOrder = 400, "The list of parts was not in ascending order.";
+    InvalidRange = 416, "The requested range is not satisfiable.";
+    InvalidRequest = 400, "Invalid request.";
+    InvalidSignature = 400, "The request signature that the server calculated does not match.";
+    InvalidStorageClass = 400, "The storage class that you specified is not valid.";
+    InvalidTag = 400, "The tag provided was not valid.";
+    InvalidURI = 400, "The specified URI could not be parsed.";
+    KeyTooLongError = 400, "Your key is too long: the limit is 1024 bytes of UTF-8.";
+    MalformedPOSTRequest = 400, "The body of your POST request is not well-formed multipart/form-data.";
+    MalformedTrailerError = 400, "The request contained trailing data that was not well-formed or did not conform to the announced trailer.";
+    MalformedXML = 400, "The XML that you provided was not well-formed or did not validate against our published schema.";
+    MaxMessageLengthExceeded = 400, "Your request was too large.";
+    MetadataTooLarge = 400, "Your metadata headers exceed the maximum allowed metadata size of 2048 bytes.";
+    MethodNotAllowed = 405, "The specified method is not allowed against this resource.";
+    MissingContentLength = 411, "You must provide the Content-Length HTTP header.";
+    MissingRequestBodyError = 400, "The request body is empty.";
+    MissingSecurityHeader = 400, "Your request is missing a required header.";
+    NoSuchBucket = 404, "The specified bucket does not exist.";
+    NoSuchKey = 404, "The specified key does not exist.";
+    NoSuchTagSet = 404, "There is no tag set associated with the bucket.";
+    NoSuchUpload = 404, "The specified multipart upload does not exist. It may have been aborted or completed.";
+    NoSuchVersion = 404, "The specified version does not exist.";
+    NotImplemented = 501, "A header or query that you provided asks for functionality that is not implemented.";
+    NotModified = 304, "Not modified.";
+    PreconditionFailed = 412, "At least one of the preconditions that you specified did not hold.";
+    RequestHeaderSectionTooLarge = 400, "Your request header section exceeds the maximum allowed size.";
+    RequestTimeout = 400, "Your socket connection to the server was not read from or written to within the timeout period.";
+    RequestTimeTooSkewed = 403, "The difference between the request time and the server's time is too large.";
+    ServiceUnavailable = 503, "The service cannot answer now. Try again.";
+    SignatureDoesNotMatch = 403, "The request signature that we calculated does not match the signature that you provided. Check your key and signing method.";
+    SlowDown = 503, "The server is at its memory budget. Reduce your request rate or try again.";
+    StorageFull = 507, "The storage is full: delete something or add drives.";
+    TooManyParts = 400, "Too many parts.";
+    UnexpectedContent = 400, "This request does not support content.";
+    UnsupportedSignature = 400, "The provided request is signed with an unsupported signature type.";
+    XAmzContentChecksumMismatch = 400, "The computed checksum does not match the one that was announced.";
+    XAmzContentSHA256Mismatch = 400, "The provided x-amz-content-sha256 header does not match what was computed.";
+}
+
+/// An error as a client gets it. `NotModified` and every answer to HEAD go without a body.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{}: {message}", code.as_str())]
+pub struct S3Error {
+    pub code: Code,
+    pub message: Cow<'static, str>,
+    /// More elements of the XML, such as `ArgumentName`, in order.
+    pub details: Vec<(&'static str, String)>,
+}
+
+impl S3Error {
+    /// `code` with its usual message.
+    pub fn new(code: Code) -> Self {
+        Self {
+            code,
+            message: Cow::Borrowed(code.message()),
+            details: Vec::new(),
+        }
+    }
+
+    /// `code` with a message that says what was wrong and what to do.
+    pub fn with(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            details: Vec::new(),
+        }
+    }
+
+    /// Adds an element to the XML.
+    pub fn detail(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.details.push((name, value.into()));
+        self
+    }
+}
+
+impl From<Code> for S3Error {
+    fn from(code: Code) -> Self {
+        S3Error::new(code)
+    }
+}

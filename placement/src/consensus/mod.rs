@@ -1,0 +1,121 @@
+//! Replicated state machines: one small seam over openraft, the only place of the project that names it.
+//!
+//! A replica lives on a drive, not on a node: a process with five drives may hold five voters of a group.
+//! Commands and outcomes are opaque bytes here; a [`StateMachine`] gives them their meaning.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::ids::{DriveId, GroupId};
+use crate::seams::{Batch, Index, IndexError, IndexView, Keyspace};
+
+/// What a group's log is applied to. `apply` must be a pure function of state and command: no clock, no chance,
+/// no reads outside `state`. Every key it reads or writes begins with the group's id (`u32`, big endian), so that a
+/// drive's index can hold many groups and a snapshot is a range of it.
+pub trait StateMachine: Send + Sync + 'static {
+    /// Applies one committed command: reads `state` (which has all earlier commands), adds its changes to `batch`,
+    /// gives the outcome. The caller writes the batch, together with its own "last applied" record, before the next
+    /// command. An error stops the replica; a command that is refused is not an error but an outcome.
+    fn apply(
+        &mut self,
+        state: &dyn IndexView,
+        batch: &mut Batch,
+        command: &[u8],
+    ) -> Result<Bytes, IndexError>;
+
+    /// Called after the state was opened, or replaced by a snapshot: forget what was cached of it.
+    fn restored(&mut self, state: &dyn IndexView) -> Result<(), IndexError>;
+}
+
+/// Key spaces that a state machine may use; a snapshot holds the group's range of each. Keys that begin with the
+/// group id and then `0xFF` in `Records` belong to the consensus module (last applied, membership).
+pub const STATE_KEYSPACES: [Keyspace; 3] =
+    [Keyspace::Objects, Keyspace::Inline, Keyspace::Records];
+
+/// Makes the state machine of a replica.
+pub type MachineFactory = Arc<dyn Fn(GroupId, DriveId) -> Box<dyn StateMachine> + Send + Sync>;
+
+/// Where a replica keeps its log and its state.
+#[derive(Clone)]
+pub struct ReplicaDrive {
+    pub drive: DriveId,
+    /// Votes and log entries of all groups on the drive; written synced, [`Keyspace::Log`] only.
+    pub log: Arc<dyn Index>,
+    /// State of all groups on the drive; written unsynced. The log of a group is purged only up to what `sync` of
+    /// this index has made durable.
+    pub state: Arc<dyn Index>,
+}
+
+/// Why a command was not decided. A command that was decided against is not an error: see its outcome.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProposeError {
+    /// No quorum within the time allowed; the command is known not to have been appended.
+    #[error("{group} has no leader with a quorum")]
+    NoQuorum { group: GroupId },
+    /// The command may or may not be applied, now or later. Retrying with the same token is safe.
+    #[error("{group} did not answer in time: the command may or may not take effect")]
+    Indeterminate { group: GroupId },
+    /// The replica that must answer has failed storage or has stopped.
+    #[error("{group} has stopped: {reason}")]
+    Stopped { group: GroupId, reason: String },
+}
+
+/// Why a group could not be read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ReadError {
+    #[error("{group} has no leader with a quorum")]
+    NoQuorum { group: GroupId },
+    #[error("{group} has stopped: {reason}")]
+    Stopped { group: GroupId, reason: String },
+}
+
+/// Groups as their users see them.
+#[async_trait]
+pub trait Groups: Send + Sync + 'static {
+    /// Has `command` decided and applied by the group, and gives the outcome of its application. Finds the leader
+    /// and retries within a bounded time (5 s): every command must carry an idempotency token of its own.
+    async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError>;
+
+    /// State that holds every command acknowledged before this call (linearizable): the index of the leader's
+    /// replica, after a read barrier.
+    async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, ReadError>;
+}
+
+/// How a group stands, for status and for those who change membership.
+#[derive(Debug, Clone)]
+pub struct GroupStatus {
+    pub group: GroupId,
+    pub leader: Option<DriveId>,
+    pub term: u64,
+    pub voters: Vec<DriveId>,
+    pub learners: Vec<DriveId>,
+    /// Replicas in this process with their last applied log index.
+    pub applied: Vec<(DriveId, u64)>,
+}
+
+/// Timing of the groups.
+#[derive(Debug, Clone)]
+pub struct ConsensusConfig {
+    pub heartbeat: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+    /// Upper bound of `propose` and `read`.
+    pub deadline: Duration,
+    /// Log entries kept behind the last applied one before a snapshot point is taken and the log is purged.
+    pub log_entries_kept: u64,
+}
+
+impl Default for ConsensusConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(250),
+            election_timeout_min: Duration::from_millis(700),
+            election_timeout_max: Duration::from_millis(1400),
+            deadline: Duration::from_secs(5),
+            log_entries_kept: 4096,
+        }
+    }
+}

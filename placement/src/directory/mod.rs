@@ -1,0 +1,1 @@
+//! The directory: buckets by name, and the cluster map, as the placement group's state.

@@ -1,0 +1,11 @@
+//! Who holds what: cluster map, ring, directory and consensus.
+//!
+//! This crate depends on nothing else of Holdfast; see `ARCHITECTURE.md` for the arrows.
+
+pub mod consensus;
+pub mod directory;
+pub mod ids;
+pub mod map;
+pub mod protection;
+pub mod ring;
+pub mod seams;

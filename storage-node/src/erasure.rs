@@ -1,0 +1,1 @@
+//! Chunk to shards and back (Reed-Solomon over GF(2^8)).

@@ -1,0 +1,8 @@
+//! Keeps bytes and records: shard store, object metadata, erasure coding, repair.
+
+pub mod buffer;
+pub mod erasure;
+pub mod metadata;
+pub mod repair;
+pub mod shard_store;
+pub mod shards;

@@ -1,0 +1,149 @@
+//! What is known of an object version, an upload and a part.
+
+use std::fmt;
+
+use holdfast_placement::ids::{ChunkSetId, SiteId, UploadId};
+use holdfast_placement::protection::Protection;
+use holdfast_placement::seams::UnixMillis;
+use serde::{Deserialize, Serialize};
+
+/// A version's id: 48 bits of milliseconds and 80 bits that make it unique, so that ids order by time.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct VersionId(pub [u8; 16]);
+
+/// An entity tag, without its quotes. `Display` gives S3's form: 32 hex digits, or those, `-` and the number of parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Etag {
+    /// MD5 of the body.
+    Md5([u8; 16]),
+    /// MD5 of the parts' MD5s, and how many parts.
+    Multipart([u8; 16], u16),
+}
+
+impl fmt::Display for Etag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Etag::Md5(md5) => f.write_str(&hex::encode(md5)),
+            Etag::Multipart(md5, parts) => write!(f, "{}-{parts}", hex::encode(md5)),
+        }
+    }
+}
+
+/// The checksum algorithms of S3 (API reference, "Checking object integrity").
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChecksumAlgorithm {
+    Crc32,
+    Crc32c,
+    Crc64Nvme,
+    Sha1,
+    Sha256,
+}
+
+/// Whether a multipart object's checksum is that of its bytes or that of its parts' checksums.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChecksumKind {
+    FullObject,
+    Composite,
+}
+
+/// A checksum. `value` is big endian, 4 to 32 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectChecksum {
+    pub algorithm: ChecksumAlgorithm,
+    pub kind: ChecksumKind,
+    pub value: Vec<u8>,
+}
+
+/// What a client may set and gets back as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ObjectHeaders {
+    pub content_type: Option<String>,
+    pub content_encoding: Option<String>,
+    pub content_language: Option<String>,
+    pub content_disposition: Option<String>,
+    pub cache_control: Option<String>,
+    pub expires: Option<String>,
+    pub website_redirect: Option<String>,
+    /// As sent; `None` is `STANDARD`.
+    pub storage_class: Option<String>,
+    /// `x-amz-meta-*` without the prefix, lower case, in the order sent.
+    pub user_metadata: Vec<(String, String)>,
+}
+
+/// Where a version's bytes are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// No bytes, or a delete marker.
+    Empty,
+    /// In the metadata, beside the record.
+    Inline,
+    /// In chunks of one set.
+    Chunked(ChunkedBody),
+    /// In parts: the table is stored under `table`, `parts` long; HEAD and LIST never read it.
+    Multipart { table: UploadId, parts: u16 },
+}
+
+/// A body in chunks: all facts that a reader needs to find its shards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkedBody {
+    pub set: ChunkSetId,
+    /// Bytes in all.
+    pub len: u64,
+    /// Bytes a chunk; the last is shorter.
+    pub chunk_len: u32,
+    pub protection: Protection,
+    /// The site in whose ring the chunks are.
+    pub site: SiteId,
+}
+
+/// What a listing needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionSummary {
+    pub modified: UnixMillis,
+    pub size: u64,
+    pub etag: Etag,
+    pub version: VersionId,
+    /// Shown as `null`: written while the bucket was not versioned.
+    pub null: bool,
+    pub delete_marker: bool,
+    /// For `ChecksumAlgorithm` and `ChecksumType` in listings.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+}
+
+/// An object version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionRecord {
+    pub summary: VersionSummary,
+    pub body: Body,
+    pub checksum: Option<ObjectChecksum>,
+    pub headers: ObjectHeaders,
+    pub tags: Vec<(String, String)>,
+}
+
+/// A multipart upload under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadRecord {
+    pub upload: UploadId,
+    pub key: String,
+    pub initiated: UnixMillis,
+    pub headers: ObjectHeaders,
+    pub tags: Vec<(String, String)>,
+    /// As `CreateMultipartUpload` asked; `None` when it did not.
+    pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+}
+
+/// A part: of an upload under way, or of a completed object's part table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    pub number: u16,
+    pub size: u64,
+    pub md5: [u8; 16],
+    pub modified: UnixMillis,
+    pub checksum: Option<ObjectChecksum>,
+    /// `Empty` or `Chunked`; parts are never inline.
+    pub body: Body,
+}
+

@@ -1,0 +1,1 @@
+//! Work in the background that keeps promises: reclaiming what was deleted.

@@ -1,0 +1,70 @@
+//! One drive's shards: append-only extents and an index that never leads them.
+
+use std::fmt;
+
+use holdfast_placement::ids::ChunkSetId;
+use serde::{Deserialize, Serialize};
+
+pub mod disk;
+
+/// Bytes in front of a shard's payload in its record; also the alignment of records and payloads.
+pub const RECORD_HEADER_LEN: usize = 4096;
+
+/// Bytes of payload that one checksum covers.
+pub const BLOCK_LEN: usize = 64 * 1024;
+
+/// Largest payload of a shard, bytes.
+pub const SHARD_LEN_MAX: usize = 16 * 1024 * 1024;
+
+/// A data (`slot < k`) or parity shard of a chunk.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct ShardId {
+    pub set: ChunkSetId,
+    pub chunk: u32,
+    pub slot: u8,
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.set, self.chunk, self.slot)
+    }
+}
+
+/// Why a shard was not stored. In every case nothing was acknowledged.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PutShardError {
+    #[error("the drive is full")]
+    Full,
+    #[error("the drive is down: {0}")]
+    Down(String),
+    #[error("drive I/O failed: {0}")]
+    Io(String),
+    #[error("a shard of {0} bytes is too large")]
+    TooLarge(usize),
+}
+
+/// Why a shard was not read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum GetShardError {
+    #[error("no such shard")]
+    NotFound,
+    #[error("the shard is corrupt: {0}")]
+    Corrupt(String),
+    #[error("the range is outside the shard")]
+    OutOfRange,
+    #[error("the drive is down: {0}")]
+    Down(String),
+    #[error("drive I/O failed: {0}")]
+    Io(String),
+}
+
+/// Why shards were not deleted.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DeleteShardError {
+    #[error("the drive is down: {0}")]
+    Down(String),
+    #[error("drive I/O failed: {0}")]
+    Io(String),
+}
