@@ -55,7 +55,8 @@ impl ClusterMap {
 
     /// Whether `id` takes part.
     pub fn is_up(&self, id: DriveId) -> bool {
-        self.drive(id).is_some_and(|drive| drive.state == DriveState::Up)
+        self.drive(id)
+            .is_some_and(|drive| drive.state == DriveState::Up)
     }
 
     /// The group that holds a bucket's lane.

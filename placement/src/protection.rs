@@ -43,7 +43,9 @@ impl fmt::Display for Protection {
 
 /// What was given is not a protection.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a protection: write it as K+M, such as 4+2, with K from 1 to 12 and M from 0 to 4")]
+#[error(
+    "{0:?} is not a protection: write it as K+M, such as 4+2, with K from 1 to 12 and M from 0 to 4"
+)]
 pub struct ParseProtectionError(pub String);
 
 impl FromStr for Protection {

@@ -32,8 +32,7 @@ pub trait StateMachine: Send + Sync + 'static {
 
 /// Key spaces that a state machine may use; a snapshot holds the group's range of each. Keys that begin with the
 /// group id and then `0xFF` in `Records` belong to the consensus module (last applied, membership).
-pub const STATE_KEYSPACES: [Keyspace; 3] =
-    [Keyspace::Objects, Keyspace::Inline, Keyspace::Records];
+pub const STATE_KEYSPACES: [Keyspace; 3] = [Keyspace::Objects, Keyspace::Inline, Keyspace::Records];
 
 /// Makes the state machine of a replica.
 pub type MachineFactory = Arc<dyn Fn(GroupId, DriveId) -> Box<dyn StateMachine> + Send + Sync>;

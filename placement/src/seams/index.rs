@@ -44,10 +44,21 @@ pub enum Durability {
 /// One change.
 #[derive(Clone, Debug)]
 pub enum Op {
-    Put { space: Keyspace, key: Bytes, value: Bytes },
-    Delete { space: Keyspace, key: Bytes },
+    Put {
+        space: Keyspace,
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        space: Keyspace,
+        key: Bytes,
+    },
     /// Deletes `from..to`.
-    DeleteRange { space: Keyspace, from: Bytes, to: Bytes },
+    DeleteRange {
+        space: Keyspace,
+        from: Bytes,
+        to: Bytes,
+    },
 }
 
 /// Changes that happen together or not at all, in order.
@@ -76,12 +87,7 @@ impl Batch {
         });
     }
 
-    pub fn delete_range(
-        &mut self,
-        space: Keyspace,
-        from: impl Into<Bytes>,
-        to: impl Into<Bytes>,
-    ) {
+    pub fn delete_range(&mut self, space: Keyspace, from: impl Into<Bytes>, to: impl Into<Bytes>) {
         self.ops.push(Op::DeleteRange {
             space,
             from: from.into(),

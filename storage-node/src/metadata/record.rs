@@ -146,4 +146,3 @@ pub struct PartRecord {
     /// `Empty` or `Chunked`; parts are never inline.
     pub body: Body,
 }
-

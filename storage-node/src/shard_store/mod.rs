@@ -17,9 +17,7 @@ pub const BLOCK_LEN: usize = 64 * 1024;
 pub const SHARD_LEN_MAX: usize = 16 * 1024 * 1024;
 
 /// A data (`slot < k`) or parity shard of a chunk.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardId {
     pub set: ChunkSetId,
     pub chunk: u32,
