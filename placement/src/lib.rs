@@ -2,6 +2,7 @@
 //!
 //! This crate depends on nothing else of Holdfast; see `ARCHITECTURE.md` for the arrows.
 
+pub mod balance;
 pub mod consensus;
 pub mod directory;
 pub mod ids;

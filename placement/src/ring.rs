@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::balance::{Member, balance};
 use crate::ids::{ChunkSetId, DriveId, PartitionId};
 
 /// Partitions a site by default.
@@ -17,6 +18,16 @@ pub struct Ring {
 }
 
 impl Ring {
+    /// The ring of a fresh cluster, [`PARTITIONS`] partitions.
+    pub fn new(members: &[Member]) -> Self {
+        balance(members, PARTITIONS, None)
+    }
+
+    /// The ring after members came, left or changed: balanced anew, and as like this one as that allows.
+    pub fn rebalanced(&self, members: &[Member]) -> Self {
+        balance(members, self.partitions.len(), Some(self))
+    }
+
     /// The partition of a chunk.
     pub fn partition_of(&self, set: ChunkSetId, chunk: u32) -> PartitionId {
         let mut hasher = blake3::Hasher::new();
