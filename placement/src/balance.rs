@@ -346,7 +346,10 @@ impl<'a> Table<'a> {
         for p in order {
             if cells[p].is_none() && !augment(p, &allowed, &mut cells, &mut quota) {
                 // No whole matching within the quotas: take whoever has the least; the next columns make up for it.
-                cells[p] = allowed[p].iter().copied().min_by_key(|drive| self.held[*drive]);
+                cells[p] = allowed[p]
+                    .iter()
+                    .copied()
+                    .min_by_key(|drive| self.held[*drive]);
             }
         }
         for (p, cell) in cells.into_iter().enumerate() {
@@ -363,7 +366,10 @@ impl<'a> Table<'a> {
         let prefix = column + 1;
         let shares = topology.shares(prefix);
         let scale = |parts: &[f64]| -> Vec<f64> {
-            parts.iter().map(|part| part * self.partitions as f64).collect()
+            parts
+                .iter()
+                .map(|part| part * self.partitions as f64)
+                .collect()
         };
         let mut current = vec![0usize; topology.drives.len()];
         for row in &self.previous {
@@ -372,13 +378,21 @@ impl<'a> Table<'a> {
             }
         }
         let sum_of_host = |host: &usize, of: &[usize]| -> usize {
-            topology.hosts[*host].drives.iter().map(|drive| of[*drive]).sum()
+            topology.hosts[*host]
+                .drives
+                .iter()
+                .map(|drive| of[*drive])
+                .sum()
         };
         let sum_of_rack = |rack: &Rack, of: &[usize]| -> usize {
             rack.hosts.iter().map(|host| sum_of_host(host, of)).sum()
         };
         let sums = |of: &[usize]| -> Vec<usize> {
-            topology.racks.iter().map(|rack| sum_of_rack(rack, of)).collect()
+            topology
+                .racks
+                .iter()
+                .map(|rack| sum_of_rack(rack, of))
+                .collect()
         };
 
         let mut quotas = vec![0; topology.drives.len()];
@@ -389,17 +403,27 @@ impl<'a> Table<'a> {
             prefix * self.partitions,
         );
         for (rack, total) in topology.racks.iter().zip(rack_totals) {
-            let of_hosts =
-                |of: &[usize]| -> Vec<usize> { rack.hosts.iter().map(|h| sum_of_host(h, of)).collect() };
+            let of_hosts = |of: &[usize]| -> Vec<usize> {
+                rack.hosts.iter().map(|h| sum_of_host(h, of)).collect()
+            };
             let parts: Vec<f64> = rack.hosts.iter().map(|host| shares.hosts[*host]).collect();
-            let host_totals =
-                round(&scale(&parts), &of_hosts(&current), &of_hosts(&self.held), total);
+            let host_totals = round(
+                &scale(&parts),
+                &of_hosts(&current),
+                &of_hosts(&self.held),
+                total,
+            );
             for (host, total) in rack.hosts.iter().zip(host_totals) {
                 let drives = &topology.hosts[*host].drives;
-                let of_drives = |of: &[usize]| -> Vec<usize> { drives.iter().map(|d| of[*d]).collect() };
+                let of_drives =
+                    |of: &[usize]| -> Vec<usize> { drives.iter().map(|d| of[*d]).collect() };
                 let parts: Vec<f64> = drives.iter().map(|drive| shares.drives[*drive]).collect();
-                let totals =
-                    round(&scale(&parts), &of_drives(&current), &of_drives(&self.held), total);
+                let totals = round(
+                    &scale(&parts),
+                    &of_drives(&current),
+                    &of_drives(&self.held),
+                    total,
+                );
                 for (drive, total) in drives.iter().zip(totals) {
                     quotas[*drive] = total - self.held[*drive];
                 }
@@ -427,7 +451,12 @@ impl<'a> Table<'a> {
         };
         let mut drives = Vec::new();
         for (_, rack) in open_racks.filter(|(count, _)| *count == least) {
-            let open_hosts = || topology.racks[rack].hosts.iter().filter(|host| has_room(host));
+            let open_hosts = || {
+                topology.racks[rack]
+                    .hosts
+                    .iter()
+                    .filter(|host| has_room(host))
+            };
             let least = open_hosts().map(|host| in_host[*host]).min();
             for host in open_hosts().filter(|host| Some(in_host[**host]) == least) {
                 drives.extend(topology.hosts[*host].drives.iter().copied());
@@ -439,9 +468,17 @@ impl<'a> Table<'a> {
     }
 
     /// The drive with quota left whose choice makes the fewest later slots of the partition move.
-    fn cheapest(&self, p: usize, column: usize, allowed: &[usize], quota: &[usize]) -> Option<usize> {
+    fn cheapest(
+        &self,
+        p: usize,
+        column: usize,
+        allowed: &[usize],
+        quota: &[usize],
+    ) -> Option<usize> {
         let topology = self.topology;
-        let later = self.previous[p].get(column + 1..topology.slots()).unwrap_or(&[]);
+        let later = self.previous[p]
+            .get(column + 1..topology.slots())
+            .unwrap_or(&[]);
         let cost = |drive: usize| -> usize {
             if let Some(at) = later.iter().position(|cell| *cell == Some(drive)) {
                 // It leaves its own slot, which another must take: the later that slot, the fewer follow.

@@ -119,6 +119,40 @@ impl BufferPool {
         }
     }
 
+    /// Buffers for payloads of up to `lens` bytes each, all at once and with a single place in the queue: who needs
+    /// several must not hold some while it waits for the others. Else as [`acquire`](BufferPool::acquire).
+    pub async fn acquire_all(&self, lens: &[usize]) -> Result<Vec<Buffer>, PoolError> {
+        if let Ok(buffers) = self.try_acquire_all(lens) {
+            return Ok(buffers);
+        }
+        let total: usize = lens.iter().map(|len| mapped_len(*len)).sum();
+        if total > self.shared.config.budget_bytes {
+            return Err(PoolError::Exhausted);
+        }
+        let units = units(total).ok_or(PoolError::Exhausted)?;
+        let late = self.shared.clock.sleep(self.shared.config.wait_max);
+        tokio::select! {
+            biased;
+            permit = self.shared.budget.acquire_many(units) => {
+                permit.map_err(|_| PoolError::Exhausted)?.forget();
+                Ok(self.shared.take_all(lens))
+            }
+            () = late => Err(PoolError::Exhausted),
+        }
+    }
+
+    /// Buffers if there is memory for all of them now and nobody waits for it.
+    pub fn try_acquire_all(&self, lens: &[usize]) -> Result<Vec<Buffer>, PoolError> {
+        let total: usize = lens.iter().map(|len| mapped_len(*len)).sum();
+        let units = units(total).ok_or(PoolError::Exhausted)?;
+        self.shared
+            .budget
+            .try_acquire_many(units)
+            .map_err(|_| PoolError::Exhausted)?
+            .forget();
+        Ok(self.shared.take_all(lens))
+    }
+
     /// A buffer if there is memory for it now and nobody waits for it.
     pub fn try_acquire(&self, len: usize) -> Result<Buffer, PoolError> {
         let mapped_len = mapped_len(len);
@@ -195,6 +229,12 @@ impl Shared {
             len: 0,
             pool: self.clone(),
         }
+    }
+
+    fn take_all(self: &Arc<Self>, lens: &[usize]) -> Vec<Buffer> {
+        lens.iter()
+            .map(|len| self.take(*len, mapped_len(*len)))
+            .collect()
     }
 
     /// A free mapping of this length; else makes room so that what is free and in use stays within the budget.
@@ -542,6 +582,28 @@ mod tests {
         };
         drop(large);
         assert!(matches!(small.as_mut().poll(&mut cx), Poll::Ready(Ok(_))));
+    }
+
+    #[tokio::test]
+    async fn several_are_given_all_or_none() {
+        let pool = pool(4 * MIB);
+        let held = pool.try_acquire_all(&[MIB, MIB]).unwrap();
+        assert_eq!(held.len(), 2);
+        assert!(pool.try_acquire_all(&[MIB, MIB]).is_err());
+        assert_eq!(
+            pool.in_use_bytes(),
+            2 * (MIB + 4096),
+            "none is kept of a refusal"
+        );
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut two = pin!(pool.acquire_all(&[MIB, MIB]));
+        assert!(two.as_mut().poll(&mut cx).is_pending());
+        drop(held);
+        assert!(matches!(two.as_mut().poll(&mut cx), Poll::Ready(Ok(both)) if both.len() == 2));
+        assert_eq!(
+            pool.acquire_all(&[3 * MIB, 3 * MIB]).await.unwrap_err(),
+            PoolError::Exhausted
+        );
     }
 
     #[tokio::test]

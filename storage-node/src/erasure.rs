@@ -349,11 +349,9 @@ mod tests {
             let mut chunk = vec![0; 1000 * data as usize];
             rng.fill(&mut chunk);
             let shards = shards_of(ChunkLayout::new(chunk.len() as u32, protection), &chunk);
-            let theirs = reed_solomon_erasure::galois_8::ReedSolomon::new(
-                data as usize,
-                parity as usize,
-            )
-            .unwrap();
+            let theirs =
+                reed_solomon_erasure::galois_8::ReedSolomon::new(data as usize, parity as usize)
+                    .unwrap();
             assert!(theirs.verify(&shards).unwrap(), "{protection}");
         }
     }
@@ -393,11 +391,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused() {
-        let odd = Protection { data: 13, parity: 2 };
+        let odd = Protection {
+            data: 13,
+            parity: 2,
+        };
         assert!(matches!(Code::of(odd), Err(ErasureError::Unsupported(_))));
         let code = Code::of(Protection { data: 4, parity: 2 }).unwrap();
         for have in [&[0, 1, 2][..], &[0, 1, 2, 2]] {
-            assert!(matches!(code.recipe(have, 3), Err(ErasureError::TooFew { .. })));
+            assert!(matches!(
+                code.recipe(have, 3),
+                Err(ErasureError::TooFew { .. })
+            ));
         }
         assert!(matches!(
             code.recipe(&[0, 1, 2, 6], 3),

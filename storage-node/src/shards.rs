@@ -7,7 +7,7 @@ use bytes::Bytes;
 use holdfast_placement::ids::{DriveId, Epoch};
 
 use crate::buffer::Buffer;
-use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId};
+use crate::shard_store::{BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId};
 
 /// Stores and fetches shards on any drive of the cluster.
 #[async_trait]
@@ -22,20 +22,29 @@ pub trait Shards: Send + Sync + 'static {
         payload: Buffer,
     ) -> Result<(), PutShardError>;
 
-    /// Fetches bytes `range` of the shard's payload, verified; reads and checks only the blocks they touch. The
-    /// pieces follow each other without gaps.
+    /// Fetches bytes `range` of the shard's payload, verified; reads and checks only the blocks they touch. They are
+    /// read into `buffer`, whose capacity is at least [`read_capacity`] of the range: who reads has taken the memory
+    /// from the pool before, so that a store never waits for memory in the middle of a read.
     async fn get(
         &self,
         drive: DriveId,
         id: ShardId,
         range: Range<u32>,
-    ) -> Result<Vec<Bytes>, GetShardError>;
+        buffer: Buffer,
+    ) -> Result<Bytes, GetShardError>;
 
     /// Deletes shards; those that are not there are not an error. Durable when it returns.
     async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError>;
 
     /// Whether the drive is known to be out of use; a hint for planning, never proof.
     fn is_down(&self, drive: DriveId) -> bool;
+}
+
+/// Capacity of the buffer that [`Shards::get`] needs for `range`, bytes: the blocks that the range touches.
+pub fn read_capacity(range: &Range<u32>) -> usize {
+    let first = range.start as usize / BLOCK_LEN;
+    let end = (range.end as usize).div_ceil(BLOCK_LEN).max(first);
+    (end - first) * BLOCK_LEN
 }
 
 /// What a shard record says of its chunk.
