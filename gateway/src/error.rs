@@ -57,6 +57,7 @@ codes! {
     InvalidSignature = 400, "The request signature that the server calculated does not match.";
     InvalidStorageClass = 400, "The storage class that you specified is not valid.";
     InvalidTag = 400, "The tag provided was not valid.";
+    InvalidToken = 400, "The provided token is malformed or otherwise not valid: no sessions are given out here.";
     InvalidURI = 400, "The specified URI could not be parsed.";
     KeyTooLongError = 400, "Your key is too long: the limit is 1024 bytes of UTF-8.";
     MalformedPOSTRequest = 400, "The body of your POST request is not well-formed multipart/form-data.";

@@ -1,18 +1,41 @@
 //! Who sends a request: Signature Version 4 in the `Authorization` header or in the query
 //! (API reference, "Authenticating Requests (AWS Signature Version 4)").
 
+mod canonical;
+mod chunk_chain;
+mod claim;
+mod sig_v4;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use holdfast_placement::seams::Clock;
 use http::request::Parts;
+use zeroize::Zeroizing;
 
-use crate::error::S3Error;
+use crate::error::{Code, S3Error};
+use canonical::PathForm;
+use claim::{Claim, Place, QueryClaim};
+use sig_v4::{Hex64, SigningKey, Timestamp};
 
-/// An access key with its secret, and whose it is.
+pub use chunk_chain::ChunkChain;
+
+/// How far a request's time may be from ours.
+const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// How long a client may send nothing of an unfinished body, unless told otherwise.
+const READ_IDLE: Duration = Duration::from_secs(30);
+
+const SERVICE: &str = "s3";
+const TERMINAL: &str = "aws4_request";
+
+/// An access key with its secret, and whose it is. The secret is not shown, and wiped when dropped.
 pub struct Credentials {
     pub access_key: String,
-    secret: String,
+    secret: Zeroizing<String>,
     /// The canonical user id that S3 shows as `Owner`/`ID`.
     pub owner_id: String,
     pub display_name: String,
@@ -27,28 +50,52 @@ impl Credentials {
     ) -> Self {
         Self {
             access_key: access_key.into(),
-            secret: secret.into(),
+            secret: Zeroizing::new(secret.into()),
             owner_id: owner_id.into(),
             display_name: display_name.into(),
         }
     }
 }
 
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credentials")
+            .field("access_key", &self.access_key)
+            .field("owner_id", &self.owner_id)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Who signed a request.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     pub access_key: String,
+    /// The canonical user id that S3 shows as `Owner`/`ID`.
     pub owner_id: String,
     pub display_name: String,
 }
 
-/// How the body of a request is framed and what its signature covers (`x-amz-content-sha256`).
-#[derive(Debug, Clone)]
+/// How the body of a request is framed and what is signed of it (`x-amz-content-sha256`).
+#[derive(Clone, Debug)]
 pub enum PayloadFraming {
     /// `UNSIGNED-PAYLOAD`: the bytes as they are.
     Unsigned,
-    /// The bytes as they are; their SHA-256 is known.
+    /// The bytes as they are; their SHA-256 is signed.
     Signed([u8; 32]),
+    /// `STREAMING-UNSIGNED-PAYLOAD-TRAILER`: chunks and a trailer.
+    ChunkedUnsigned,
+    /// `STREAMING-AWS4-HMAC-SHA256-PAYLOAD`, with `trailer` its `-TRAILER` form: signed chunks.
+    ChunkedSigned {
+        chain: Box<ChunkChain>,
+        trailer: bool,
+    },
+}
+
+/// How long to wait for a client that sends nothing.
+#[derive(Clone)]
+pub(crate) struct Patience {
+    pub clock: Arc<dyn Clock>,
+    pub read_idle: Duration,
 }
 
 /// A request whose signature is right.
@@ -56,27 +103,342 @@ pub struct Authenticated {
     pub identity: Arc<Identity>,
     /// What the body must look like; `Payload` reads it.
     pub framing: PayloadFraming,
+    pub(crate) patience: Patience,
+}
+
+/// A key and what it opens.
+struct Entry {
+    secret: Zeroizing<String>,
+    identity: Arc<Identity>,
+    /// The signing key of the newest day seen.
+    day: ArcSwapOption<DayKey>,
+}
+
+struct DayKey {
+    date: [u8; 8],
+    key: SigningKey,
+}
+
+impl Entry {
+    /// The signing key of `date`. Within a day it is derived once; requests of another day (around midnight,
+    /// presigned ones) derive theirs.
+    fn signing_key(&self, date: &str, region: &str) -> SigningKey {
+        let cached = self.day.load();
+        if let Some(cached) = cached.as_ref()
+            && cached.date == date.as_bytes()
+        {
+            return cached.key.clone();
+        }
+        let key = SigningKey::derive(&self.secret, date, region, SERVICE);
+        if let Ok(date) = <[u8; 8]>::try_from(date.as_bytes())
+            && cached.as_ref().is_none_or(|cached| cached.date < date)
+        {
+            let key = key.clone();
+            self.day.store(Some(Arc::new(DayKey { date, key })));
+        }
+        key
+    }
 }
 
 /// Checks signatures.
-pub struct Authenticator {}
+pub struct Authenticator {
+    entries: HashMap<String, Entry>,
+    region: String,
+    patience: Patience,
+}
 
 impl Authenticator {
     /// Knows `credentials`; requests must be signed for `region`.
     pub fn new(credentials: Vec<Credentials>, region: String, clock: Arc<dyn Clock>) -> Self {
-        let _ = (credentials, region, clock);
-        todo!()
+        let entry = |credentials: Credentials| {
+            let identity = Identity {
+                access_key: credentials.access_key.clone(),
+                owner_id: credentials.owner_id,
+                display_name: credentials.display_name,
+            };
+            let entry = Entry {
+                secret: credentials.secret,
+                identity: Arc::new(identity),
+                day: ArcSwapOption::empty(),
+            };
+            (credentials.access_key, entry)
+        };
+        Self {
+            entries: credentials.into_iter().map(entry).collect(),
+            region,
+            patience: Patience {
+                clock,
+                read_idle: READ_IDLE,
+            },
+        }
     }
 
     /// How long a client may send nothing of an unfinished body (30 s unless told).
-    pub fn with_read_idle(self, read_idle: Duration) -> Self {
-        let _ = read_idle;
-        todo!()
+    pub fn with_read_idle(mut self, read_idle: Duration) -> Self {
+        self.patience.read_idle = read_idle;
+        self
     }
 
     /// Who signed the request. A request without a signature is `AccessDenied`.
     pub fn authenticate(&self, parts: &Parts) -> Result<Authenticated, S3Error> {
-        let _ = parts;
-        todo!()
+        let in_header = Claim::from_header(parts);
+        let in_query;
+        let claim = match QueryClaim::find(parts)? {
+            None => in_header?.ok_or(Code::AccessDenied)?,
+            Some(_) if parts.headers.contains_key(http::header::AUTHORIZATION) => {
+                return Err(S3Error::with(
+                    Code::InvalidArgument,
+                    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
+                     query string parameter or the Authorization header should be specified",
+                )
+                .detail("ArgumentName", "Authorization"));
+            }
+            Some(query) => {
+                in_query = query;
+                in_query.claim()?
+            }
+        };
+        self.check_scope(&claim)?;
+        let entry = self
+            .entries
+            .get(claim.credential.access_key)
+            .ok_or_else(|| {
+                S3Error::new(Code::InvalidAccessKeyId)
+                    .detail("AWSAccessKeyId", claim.credential.access_key)
+            })?;
+        self.check_time(&claim)?;
+        refuse_session_token(parts)?;
+        if let Some(names) = canonical::not_signed(&parts.headers, claim.signed_headers) {
+            return Err(S3Error::with(
+                Code::AccessDenied,
+                "There were headers present in the request which were not signed",
+            )
+            .detail("HeadersNotSigned", names));
+        }
+        let framing = Framing::parse(claim.payload_hash, claim.place)?;
+
+        let key = entry.signing_key(claim.credential.date, &self.region);
+        let signature = verify(parts, &claim, &key)?;
+        let chain = |key: SigningKey| {
+            let scope = claim.credential.scope;
+            Box::new(ChunkChain::new(key, claim.timestamp, scope, signature))
+        };
+        Ok(Authenticated {
+            identity: Arc::clone(&entry.identity),
+            framing: match framing {
+                Framing::Unsigned => PayloadFraming::Unsigned,
+                Framing::Signed(sha256) => PayloadFraming::Signed(sha256),
+                Framing::ChunkedUnsigned => PayloadFraming::ChunkedUnsigned,
+                Framing::ChunkedSigned { trailer } => PayloadFraming::ChunkedSigned {
+                    chain: chain(key),
+                    trailer,
+                },
+            },
+            patience: self.patience.clone(),
+        })
+    }
+
+    /// The signature is for this service, in this region, on the day of its timestamp.
+    fn check_scope(&self, claim: &Claim<'_>) -> Result<(), S3Error> {
+        let credential = &claim.credential;
+        let malformed = |what: String| Err(claim.place.malformed(what));
+        if credential.access_key.is_empty() {
+            return malformed(
+                "a non-empty Access Key (AKID) must be provided in the credential.".to_owned(),
+            );
+        }
+        if credential.terminal != TERMINAL {
+            return malformed(format!(
+                "incorrect terminal \"{}\". This endpoint uses \"{TERMINAL}\".",
+                credential.terminal
+            ));
+        }
+        if credential.service != SERVICE {
+            return malformed(format!(
+                "incorrect service \"{}\". This endpoint belongs to \"{SERVICE}\".",
+                credential.service
+            ));
+        }
+        if credential.date.len() != 8 || !credential.date.bytes().all(|byte| byte.is_ascii_digit())
+        {
+            return malformed(format!(
+                "incorrect date format \"{}\". This date in the credential must be in the format \"yyyyMMdd\".",
+                credential.date
+            ));
+        }
+        if credential.date != claim.timestamp.date() {
+            return malformed(format!(
+                "invalid credential date \"{}\". This date is not the same as X-Amz-Date: \"{}\".",
+                credential.date,
+                claim.timestamp.date()
+            ));
+        }
+        if credential.region != self.region {
+            return Err(claim
+                .place
+                .malformed(format!(
+                    "the region '{}' is wrong; expecting '{}'",
+                    credential.region, self.region
+                ))
+                .detail("Region", self.region.clone()));
+        }
+        Ok(())
+    }
+
+    /// The signature was made just now, or has not expired.
+    fn check_time(&self, claim: &Claim<'_>) -> Result<(), S3Error> {
+        let now = self.patience.clock.wall().secs() as i64;
+        let signed = claim.timestamp.unix_secs();
+        let skew = SKEW_MAX.as_secs() as i64;
+        let iso = |unix_secs| {
+            Timestamp::at(unix_secs).map_or_else(String::new, |time| {
+                let text = time.as_str();
+                format!(
+                    "{}-{}-{}:{}:{}Z",
+                    &text[..4],
+                    &text[4..6],
+                    &text[6..11],
+                    &text[11..13],
+                    &text[13..15]
+                )
+            })
+        };
+        match claim.expires_secs {
+            None if (now - signed).abs() > skew => Err(S3Error::new(Code::RequestTimeTooSkewed)
+                .detail("RequestTime", claim.timestamp.as_str())
+                .detail("ServerTime", iso(now))
+                .detail(
+                    "MaxAllowedSkewMilliseconds",
+                    SKEW_MAX.as_millis().to_string(),
+                )),
+            Some(expires) if signed - now > skew => Err(S3Error::with(
+                Code::AccessDenied,
+                "Request is not yet valid",
+            )
+            .detail("X-Amz-Date", claim.timestamp.as_str())
+            .detail("Expires", iso(signed + i64::from(expires)))
+            .detail("ServerTime", iso(now))),
+            Some(expires) if now > signed + i64::from(expires) => {
+                Err(S3Error::with(Code::AccessDenied, "Request has expired")
+                    .detail("X-Amz-Expires", expires.to_string())
+                    .detail("Expires", iso(signed + i64::from(expires)))
+                    .detail("ServerTime", iso(now)))
+            }
+            _ => Ok(()),
+        }
     }
 }
+
+/// No session is ever given out, so none can be valid.
+fn refuse_session_token(parts: &Parts) -> Result<(), S3Error> {
+    const NAME: &str = "x-amz-security-token";
+    let in_query = || {
+        let names = parts.uri.query().unwrap_or("").split('&');
+        let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
+        names.any(|name| name.eq_ignore_ascii_case(NAME))
+    };
+    if parts.headers.contains_key(NAME) || in_query() {
+        return Err(Code::InvalidToken.into());
+    }
+    Ok(())
+}
+
+/// `x-amz-content-sha256`, parsed.
+enum Framing {
+    Unsigned,
+    Signed([u8; 32]),
+    ChunkedUnsigned,
+    ChunkedSigned { trailer: bool },
+}
+
+impl Framing {
+    fn parse(text: &str, place: Place) -> Result<Self, S3Error> {
+        match text {
+            "UNSIGNED-PAYLOAD" => Ok(Self::Unsigned),
+            "STREAMING-UNSIGNED-PAYLOAD-TRAILER" => Ok(Self::ChunkedUnsigned),
+            "STREAMING-AWS4-HMAC-SHA256-PAYLOAD" => Ok(Self::ChunkedSigned { trailer: false }),
+            "STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER" => {
+                Ok(Self::ChunkedSigned { trailer: true })
+            }
+            "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD"
+            | "STREAMING-AWS4-ECDSA-P256-SHA256-PAYLOAD-TRAILER" => Err(S3Error::with(
+                Code::NotImplemented,
+                "Signature Version 4A (AWS4-ECDSA-P256-SHA256) is not implemented. Please use \
+                 AWS4-HMAC-SHA256.",
+            )),
+            _ => {
+                let mut sha256 = [0; 32];
+                match hex::decode_to_slice(text, &mut sha256) {
+                    Ok(()) => Ok(Self::Signed(sha256)),
+                    Err(_) => Err(S3Error::with(
+                        Code::InvalidArgument,
+                        "x-amz-content-sha256 must be UNSIGNED-PAYLOAD, STREAMING-UNSIGNED-PAYLOAD-TRAILER, \
+                         STREAMING-AWS4-HMAC-SHA256-PAYLOAD, STREAMING-AWS4-HMAC-SHA256-PAYLOAD-TRAILER or \
+                         a valid sha256 value.",
+                    )
+                    .detail(
+                        "ArgumentName",
+                        match place {
+                            Place::Header => "x-amz-content-sha256",
+                            Place::Query => "X-Amz-Content-Sha256",
+                        },
+                    )
+                    .detail("ArgumentValue", text)),
+                }
+            }
+        }
+    }
+}
+
+/// The request's signature, if it is the one that `claim` says.
+fn verify(parts: &Parts, claim: &Claim<'_>, key: &SigningKey) -> Result<Hex64, S3Error> {
+    let request = |form| canonical::request(parts, form, claim.signed_headers, claim.payload_hash);
+    let sign = |request: &[u8]| {
+        key.sign(&[
+            sig_v4::ALGORITHM.as_bytes(),
+            claim.timestamp.as_bytes(),
+            claim.credential.scope.as_bytes(),
+            &sig_v4::sha256_hex(request),
+        ])
+    };
+    let provided = claim.signature.as_bytes();
+    let canonical = request(PathForm::Encoded).map_err(|missing| {
+        S3Error::with(
+            Code::SignatureDoesNotMatch,
+            format!("The header {missing} is among the signed headers but was not received."),
+        )
+    })?;
+    let computed = sign(&canonical);
+    if sig_v4::matches(&computed, provided) {
+        return Ok(computed);
+    }
+    if canonical::has_two_path_forms(parts)
+        && let Ok(as_sent) = request(PathForm::AsSent)
+    {
+        let computed = sign(&as_sent);
+        if sig_v4::matches(&computed, provided) {
+            return Ok(computed);
+        }
+    }
+    Err(mismatch(claim, &canonical))
+}
+
+/// What a client needs to see why its signature is another one, as S3 tells it.
+fn mismatch(claim: &Claim<'_>, canonical: &[u8]) -> S3Error {
+    let hash = sig_v4::sha256_hex(canonical);
+    let string_to_sign = format!(
+        "{}\n{}\n{}\n{}",
+        sig_v4::ALGORITHM,
+        claim.timestamp.as_str(),
+        claim.credential.scope,
+        String::from_utf8_lossy(&hash)
+    );
+    S3Error::new(Code::SignatureDoesNotMatch)
+        .detail("AWSAccessKeyId", claim.credential.access_key)
+        .detail("StringToSign", string_to_sign)
+        .detail("SignatureProvided", claim.signature)
+        .detail("CanonicalRequest", String::from_utf8_lossy(canonical))
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
