@@ -3,6 +3,7 @@
 //! This crate depends on nothing else of Holdfast; see `ARCHITECTURE.md` for the arrows.
 
 pub mod balance;
+pub mod command;
 pub mod consensus;
 pub mod directory;
 pub mod ids;
@@ -10,3 +11,5 @@ pub mod map;
 pub mod protection;
 pub mod ring;
 pub mod seams;
+#[doc(hidden)]
+pub mod testing;

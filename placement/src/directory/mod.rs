@@ -1,11 +1,33 @@
 //! The directory: buckets by name, and the cluster map, as the placement group's state.
+//!
+//! **Deleting a bucket** must let no write slip between "it is empty" and "it is gone", and a crash in the middle must
+//! not leave a bucket that can be neither used nor deleted. Deletions of a bucket are numbered:
+//!
+//! 1. [`Directory::begin_delete`] records that deletion n is under way, and since when.
+//! 2. The bucket's lanes are closed in the name of n, each only if it is empty. A closed lane refuses writes.
+//! 3. All closed: [`Directory::finish_delete`] drops the name, if n is still under way. Else:
+//!    [`Directory::cancel_delete`] says that n is not, and only then the lanes that were closed by deletions up to n
+//!    are opened again; they take no more orders from these.
+//!
+//! Whoever has a write refused by a closed lane asks here. If the bucket lives and no deletion of it is under way, or
+//! one that was begun so long ago that it must have died, the lanes are opened by step 3's second half. A lane
+//! that is closed by a later deletion is not touched by that, so it cannot undo what it does not know of.
+
+mod cache;
+mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
-use crate::consensus::{Groups, StateMachine};
-use crate::ids::{BucketId, Epoch};
+use crate::command::{CommandError, Machine, Proposer};
+use crate::consensus::{Groups, ReadError, StateMachine};
+use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::ClusterMap;
-use crate::seams::{Clock, Rng, UnixMillis};
+use crate::seams::{Clock, Index, IndexError, Rng, UnixMillis};
+
+use cache::BucketCache;
+use state::{Command, Outcome, Placement};
 
 /// A bucket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -48,20 +70,46 @@ pub enum DirectoryError {
     Full,
 }
 
-/// Buckets by name and the cluster map, kept by the placement group.
-pub struct Directory {
-    groups: Arc<dyn Groups>,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
+impl From<CommandError> for DirectoryError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Unavailable(text) => Self::Unavailable(text),
+            CommandError::Indeterminate(text) => Self::Indeterminate(text),
+            CommandError::Failed(text) => Self::Failed(text),
+        }
+    }
 }
 
-#[expect(
-    unused_variables,
-    reason = "the signatures come first, the bodies follow"
-)]
+impl From<ReadError> for DirectoryError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NoQuorum { .. } => Self::Unavailable(error.to_string()),
+            ReadError::Stopped { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<IndexError> for DirectoryError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::Full => Self::Full,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+/// Buckets by name and the cluster map, kept by the placement group.
+pub struct Directory {
+    proposer: Proposer,
+    cache: BucketCache,
+}
+
 impl Directory {
     pub fn new(groups: Arc<dyn Groups>, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
-        Self { groups, clock, rng }
+        Self {
+            proposer: Proposer::new(groups, clock, rng),
+            cache: BucketCache::default(),
+        }
     }
 
     /// Makes a bucket unless the name is taken.
@@ -71,28 +119,71 @@ impl Directory {
         owner: &str,
         region: &str,
     ) -> Result<CreateBucket, DirectoryError> {
-        todo!()
+        let command = Command::CreateBucket {
+            name,
+            owner,
+            region,
+        };
+        match self.change(name, &command).await? {
+            Outcome::Changed(bucket) => Ok(CreateBucket::Created(Arc::new(bucket))),
+            Outcome::Unchanged(bucket) => Ok(CreateBucket::Exists(Arc::new(bucket))),
+            other => Err(strange(&other)),
+        }
     }
-    /// The bucket called `name`: from the cache (about 100 ns), else from the placement group.
+
+    /// The bucket called `name`: from the cache (about 100 ns), else from the placement group. Of a bucket that was
+    /// found in the cache only id, name, owner, region and creation time are to be relied on.
     pub async fn bucket(&self, name: &str) -> Result<Option<Arc<Bucket>>, DirectoryError> {
-        todo!()
+        match self.cache.get(name) {
+            Some(bucket) => Ok(Some(bucket)),
+            None => self.bucket_now(name).await,
+        }
     }
+
     /// As `bucket`, always from the placement group.
     pub async fn bucket_now(&self, name: &str) -> Result<Option<Arc<Bucket>>, DirectoryError> {
-        todo!()
+        let changes = self.cache.changes();
+        let state = self.read().await?;
+        let bucket = state::read_bucket(&*state, name)?.map(Arc::new);
+        self.cache.learn(name, bucket.as_ref(), changes);
+        Ok(bucket)
     }
+
     /// Begins a deletion, which supersedes one under way; `None`: no such bucket. Use `delete_bucket` of the metadata.
     pub async fn begin_delete(&self, name: &str) -> Result<Option<Arc<Bucket>>, DirectoryError> {
-        todo!()
+        match self.change(name, &Command::BeginDelete { name }).await? {
+            Outcome::Changed(bucket) => Ok(Some(Arc::new(bucket))),
+            Outcome::NoSuchBucket => Ok(None),
+            other => Err(strange(&other)),
+        }
     }
+
     /// Drops the name; `false`: that deletion was cancelled or superseded.
     pub async fn finish_delete(&self, bucket: &Bucket) -> Result<bool, DirectoryError> {
-        todo!()
+        let command = Command::FinishDelete {
+            name: &bucket.name,
+            id: bucket.id,
+            deletion: bucket.deletions,
+        };
+        match self.change(&bucket.name, &command).await? {
+            Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
     }
+
     /// Cancels the deletion; `false`: it was finished, cancelled or superseded.
     pub async fn cancel_delete(&self, bucket: &Bucket) -> Result<bool, DirectoryError> {
-        todo!()
+        let command = Command::CancelDelete {
+            name: &bucket.name,
+            id: bucket.id,
+            deletion: bucket.deletions,
+        };
+        match self.change(&bucket.name, &command).await? {
+            Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
     }
+
     /// At most `max` buckets with names that begin with `prefix` and are greater than `after`, by name; and whether
     /// there are more.
     pub async fn list_buckets(
@@ -101,23 +192,64 @@ impl Directory {
         after: Option<&str>,
         max: usize,
     ) -> Result<(Vec<Arc<Bucket>>, bool), DirectoryError> {
-        todo!()
+        let state = self.read().await?;
+        let (buckets, more) = state::list_buckets(&*state, prefix, after, max)?;
+        Ok((buckets.into_iter().map(Arc::new).collect(), more))
     }
+
     /// The newest cluster map; `None` before the first.
     pub async fn map(&self) -> Result<Option<ClusterMap>, DirectoryError> {
-        todo!()
+        Ok(state::read_map(&*self.read().await?)?)
     }
-    /// Stores `map` if the stored one has epoch `expected` (`None`: if there is none); says whether it did.
+
+    /// Stores `map` if the stored one has epoch `expected` (`None`: if there is none) and a lesser epoch than `map`;
+    /// says whether it did.
     pub async fn set_map(
         &self,
         expected: Option<Epoch>,
         map: &ClusterMap,
     ) -> Result<bool, DirectoryError> {
-        todo!()
+        let command = Command::SetMap {
+            expected,
+            epoch: map.epoch,
+            map: &state::encode(map)?,
+        };
+        match self.decide(&command).await? {
+            Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
     }
+
+    /// A change to the bucket called `name`. It is dropped from the cache even if the answer is lost, since the change
+    /// may have happened.
+    async fn change(&self, name: &str, command: &Command<'_>) -> Result<Outcome, DirectoryError> {
+        let outcome = self.decide(command).await;
+        self.cache.forget(name);
+        outcome
+    }
+
+    async fn decide(&self, command: &Command<'_>) -> Result<Outcome, DirectoryError> {
+        let body = state::encode(command)?;
+        let mut bytes = self.proposer.begin(body.len());
+        bytes.extend_from_slice(&body);
+        let (_, outcome) = self.proposer.decide(GroupId::PLACEMENT, bytes).await?;
+        postcard::from_bytes(&outcome).map_err(|_| {
+            DirectoryError::Failed("the placement group gave an answer of no known form".to_owned())
+        })
+    }
+
+    async fn read(&self) -> Result<Arc<dyn Index>, DirectoryError> {
+        Ok(self.proposer.groups().read(GroupId::PLACEMENT).await?)
+    }
+}
+
+fn strange(outcome: &Outcome) -> DirectoryError {
+    DirectoryError::Failed(format!(
+        "the placement group gave a strange answer: {outcome:?}"
+    ))
 }
 
 /// The state machine of the placement group.
 pub fn placement_machine() -> Box<dyn StateMachine> {
-    todo!()
+    Box::new(Machine::new(GroupId::PLACEMENT, Placement))
 }

@@ -1,10 +1,32 @@
 //! Object metadata: what a key's versions are, as replicated state machines.
 
+mod apply;
+mod apply_upload;
 mod bucket_deletion;
+mod buckets;
+mod command;
+mod condition;
+mod keys;
+mod leftovers;
+mod list;
+mod merge;
+mod objects;
 mod record;
 mod store;
+#[doc(hidden)]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod uploads;
+mod values;
+
+use holdfast_placement::command::Machine;
+use holdfast_placement::consensus::StateMachine;
+use holdfast_placement::ids::GroupId;
 
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
+pub use buckets::CloseBucket;
+pub use keys::lane_of;
 pub use record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, ObjectChecksum, ObjectHeaders,
     PartRecord, UploadRecord, VersionId, VersionRecord, VersionSummary,
@@ -17,12 +39,6 @@ pub use store::{
 };
 
 /// The state machine of a metadata group.
-#[expect(
-    unused_variables,
-    reason = "the signatures come first, the bodies follow"
-)]
-pub fn metadata_machine(
-    group: holdfast_placement::ids::GroupId,
-) -> Box<dyn holdfast_placement::consensus::StateMachine> {
-    todo!()
+pub fn metadata_machine(group: GroupId) -> Box<dyn StateMachine> {
+    Box::new(Machine::new(group, apply::ObjectGroup::default()))
 }

@@ -1,19 +1,23 @@
 //! Metadata as the gateway asks for it.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use holdfast_placement::consensus::Groups;
-use holdfast_placement::ids::{BucketId, GroupId, UploadId};
+use futures_util::future::try_join_all;
+use holdfast_placement::command::{CommandError, Proposer, Stamp};
+use holdfast_placement::consensus::{Groups, ReadError};
+use holdfast_placement::directory::DirectoryError;
+use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
 use holdfast_placement::map::SharedMap;
-use holdfast_placement::seams::{Clock, Rng, UnixMillis};
+use holdfast_placement::seams::{Clock, Index, IndexError, Rng, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use super::command::{Address, Command, Outcome, Refusal};
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, ObjectChecksum, ObjectHeaders,
     PartRecord, UploadRecord, VersionRecord, VersionSummary,
 };
+use super::{keys, values};
 
 /// What must hold of a key's newest version for a write to take effect; decided when the command is applied.
 /// (S3 user guide, "Conditional requests".)
@@ -229,16 +233,32 @@ pub struct StaleUpload {
 /// The metadata groups. Every method is linearizable per key.
 #[derive(Clone)]
 pub struct Metadata {
-    groups: Arc<dyn Groups>,
+    pub(super) proposer: Arc<Proposer>,
     map: SharedMap,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
+    pub(super) clock: Arc<dyn Clock>,
 }
 
-#[expect(
-    unused_variables,
-    reason = "the signatures come first, the bodies follow"
-)]
+/// A key's place: its address in commands and the group that decides them.
+pub(super) struct Place<'a> {
+    pub group: GroupId,
+    pub address: Address<'a>,
+}
+
+impl Place<'_> {
+    /// The object's key in the group's state.
+    pub fn object_key(&self) -> Vec<u8> {
+        let Address { bucket, lane, key } = self.address;
+        keys::object(self.group, bucket, lane, key)
+    }
+}
+
+/// A lane and the state it is read from.
+pub(super) struct LaneView {
+    pub group: GroupId,
+    pub lane: Lane,
+    pub state: Arc<dyn Index>,
+}
+
 impl Metadata {
     pub fn new(
         groups: Arc<dyn Groups>,
@@ -247,216 +267,129 @@ impl Metadata {
         rng: Arc<dyn Rng>,
     ) -> Self {
         Self {
-            groups,
+            proposer: Arc::new(Proposer::new(groups, clock.clone(), rng)),
             map,
             clock,
-            rng,
         }
     }
 
-    // Objects.
-
-    /// Writes a key's newest version; the former one's body goes onto the reclaim queue.
-    pub async fn put(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        new: NewVersion,
-        condition: &Condition,
-    ) -> Result<VersionSummary, WriteError> {
-        todo!()
-    }
-    /// The newest version, with its inline bytes.
-    pub async fn get(
-        &self,
-        bucket: BucketId,
-        key: &str,
-    ) -> Result<Option<StoredVersion>, MetadataError> {
-        todo!()
-    }
-    /// The newest version; never reads inline bytes.
-    pub async fn head(
-        &self,
-        bucket: BucketId,
-        key: &str,
-    ) -> Result<Option<VersionRecord>, MetadataError> {
-        todo!()
-    }
-    /// Deletes a key. A condition on a key that is not there holds (S3 API reference, DeleteObject, `If-Match`).
-    pub async fn delete(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        condition: &Condition,
-    ) -> Result<DeleteOutcome, WriteError> {
-        todo!()
-    }
-    /// Deletes keys: one command a group, groups in parallel; answers are in the order of `keys`.
-    pub async fn delete_many(
-        &self,
-        bucket: BucketId,
-        keys: &[(String, Condition)],
-    ) -> Vec<Result<DeleteOutcome, WriteError>> {
-        todo!()
-    }
-    /// Replaces the newest version's tags.
-    pub async fn set_tags(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        tags: Vec<(String, String)>,
-    ) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// A page of the bucket's keys.
-    pub async fn list(
-        &self,
-        bucket: BucketId,
-        list: &ListObjects,
-    ) -> Result<ListPage, MetadataError> {
-        todo!()
+    pub(super) fn place<'a>(&self, bucket: BucketId, key: &'a str) -> Place<'a> {
+        let map = self.map.load();
+        let lane = keys::lane_of(bucket, key, map.lanes);
+        Place {
+            group: map.group_of(bucket, lane),
+            address: Address { bucket, lane, key },
+        }
     }
 
-    // Multipart uploads.
-
-    /// Begins an upload.
-    pub async fn create_upload(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        new: NewUpload,
-    ) -> Result<UploadId, WriteError> {
-        todo!()
-    }
-    /// The upload, if it is under way.
-    pub async fn upload(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-    ) -> Result<Option<UploadRecord>, MetadataError> {
-        todo!()
-    }
-    /// Records a part; one of the same number is replaced and its body reclaimed. Gives the part's time.
-    pub async fn put_part(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-        part: NewPart,
-    ) -> Result<UnixMillis, WriteError> {
-        todo!()
-    }
-    /// A page of an upload's parts; `None`: no such upload.
-    pub async fn list_parts(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        list: &ListParts,
-    ) -> Result<Option<PartsPage>, MetadataError> {
-        todo!()
-    }
-    /// Makes the upload's parts the key's newest version.
-    pub async fn complete_upload(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        complete: CompleteUpload,
-        condition: &Condition,
-    ) -> Result<VersionSummary, CompleteUploadError> {
-        todo!()
-    }
-    /// The version that an upload already completed to (a repeated CompleteMultipartUpload answers with success), if it
-    /// is remembered: each group remembers its last 1024.
-    pub async fn completed(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-    ) -> Result<Option<VersionSummary>, MetadataError> {
-        todo!()
-    }
-    /// Ends an upload; its parts are reclaimed.
-    pub async fn abort_upload(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        upload: UploadId,
-    ) -> Result<(), WriteError> {
-        todo!()
-    }
-    /// A page of the bucket's uploads.
-    pub async fn list_uploads(
-        &self,
-        bucket: BucketId,
-        list: &ListUploads,
-    ) -> Result<UploadsPage, MetadataError> {
-        todo!()
-    }
-    /// Parts of a completed object that hold bytes of `range`, each with the object offset of its first byte.
-    pub async fn parts_in_range(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        table: UploadId,
-        range: Range<u64>,
-    ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
-        todo!()
-    }
-    /// Parts of a completed object with a number greater than `after`, each with its offset, at most `max`.
-    pub async fn parts_after(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        table: UploadId,
-        after: u16,
-        max: usize,
-    ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
-        todo!()
+    /// The bucket's lanes with their groups.
+    pub(super) fn lanes(&self, bucket: BucketId) -> Vec<(GroupId, Lane)> {
+        let map = self.map.load();
+        (0..map.lanes.max(1))
+            .map(|lane| (map.group_of(bucket, Lane(lane)), Lane(lane)))
+            .collect()
     }
 
-    // Buckets. Use `delete_bucket` and `settle_refused_write`, which know the whole protocol.
-
-    /// Closes the bucket's lanes for deletion attempt `attempt`, if they are empty. `true`: all are closed, for as long
-    /// as the attempt is not cancelled. `false`: there is an object or an upload, and the lanes are open again.
-    pub async fn close_bucket(
+    /// The bucket's lanes, each group read once.
+    pub(super) async fn read_lanes(
         &self,
         bucket: BucketId,
-        attempt: u64,
-    ) -> Result<bool, MetadataError> {
-        todo!()
-    }
-    /// Opens lanes that were closed by attempts up to `attempt`, which must have been cancelled in the directory.
-    pub async fn reopen_bucket(&self, bucket: BucketId, attempt: u64) -> Result<(), MetadataError> {
-        todo!()
+    ) -> Result<Vec<LaneView>, MetadataError> {
+        let lanes = self.lanes(bucket);
+        let mut groups: Vec<GroupId> = lanes.iter().map(|(group, _)| *group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let states = try_join_all(groups.iter().map(|group| self.read(*group))).await?;
+        let lanes = lanes.into_iter().filter_map(|(group, lane)| {
+            let position = groups.binary_search(&group).ok()?;
+            let state = states.get(position)?.clone();
+            Some(LaneView { group, lane, state })
+        });
+        Ok(lanes.collect())
     }
 
-    // What is left behind.
+    pub(super) async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, MetadataError> {
+        Ok(self.proposer.groups().read(group).await?)
+    }
 
-    /// Bodies of the group that lost their version or upload before `older_than`, oldest first, at most `max` entries.
-    pub async fn reclaimable(
+    /// Has a command decided; `tail` follows it.
+    pub(super) async fn decide(
         &self,
         group: GroupId,
-        older_than: UnixMillis,
-        max: usize,
-    ) -> Result<Vec<Reclaimable>, MetadataError> {
-        todo!()
+        command: &Command<'_>,
+        tail: &[u8],
+    ) -> Result<(Stamp, Outcome), MetadataError> {
+        let buffer = self.proposer.begin(512 + tail.len());
+        let mut buffer = postcard::to_extend(command, buffer).map_err(values::unencodable)?;
+        buffer.extend_from_slice(tail);
+        let (at, outcome) = self.proposer.decide(group, buffer).await?;
+        let outcome = postcard::from_bytes(&outcome).map_err(|_| {
+            MetadataError::Failed(format!("{group} gave an answer of no known form"))
+        })?;
+        Ok((at, outcome))
     }
-    /// Forgets entries whose shards are freed.
-    pub async fn reclaimed(
-        &self,
-        group: GroupId,
-        ids: Vec<ReclaimId>,
-    ) -> Result<(), MetadataError> {
-        todo!()
+}
+
+/// An outcome that the command cannot have.
+pub(super) fn strange(outcome: &Outcome) -> MetadataError {
+    MetadataError::Failed(format!("a strange answer: {outcome:?}"))
+}
+
+impl From<Refusal> for WriteError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::PreconditionFailed => Self::PreconditionFailed,
+            Refusal::NoSuchKey => Self::NoSuchKey,
+            Refusal::LaneClosed => Self::NoSuchBucket,
+            Refusal::NoSuchUpload => Self::NoSuchUpload,
+            Refusal::PartsChanged | Refusal::DeletionCancelled => {
+                Self::Metadata(strange(&Outcome::Refused(refusal)))
+            }
+        }
     }
-    /// Uploads of the group that were begun before `older_than`, oldest first.
-    pub async fn stale_uploads(
-        &self,
-        group: GroupId,
-        older_than: UnixMillis,
-        max: usize,
-    ) -> Result<Vec<StaleUpload>, MetadataError> {
-        todo!()
+}
+
+impl From<CommandError> for MetadataError {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Unavailable(text) => Self::Unavailable(text),
+            CommandError::Indeterminate(text) => Self::Indeterminate(text),
+            CommandError::Failed(text) => Self::Failed(text),
+        }
+    }
+}
+
+impl From<ReadError> for MetadataError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::NoQuorum { .. } => Self::Unavailable(error.to_string()),
+            ReadError::Stopped { .. } => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+impl From<IndexError> for MetadataError {
+    fn from(error: IndexError) -> Self {
+        match error {
+            IndexError::Full => Self::Full,
+            other => Self::Failed(other.to_string()),
+        }
+    }
+}
+
+impl From<DirectoryError> for MetadataError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Unavailable(text) => Self::Unavailable(text),
+            DirectoryError::Indeterminate(text) => Self::Indeterminate(text),
+            DirectoryError::Failed(text) => Self::Failed(text),
+            DirectoryError::Full => Self::Full,
+        }
+    }
+}
+
+impl From<IndexError> for WriteError {
+    fn from(error: IndexError) -> Self {
+        Self::Metadata(error.into())
     }
 }

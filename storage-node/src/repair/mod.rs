@@ -1,1 +1,3 @@
 //! Work in the background that keeps promises: reclaiming what was deleted.
+
+pub mod reclaim;

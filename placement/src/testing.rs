@@ -1,0 +1,70 @@
+//! For tests of this and other crates: groups without consensus.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::consensus::{Groups, MachineFactory, ProposeError, ReadError, StateMachine};
+use crate::ids::{DriveId, GroupId};
+use crate::seams::{Batch, Durability, Index};
+
+/// Applies each command at once to one index that holds all groups.
+pub struct DirectGroups {
+    index: Arc<dyn Index>,
+    factory: MachineFactory,
+    machines: Mutex<HashMap<GroupId, Box<dyn StateMachine>>>,
+}
+
+impl DirectGroups {
+    pub fn new(index: Arc<dyn Index>, factory: MachineFactory) -> Self {
+        Self {
+            index,
+            factory,
+            machines: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The state of all groups.
+    pub fn index(&self) -> Arc<dyn Index> {
+        self.index.clone()
+    }
+
+    /// Drops the state machines; they are made again from the state, as after a restart.
+    pub fn restart(&self) {
+        self.machines.lock().clear();
+    }
+}
+
+#[async_trait]
+impl Groups for DirectGroups {
+    async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError> {
+        let stopped = |error: crate::seams::IndexError| ProposeError::Stopped {
+            group,
+            reason: error.to_string(),
+        };
+        let mut machines = self.machines.lock();
+        let machine = match machines.entry(group) {
+            std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                let mut machine = (self.factory)(group, DriveId(1));
+                machine.restored(&*self.index).map_err(stopped)?;
+                entry.insert(machine)
+            }
+        };
+        let mut batch = Batch::new();
+        let outcome = machine
+            .apply(&*self.index, &mut batch, &command)
+            .map_err(stopped)?;
+        self.index
+            .write(batch, Durability::Unsynced)
+            .map_err(stopped)?;
+        Ok(outcome)
+    }
+
+    async fn read(&self, _group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
+        Ok(self.index.clone())
+    }
+}

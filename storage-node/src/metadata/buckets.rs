@@ -1,0 +1,107 @@
+//! Lanes of a bucket: whether there is anything in them, and closing them.
+
+use futures_util::future::{join_all, try_join_all};
+use holdfast_placement::ids::{BucketId, GroupId, Lane};
+
+use super::command::{Command, Outcome, Refusal};
+use super::store::{ListObjects, ListUploads, Metadata, MetadataError, strange};
+
+/// What became of an attempt to close a bucket's lanes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseBucket {
+    /// All are closed, for as long as the deletion is not cancelled.
+    Closed,
+    /// There is an object or an upload. Other lanes may be closed: cancel the deletion, then reopen the bucket.
+    NotEmpty,
+    /// The deletion was cancelled before.
+    Cancelled,
+}
+
+impl Metadata {
+    /// Whether the bucket has neither objects nor uploads now; proof only once it is closed.
+    pub async fn is_empty(&self, bucket: BucketId) -> Result<bool, MetadataError> {
+        let objects = ListObjects {
+            max: 1,
+            ..ListObjects::default()
+        };
+        if !self.list(bucket, &objects).await?.entries.is_empty() {
+            return Ok(false);
+        }
+        let uploads = ListUploads {
+            max: 1,
+            ..ListUploads::default()
+        };
+        let page = self.list_uploads(bucket, &uploads).await?;
+        Ok(page.uploads.is_empty())
+    }
+
+    /// Closes the bucket's lanes, each if it is empty, in the name of the bucket's deletion of that number. Use
+    /// `delete_bucket`, which knows the whole protocol.
+    pub async fn close_bucket(
+        &self,
+        bucket: BucketId,
+        deletion: u64,
+    ) -> Result<CloseBucket, MetadataError> {
+        let closings = self
+            .lanes_by_group(bucket)
+            .into_iter()
+            .map(|(group, lanes)| {
+                let command = Command::CloseLanes {
+                    bucket,
+                    lanes,
+                    deletion,
+                };
+                async move { self.decide(group, &command, &[]).await }
+            });
+        // All answers are waited for: a closing under way must not come after what the caller does next.
+        let mut all = CloseBucket::Closed;
+        for answer in join_all(closings).await {
+            match answer?.1 {
+                Outcome::Closed(true) => {}
+                Outcome::Closed(false) => {
+                    if all == CloseBucket::Closed {
+                        all = CloseBucket::NotEmpty;
+                    }
+                }
+                Outcome::Refused(Refusal::DeletionCancelled) => all = CloseBucket::Cancelled,
+                other => return Err(strange(&other)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// Opens lanes that were closed by deletions up to that number, which must have been cancelled in the directory.
+    pub async fn reopen_bucket(
+        &self,
+        bucket: BucketId,
+        deletion: u64,
+    ) -> Result<(), MetadataError> {
+        let openings = self
+            .lanes_by_group(bucket)
+            .into_iter()
+            .map(|(group, lanes)| {
+                let command = Command::ReopenLanes {
+                    bucket,
+                    lanes,
+                    deletion,
+                };
+                async move {
+                    match self.decide(group, &command, &[]).await?.1 {
+                        Outcome::Done => Ok(()),
+                        other => Err(strange(&other)),
+                    }
+                }
+            });
+        try_join_all(openings).await?;
+        Ok(())
+    }
+
+    fn lanes_by_group(&self, bucket: BucketId) -> Vec<(GroupId, Vec<Lane>)> {
+        let mut lanes = self.lanes(bucket);
+        lanes.sort_unstable();
+        lanes
+            .chunk_by(|(a, _), (b, _)| a == b)
+            .map(|chunk| (chunk[0].0, chunk.iter().map(|(_, lane)| *lane).collect()))
+            .collect()
+    }
+}

@@ -1,0 +1,150 @@
+//! What a metadata group is asked to do, and what came of it. Both are written to logs: the order of variants and
+//! fields is persisted, append only.
+
+use holdfast_placement::ids::{BucketId, Lane, UploadId};
+use serde::{Deserialize, Serialize};
+
+use super::record::{
+    Body, ChecksumAlgorithm, ChecksumKind, Etag, ObjectChecksum, ObjectHeaders, PartRecord,
+    VersionSummary,
+};
+use super::store::{Condition, ReclaimId};
+
+/// A key and where it is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Address<'a> {
+    pub bucket: BucketId,
+    pub lane: Lane,
+    pub key: &'a str,
+}
+
+/// A command's body; for `Put` the inline bytes follow it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Command<'a> {
+    Put {
+        #[serde(borrow)]
+        at: Address<'a>,
+        condition: Condition,
+        size: u64,
+        etag: Etag,
+        checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+        body: Body,
+        /// An encoded [`super::record::VersionDetails`]; goes into the record as it is.
+        details: &'a [u8],
+    },
+    Delete {
+        bucket: BucketId,
+        #[serde(borrow)]
+        keys: Vec<DeleteKey<'a>>,
+    },
+    SetTags {
+        #[serde(borrow)]
+        at: Address<'a>,
+        tags: Vec<(String, String)>,
+    },
+    CreateUpload {
+        #[serde(borrow)]
+        at: Address<'a>,
+        upload: UploadId,
+        headers: ObjectHeaders,
+        tags: Vec<(String, String)>,
+        checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+    },
+    PutPart {
+        #[serde(borrow)]
+        at: Address<'a>,
+        upload: UploadId,
+        /// `modified` is ignored.
+        part: PartRecord,
+    },
+    CompleteUpload {
+        #[serde(borrow)]
+        at: Address<'a>,
+        condition: Condition,
+        upload: UploadId,
+        /// Chosen parts, ascending.
+        numbers: Vec<u16>,
+        /// Of the chosen parts, see [`PartsDigest`].
+        digest: [u8; 32],
+        size: u64,
+        etag: Etag,
+        checksum: Option<ObjectChecksum>,
+    },
+    AbortUpload {
+        #[serde(borrow)]
+        at: Address<'a>,
+        upload: UploadId,
+    },
+    CloseLanes {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        /// The number of the bucket's deletion.
+        deletion: u64,
+    },
+    ReopenLanes {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        /// Deletions up to this one are cancelled.
+        deletion: u64,
+    },
+    Reclaimed {
+        ids: Vec<ReclaimId>,
+    },
+}
+
+/// A key to delete.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeleteKey<'a> {
+    pub lane: Lane,
+    pub key: &'a str,
+    pub condition: Condition,
+}
+
+/// What came of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    Refused(Refusal),
+    Written(VersionSummary),
+    /// For each key whether it was there, in the order asked.
+    Deleted(Vec<Result<bool, Refusal>>),
+    Done,
+    /// Whether the lanes are closed; if not, there is something in one of them.
+    Closed(bool),
+}
+
+/// Why a command had no effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    PreconditionFailed,
+    NoSuchKey,
+    LaneClosed,
+    NoSuchUpload,
+    PartsChanged,
+    /// The deletion was cancelled before.
+    DeletionCancelled,
+}
+
+/// Tells whether an upload's parts are those that a completion was computed from, without sending them: blake3 over
+/// number (u16), size (u64), MD5 and chunk set id (zeros if empty) of each, little endian.
+pub struct PartsDigest(blake3::Hasher);
+
+impl PartsDigest {
+    pub fn new() -> Self {
+        Self(blake3::Hasher::new())
+    }
+
+    pub fn add(&mut self, part: &PartRecord) {
+        let mut bytes = [0; 2 + 8 + 16 + 16];
+        bytes[..2].copy_from_slice(&part.number.to_le_bytes());
+        bytes[2..10].copy_from_slice(&part.size.to_le_bytes());
+        bytes[10..26].copy_from_slice(&part.md5);
+        if let Body::Chunked(body) = &part.body {
+            bytes[26..].copy_from_slice(&body.set.0);
+        }
+        self.0.update(&bytes);
+    }
+
+    pub fn finish(self) -> [u8; 32] {
+        *self.0.finalize().as_bytes()
+    }
+}

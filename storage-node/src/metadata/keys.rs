@@ -1,0 +1,282 @@
+//! Keys of a metadata group's state. All are persisted: keep stable.
+//!
+//! Numbers are big endian. Every key begins with the group (u32).
+//!
+//! | space | key after the group | value |
+//! |---|---|---|
+//! | `objects` | bucket (u64), lane (u8), key | the newest version, see [`super::record`] |
+//! | `inline` | bucket (u64), lane (u8), key, version (16) | the version's bytes |
+//! | `records` | `01`, bucket (u64), lane (u8) | lane state; absent: open |
+//! | `records` | `02`, bucket (u64), lane (u8), key escaped, `00 00`, upload (16) | upload |
+//! | `records` | `03`, upload (16), part number (u16) | part of an upload under way |
+//! | `records` | `04`, table (16), end offset (u64), last part number (u16) | page of a part table |
+//! | `records` | `05`, time (u64 ms), upload (16) | where the upload is |
+//! | `records` | `06`, stamp (u64), number (u32) | reclaim queue, see [`crate::repair::reclaim`] |
+//! | `records` | `07`, upload (16) | what the upload completed to |
+//! | `records` | `08`, slot (u32) | upload that is remembered as completed in the slot |
+//! | `records` | `09` | completed uploads so far |
+//! | `records` | `FE`, `FF` | belong to [`holdfast_placement::command`] and the consensus module |
+//!
+//! Object keys are raw: nothing follows them, or what follows has a fixed length and is only looked up, so byte order
+//! is S3's order. In upload keys something does follow that is listed in order: `00` is written `00 01` there, and
+//! `00 00` ends the key, so that they order by key, then by upload.
+
+use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
+use holdfast_placement::seams::UnixMillis;
+
+use super::record::VersionId;
+use super::store::ReclaimId;
+
+const LANE_STATE: u8 = 0x01;
+const UPLOAD: u8 = 0x02;
+const PART: u8 = 0x03;
+const PART_TABLE: u8 = 0x04;
+const UPLOAD_TIME: u8 = 0x05;
+const RECLAIM: u8 = 0x06;
+const COMPLETED: u8 = 0x07;
+const COMPLETED_SLOT: u8 = 0x08;
+const COMPLETED_COUNT: u8 = 0x09;
+
+/// The lane of a key: the first 8 bytes of blake3(bucket id, little endian, then the key), little endian, modulo the
+/// number of lanes. Persisted: it says where a key is.
+pub fn lane_of(bucket: BucketId, key: &str, lanes: u8) -> Lane {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&bucket.0.to_le_bytes());
+    hasher.update(key.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    Lane((u64::from_le_bytes(first) % u64::from(lanes.max(1))) as u8)
+}
+
+/// The least byte string that is greater than all that begin with `prefix`; `None` if there is none.
+pub fn successor(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte != 0xFF)?;
+    let mut next = prefix[..=last].to_vec();
+    next[last] += 1;
+    Some(next)
+}
+
+/// Bytes of an object key before the key itself.
+pub const OBJECT_PREFIX_LEN: usize = 4 + 8 + 1;
+
+/// Bytes of an upload key before the key itself.
+pub const UPLOAD_PREFIX_LEN: usize = 4 + 1 + 8 + 1;
+
+fn record(group: GroupId, kind: u8, capacity: usize) -> Vec<u8> {
+    let mut key = Vec::with_capacity(5 + capacity);
+    key.extend_from_slice(&group.0.to_be_bytes());
+    key.push(kind);
+    key
+}
+
+pub fn object_lane(group: GroupId, bucket: BucketId, lane: Lane) -> [u8; OBJECT_PREFIX_LEN] {
+    let mut prefix = [0; OBJECT_PREFIX_LEN];
+    prefix[..4].copy_from_slice(&group.0.to_be_bytes());
+    prefix[4..12].copy_from_slice(&bucket.0.to_be_bytes());
+    prefix[12] = lane.0;
+    prefix
+}
+
+pub fn object(group: GroupId, bucket: BucketId, lane: Lane, key: &str) -> Vec<u8> {
+    // Room for a version id: the key of the inline bytes is often made from this one.
+    let mut bytes = Vec::with_capacity(OBJECT_PREFIX_LEN + key.len() + 16);
+    bytes.extend_from_slice(&object_lane(group, bucket, lane));
+    bytes.extend_from_slice(key.as_bytes());
+    bytes
+}
+
+/// From the object's key.
+pub fn inline(object: &[u8], version: VersionId) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(object.len() + 16);
+    bytes.extend_from_slice(object);
+    bytes.extend_from_slice(&version.0);
+    bytes
+}
+
+pub fn lane_state(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
+    let mut key = record(group, LANE_STATE, 9);
+    key.extend_from_slice(&bucket.0.to_be_bytes());
+    key.push(lane.0);
+    key
+}
+
+pub fn upload_lane(group: GroupId, bucket: BucketId, lane: Lane) -> [u8; UPLOAD_PREFIX_LEN] {
+    let mut prefix = [0; UPLOAD_PREFIX_LEN];
+    prefix[..4].copy_from_slice(&group.0.to_be_bytes());
+    prefix[4] = UPLOAD;
+    prefix[5..13].copy_from_slice(&bucket.0.to_be_bytes());
+    prefix[13] = lane.0;
+    prefix
+}
+
+pub fn upload(
+    group: GroupId,
+    bucket: BucketId,
+    lane: Lane,
+    key: &str,
+    upload: UploadId,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(UPLOAD_PREFIX_LEN + key.len() + 18);
+    bytes.extend_from_slice(&upload_lane(group, bucket, lane));
+    escape(key.as_bytes(), &mut bytes);
+    bytes.extend_from_slice(&[0, 0]);
+    bytes.extend_from_slice(&upload.0);
+    bytes
+}
+
+/// Writes `key` so that something can follow `00 00` after it.
+pub fn escape(key: &[u8], out: &mut Vec<u8>) {
+    for byte in key {
+        out.push(*byte);
+        if *byte == 0 {
+            out.push(1);
+        }
+    }
+}
+
+/// The key and the upload of an upload key without its lane; `None` if it is not one. The key goes to `out`.
+pub fn unescape(escaped: &[u8], out: &mut Vec<u8>) -> Option<UploadId> {
+    out.clear();
+    let (escaped, upload) = escaped.split_at_checked(escaped.len().checked_sub(16)?)?;
+    let escaped = escaped.strip_suffix(&[0, 0])?;
+    let mut bytes = escaped.iter();
+    while let Some(byte) = bytes.next() {
+        out.push(*byte);
+        if *byte == 0 && bytes.next() != Some(&1) {
+            return None;
+        }
+    }
+    Some(UploadId(upload.try_into().ok()?))
+}
+
+/// What all parts of an upload begin with.
+pub fn parts(group: GroupId, upload: UploadId) -> Vec<u8> {
+    let mut key = record(group, PART, 18);
+    key.extend_from_slice(&upload.0);
+    key
+}
+
+pub fn part(group: GroupId, upload: UploadId, number: u16) -> Vec<u8> {
+    let mut key = parts(group, upload);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// What all pages of a part table begin with.
+pub fn pages(group: GroupId, table: UploadId) -> Vec<u8> {
+    let mut key = record(group, PART_TABLE, 26);
+    key.extend_from_slice(&table.0);
+    key
+}
+
+/// A page that holds parts up to number `last`, which end at offset `end` of the object.
+pub fn page(group: GroupId, table: UploadId, end: u64, last: u16) -> Vec<u8> {
+    let mut key = pages(group, table);
+    key.extend_from_slice(&end.to_be_bytes());
+    key.extend_from_slice(&last.to_be_bytes());
+    key
+}
+
+/// The number of the last part of the page with that key.
+pub fn page_last(key: &[u8]) -> Option<u16> {
+    key.last_chunk().map(|last| u16::from_be_bytes(*last))
+}
+
+/// What all entries of the order of uploads by time begin with.
+pub fn upload_times(group: GroupId) -> Vec<u8> {
+    record(group, UPLOAD_TIME, 24)
+}
+
+pub fn upload_time(group: GroupId, initiated: UnixMillis, upload: UploadId) -> Vec<u8> {
+    let mut key = upload_times(group);
+    key.extend_from_slice(&initiated.0.to_be_bytes());
+    key.extend_from_slice(&upload.0);
+    key
+}
+
+/// The time and the upload of such an entry.
+pub fn parse_upload_time(key: &[u8]) -> Option<(UnixMillis, UploadId)> {
+    let (time, upload) = key.get(5..)?.split_first_chunk()?;
+    Some((
+        UnixMillis(u64::from_be_bytes(*time)),
+        UploadId(upload.try_into().ok()?),
+    ))
+}
+
+/// What all entries of the reclaim queue begin with.
+pub fn reclaims(group: GroupId) -> Vec<u8> {
+    record(group, RECLAIM, 12)
+}
+
+pub fn reclaim(group: GroupId, id: ReclaimId) -> Vec<u8> {
+    let mut key = reclaims(group);
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// The id of the entry with that key.
+pub fn parse_reclaim(key: &[u8]) -> Option<ReclaimId> {
+    Some(ReclaimId(key.get(5..)?.try_into().ok()?))
+}
+
+pub fn completed(group: GroupId, upload: UploadId) -> Vec<u8> {
+    let mut key = record(group, COMPLETED, 16);
+    key.extend_from_slice(&upload.0);
+    key
+}
+
+pub fn completed_slot(group: GroupId, slot: u32) -> Vec<u8> {
+    let mut key = record(group, COMPLETED_SLOT, 4);
+    key.extend_from_slice(&slot.to_be_bytes());
+    key
+}
+
+pub fn completed_count(group: GroupId) -> Vec<u8> {
+    record(group, COMPLETED_COUNT, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+
+    use super::{UPLOAD_PREFIX_LEN, lane_of, successor, unescape, upload};
+
+    #[test]
+    fn the_lane_of_a_key_never_changes() {
+        let lanes = |key| lane_of(BucketId(7), key, 16).0;
+        assert_eq!(
+            [lanes(""), lanes("a"), lanes("a/b"), lanes("ü")],
+            [15, 12, 5, 0]
+        );
+    }
+
+    #[test]
+    fn the_successor_follows_all_that_begin_with_the_prefix() {
+        assert_eq!(successor(b"a/"), Some(b"a0".to_vec()));
+        assert_eq!(successor(b"a\xFF\xFF"), Some(b"b".to_vec()));
+        assert_eq!(successor(b""), None);
+        assert_eq!(successor(b"\xFF"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn upload_keys_order_by_key_then_upload(
+            a in "[\0\u{1}a-c\u{FF}]{0,4}", b in "[\0\u{1}a-c\u{FF}]{0,4}",
+            i in any::<[u8; 16]>(), j in any::<[u8; 16]>(),
+        ) {
+            let key = |key: &str, id| upload(GroupId(1), BucketId(2), Lane(3), key, UploadId(id));
+            let mut out = Vec::new();
+            prop_assert_eq!(unescape(&key(&a, i)[UPLOAD_PREFIX_LEN..], &mut out), Some(UploadId(i)));
+            prop_assert_eq!(&out, a.as_bytes());
+            prop_assert_eq!(key(&a, i).cmp(&key(&b, j)), (&a, i).cmp(&(&b, j)));
+        }
+
+        #[test]
+        fn no_bytes_make_unescape_panic(bytes in any::<Vec<u8>>()) {
+            let mut out = Vec::new();
+            let known = unescape(&bytes, &mut out).is_some();
+            prop_assert!(!known || bytes.len() >= 18);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What is left behind: bodies to reclaim and uploads that nobody goes on with.
+
+use holdfast_placement::command::Stamp;
+use holdfast_placement::ids::GroupId;
+use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
+
+use super::command::{Command, Outcome};
+use super::keys;
+use super::record::{Body, ChunkedBody, PartRecord};
+use super::store::{Metadata, MetadataError, ReclaimId, Reclaimable, StaleUpload, strange};
+use super::values::{self, PartPage, UploadPlace};
+use crate::repair::reclaim::{Entry, entry_stamp};
+
+/// Bodies of one answer, about: entries of many parts end it early.
+const BODIES_MAX: usize = 20_000;
+
+impl Metadata {
+    /// Bodies of the group that lost their version or upload before `older_than`, oldest first, at most `max` entries.
+    pub async fn reclaimable(
+        &self,
+        group: GroupId,
+        older_than: UnixMillis,
+        max: usize,
+    ) -> Result<Vec<Reclaimable>, MetadataError> {
+        let state = self.read(group).await?;
+        // One view: an entry and its parts go together.
+        let view = state.view();
+        let from = keys::reclaims(group);
+        let mut to = from.clone();
+        to.extend_from_slice(&Stamp::at(older_than).0.to_be_bytes());
+        let mut cursor = view.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        let mut found = Vec::new();
+        let mut bodies_found = 0;
+        while let Some((key, value)) = cursor.entry()
+            && found.len() < max
+            && bodies_found < BODIES_MAX
+        {
+            let id =
+                keys::parse_reclaim(key).ok_or_else(|| values::damaged("the reclaim queue"))?;
+            let bodies = match values::decode(value, "the reclaim queue")? {
+                Entry::Body(body) => vec![body],
+                Entry::Table(table) => {
+                    bodies(&*view, &keys::pages(group, table), |value, push| {
+                        let page: PartPage = values::decode(value, "a part table")?;
+                        page.parts.iter().for_each(push);
+                        Ok(())
+                    })?
+                }
+                Entry::Parts(upload) => {
+                    bodies(&*view, &keys::parts(group, upload), |value, push| {
+                        push(&values::decode(value, "a part")?);
+                        Ok(())
+                    })?
+                }
+            };
+            bodies_found += bodies.len();
+            found.push(Reclaimable {
+                id,
+                since: entry_stamp(id).millis(),
+                bodies,
+            });
+            cursor.next()?;
+        }
+        Ok(found)
+    }
+
+    /// Forgets entries whose shards are freed.
+    pub async fn reclaimed(
+        &self,
+        group: GroupId,
+        ids: Vec<ReclaimId>,
+    ) -> Result<(), MetadataError> {
+        match self
+            .decide(group, &Command::Reclaimed { ids }, &[])
+            .await?
+            .1
+        {
+            Outcome::Done => Ok(()),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Uploads of the group that were begun before `older_than`, oldest first.
+    pub async fn stale_uploads(
+        &self,
+        group: GroupId,
+        older_than: UnixMillis,
+        max: usize,
+    ) -> Result<Vec<StaleUpload>, MetadataError> {
+        let state = self.read(group).await?;
+        let from = keys::upload_times(group);
+        let mut to = from.clone();
+        to.extend_from_slice(&older_than.0.to_be_bytes());
+        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        let mut found = Vec::new();
+        while let Some((key, value)) = cursor.entry()
+            && found.len() < max
+        {
+            let (initiated, upload) =
+                keys::parse_upload_time(key).ok_or_else(|| values::damaged("an upload"))?;
+            let place: UploadPlace = values::decode(value, "an upload")?;
+            found.push(StaleUpload {
+                bucket: place.bucket,
+                key: place.key,
+                upload,
+                initiated,
+            });
+            cursor.next()?;
+        }
+        Ok(found)
+    }
+}
+
+/// The bodies of the parts in the records whose keys begin with `prefix`.
+fn bodies(
+    view: &dyn IndexView,
+    prefix: &[u8],
+    parts: impl Fn(&[u8], &mut dyn FnMut(&PartRecord)) -> Result<(), IndexError>,
+) -> Result<Vec<ChunkedBody>, IndexError> {
+    let end = keys::successor(prefix).unwrap_or_default();
+    let mut cursor = view.cursor(Keyspace::Records, prefix, &end)?;
+    cursor.seek(prefix)?;
+    let mut found = Vec::new();
+    while let Some((_, value)) = cursor.entry() {
+        parts(value, &mut |part| {
+            if let Body::Chunked(body) = part.body {
+                found.push(body);
+            }
+        })?;
+        cursor.next()?;
+    }
+    Ok(found)
+}

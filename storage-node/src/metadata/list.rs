@@ -1,0 +1,194 @@
+//! Listings of objects and of uploads.
+
+use holdfast_placement::ids::BucketId;
+use holdfast_placement::seams::{Index, Keyspace};
+use memchr::memmem::Finder;
+
+use super::merge::Merge;
+use super::store::{
+    ListEntry, ListObjects, ListPage, ListUploads, Metadata, MetadataError, UploadsPage,
+};
+use super::{keys, values};
+
+impl Metadata {
+    /// A page of the bucket's keys, in UTF-8 binary order: the bucket's lanes merged. What is listed is each key, or, if
+    /// the delimiter occurs in it after the prefix, the key up to and with the delimiter, once.
+    pub async fn list(
+        &self,
+        bucket: BucketId,
+        list: &ListObjects,
+    ) -> Result<ListPage, MetadataError> {
+        let mut page = ListPage::default();
+        let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
+        let start = fold.start(list.after.as_deref());
+        let Some(start) = start.filter(|_| list.max > 0) else {
+            return Ok(page);
+        };
+        let lanes = self.read_lanes(bucket).await?;
+        let lanes: Vec<(&dyn Index, Vec<u8>)> = lanes
+            .iter()
+            .map(|lane| {
+                let prefix = keys::object_lane(lane.group, bucket, lane.lane);
+                (&*lane.state, prefix.to_vec())
+            })
+            .collect();
+        let end = keys::successor(list.prefix.as_bytes());
+        let mut merge = Merge::new(Keyspace::Objects, &lanes, &start, end.as_deref())?;
+        let mut count = 0;
+        let mut common = Vec::new();
+        while let Some(key) = merge.key() {
+            let folded = fold.common_prefix(key);
+            if count == list.max {
+                page.next = match (page.entries.last(), page.common_prefixes.last()) {
+                    (Some(entry), Some(common)) => Some(entry.key.as_str().max(common).to_owned()),
+                    (Some(entry), None) => Some(entry.key.clone()),
+                    (None, common) => common.cloned(),
+                };
+                break;
+            }
+            count += 1;
+            if let Some(folded) = folded {
+                common.clear();
+                common.extend_from_slice(folded);
+                page.common_prefixes.push(text(folded)?);
+                merge.skip(&common)?;
+            } else {
+                if page.entries.is_empty() {
+                    page.entries.reserve(list.max);
+                }
+                let value = merge.value().unwrap_or_default();
+                let (summary, _) = values::version_summary(value)?;
+                let key = text(key)?;
+                page.entries.push(ListEntry { key, summary });
+                merge.advance()?;
+            }
+        }
+        Ok(page)
+    }
+
+    /// A page of the bucket's uploads, by key, then by upload id.
+    pub async fn list_uploads(
+        &self,
+        bucket: BucketId,
+        list: &ListUploads,
+    ) -> Result<UploadsPage, MetadataError> {
+        let mut page = UploadsPage::default();
+        let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
+        let Some(start) = upload_start(&fold, list).filter(|_| list.max > 0) else {
+            return Ok(page);
+        };
+        let lanes = self.read_lanes(bucket).await?;
+        let lanes: Vec<(&dyn Index, Vec<u8>)> = lanes
+            .iter()
+            .map(|lane| {
+                let prefix = keys::upload_lane(lane.group, bucket, lane.lane);
+                (&*lane.state, prefix.to_vec())
+            })
+            .collect();
+        let end = keys::successor(&escaped(list.prefix.as_bytes()));
+        let mut merge = Merge::new(Keyspace::Records, &lanes, &start, end.as_deref())?;
+        let mut last = None;
+        let mut key = Vec::new();
+        while let Some(upload_key) = merge.key() {
+            if page.uploads.len() + page.common_prefixes.len() == list.max {
+                page.next = last;
+                break;
+            }
+            let upload = keys::unescape(upload_key, &mut key);
+            let upload = upload.ok_or_else(|| values::damaged("an upload"))?;
+            if let Some(folded) = fold.common_prefix(&key) {
+                let common = text(folded)?;
+                merge.skip(&escaped(folded))?;
+                last = Some((common.clone(), None));
+                page.common_prefixes.push(common);
+            } else {
+                let value = merge.value().unwrap_or_default();
+                page.uploads.push(values::decode(value, "an upload")?);
+                last = Some((text(&key)?, Some(upload)));
+                merge.advance()?;
+            }
+        }
+        Ok(page)
+    }
+}
+
+/// Where an upload listing begins, in the order of upload keys; `None`: past all.
+fn upload_start(fold: &Fold<'_>, list: &ListUploads) -> Option<Vec<u8>> {
+    let Some(marker) = list.key_marker.as_deref() else {
+        return Some(escaped(fold.prefix));
+    };
+    let covered = marker.as_bytes().starts_with(fold.prefix)
+        && fold.common_prefix(marker.as_bytes()).is_some();
+    if covered || !marker.as_bytes().starts_with(fold.prefix) {
+        return fold.start(Some(marker)).map(|start| escaped(&start));
+    }
+    let mut start = escaped(marker.as_bytes());
+    match list.upload_marker {
+        // Past the marker's upload.
+        Some(upload) => {
+            start.extend_from_slice(&[0, 0]);
+            start.extend_from_slice(&upload.0);
+            start.push(0);
+        }
+        // Past all uploads of the marker's key: those end it with `00 00`.
+        None => start.extend_from_slice(&[0, 1]),
+    }
+    Some(start)
+}
+
+fn escaped(key: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(key.len() + 19);
+    keys::escape(key, &mut out);
+    out
+}
+
+fn text(bytes: &[u8]) -> Result<String, MetadataError> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(text.to_owned()),
+        Err(_) => Err(values::damaged("a key").into()),
+    }
+}
+
+/// How keys are folded into common prefixes.
+struct Fold<'a> {
+    prefix: &'a [u8],
+    delimiter: Option<Finder<'a>>,
+}
+
+impl<'a> Fold<'a> {
+    /// An empty delimiter is none.
+    fn new(prefix: &'a str, delimiter: Option<&'a str>) -> Self {
+        let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
+        Self {
+            prefix: prefix.as_bytes(),
+            delimiter: delimiter.map(|delimiter| Finder::new(delimiter.as_bytes())),
+        }
+    }
+
+    /// The common prefix that `key`, which begins with the prefix, is listed as.
+    #[inline]
+    fn common_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+        let delimiter = self.delimiter.as_ref()?;
+        let rest = key.get(self.prefix.len()..)?;
+        let end = self.prefix.len() + delimiter.find(rest)? + delimiter.needle().len();
+        key.get(..end)
+    }
+
+    /// The least key that can be listed after `after`; `None`: there is none. A common prefix is not repeated
+    /// after itself, nor after a key that it covers.
+    fn start(&self, after: Option<&str>) -> Option<Vec<u8>> {
+        let Some(after) = after
+            .map(str::as_bytes)
+            .filter(|after| *after >= self.prefix)
+        else {
+            return Some(self.prefix.to_vec());
+        };
+        if !after.starts_with(self.prefix) {
+            return None;
+        }
+        match self.common_prefix(after) {
+            Some(common) => keys::successor(common),
+            None => Some([after, &[0]].concat()),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Multipart uploads and what they become.
+
+use std::ops::Range;
+
+use holdfast_placement::ids::{BucketId, UploadId};
+use holdfast_placement::seams::{Keyspace, UnixMillis};
+
+use super::command::{Command, Outcome, PartsDigest, Refusal};
+use super::keys;
+use super::record::{PartRecord, UploadRecord, VersionSummary};
+use super::store::{
+    CompleteUpload, CompleteUploadError, Condition, ListParts, Metadata, MetadataError, NewPart,
+    NewUpload, PartsPage, Place, WriteError, strange,
+};
+use super::values::{self, CompletedUpload, PartPage};
+
+impl Metadata {
+    /// Begins an upload.
+    pub async fn create_upload(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        new: NewUpload,
+    ) -> Result<UploadId, WriteError> {
+        let place = self.place(bucket, key);
+        let upload = self.upload_id();
+        let command = Command::CreateUpload {
+            at: place.address,
+            upload,
+            headers: new.headers,
+            tags: new.tags,
+            checksum: new.checksum,
+        };
+        match self.decide(place.group, &command, &[]).await?.1 {
+            Outcome::Done => Ok(upload),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => Err(strange(&other).into()),
+        }
+    }
+
+    /// A fresh id: 48 bits of milliseconds, so that a key's uploads are listed oldest first, then chance.
+    fn upload_id(&self) -> UploadId {
+        let mut id = UploadId::random(self.proposer.rng());
+        let time = self.proposer.now().millis().0.to_be_bytes();
+        id.0[..6].copy_from_slice(&time[2..]);
+        id
+    }
+
+    /// The upload, if it is under way.
+    pub async fn upload(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+    ) -> Result<Option<UploadRecord>, MetadataError> {
+        let place = self.place(bucket, key);
+        let state = self.read(place.group).await?;
+        match state.get(Keyspace::Records, &place.upload_key(upload))? {
+            Some(value) => Ok(Some(values::decode(&value, "an upload")?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Records a part; one of the same number is replaced and its body reclaimed. Gives the part's time.
+    pub async fn put_part(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+        part: NewPart,
+    ) -> Result<UnixMillis, WriteError> {
+        let place = self.place(bucket, key);
+        let part = PartRecord {
+            number: part.number,
+            size: part.size,
+            md5: part.md5,
+            modified: UnixMillis::default(),
+            checksum: part.checksum,
+            body: part.body,
+        };
+        let command = Command::PutPart {
+            at: place.address,
+            upload,
+            part,
+        };
+        match self.decide(place.group, &command, &[]).await? {
+            (at, Outcome::Done) => Ok(at.millis()),
+            (_, Outcome::Refused(refusal)) => Err(refusal.into()),
+            (_, other) => Err(strange(&other).into()),
+        }
+    }
+
+    /// A page of an upload's parts; `None`: no such upload.
+    pub async fn list_parts(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        list: &ListParts,
+    ) -> Result<Option<PartsPage>, MetadataError> {
+        let place = self.place(bucket, key);
+        let state = self.read(place.group).await?;
+        // One view, so that the parts are those of an upload that is still there.
+        let view = state.view();
+        let Some(value) = view.get(Keyspace::Records, &place.upload_key(list.upload))? else {
+            return Ok(None);
+        };
+        let mut page = PartsPage {
+            upload: values::decode(&value, "an upload")?,
+            parts: Vec::new(),
+            truncated: false,
+        };
+        let Some(first) = list.after.checked_add(1) else {
+            return Ok(Some(page));
+        };
+        if list.max == 0 {
+            return Ok(Some(page));
+        }
+        let from = keys::part(place.group, list.upload, first);
+        let to = keys::successor(&keys::parts(place.group, list.upload)).unwrap_or_default();
+        let mut cursor = view.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        while let Some((_, value)) = cursor.entry() {
+            if page.parts.len() == list.max {
+                page.truncated = true;
+                break;
+            }
+            page.parts.push(values::decode(value, "a part")?);
+            cursor.next()?;
+        }
+        Ok(Some(page))
+    }
+
+    /// Makes the upload's parts the key's newest version; the object is as old as the upload (S3 user guide,
+    /// "System-defined object metadata").
+    pub async fn complete_upload(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        complete: CompleteUpload,
+        condition: &Condition,
+    ) -> Result<VersionSummary, CompleteUploadError> {
+        let place = self.place(bucket, key);
+        let mut digest = PartsDigest::new();
+        for part in &complete.parts {
+            digest.add(part);
+        }
+        let command = Command::CompleteUpload {
+            at: place.address,
+            condition: condition.clone(),
+            upload: complete.upload,
+            numbers: complete.parts.iter().map(|part| part.number).collect(),
+            digest: digest.finish(),
+            size: complete.size,
+            etag: complete.etag,
+            checksum: complete.checksum,
+        };
+        let decided = self.decide(place.group, &command, &[]).await;
+        match decided.map_err(WriteError::from)?.1 {
+            Outcome::Written(summary) => Ok(summary),
+            Outcome::Refused(Refusal::PartsChanged) => Err(CompleteUploadError::PartsChanged),
+            Outcome::Refused(refusal) => Err(WriteError::from(refusal).into()),
+            other => Err(WriteError::from(strange(&other)).into()),
+        }
+    }
+
+    /// The version that an upload already completed to (a repeated CompleteMultipartUpload answers with success), if it
+    /// is remembered: each group remembers its last 1024.
+    pub async fn completed(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+    ) -> Result<Option<VersionSummary>, MetadataError> {
+        let place = self.place(bucket, key);
+        let state = self.read(place.group).await?;
+        let record = keys::completed(place.group, upload);
+        let Some(value) = state.get(Keyspace::Records, &record)? else {
+            return Ok(None);
+        };
+        let completed: CompletedUpload = values::decode(&value, "a completed upload")?;
+        let same = completed.bucket == bucket && completed.key == key;
+        Ok(same.then_some(completed.summary))
+    }
+
+    /// Ends an upload; its parts are reclaimed.
+    pub async fn abort_upload(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        upload: UploadId,
+    ) -> Result<(), WriteError> {
+        let place = self.place(bucket, key);
+        let command = Command::AbortUpload {
+            at: place.address,
+            upload,
+        };
+        match self.decide(place.group, &command, &[]).await?.1 {
+            Outcome::Done => Ok(()),
+            Outcome::Refused(refusal) => Err(refusal.into()),
+            other => Err(strange(&other).into()),
+        }
+    }
+
+    /// Parts of a completed object that hold bytes of `range`, each with the object offset of its first byte.
+    pub async fn parts_in_range(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        table: UploadId,
+        range: Range<u64>,
+    ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
+        let place = self.place(bucket, key);
+        let state = self.read(place.group).await?;
+        let from = keys::page(place.group, table, range.start.saturating_add(1), 0);
+        let to = keys::successor(&keys::pages(place.group, table)).unwrap_or_default();
+        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        let mut found = Vec::new();
+        while let Some((_, value)) = cursor.entry() {
+            let page: PartPage = values::decode(value, "a part table")?;
+            if page.offset >= range.end {
+                break;
+            }
+            let parts = placed(page).filter(|(offset, part)| {
+                *offset < range.end && offset.saturating_add(part.size) > range.start
+            });
+            found.extend(parts);
+            cursor.next()?;
+        }
+        Ok(found)
+    }
+
+    /// Parts of a completed object with a number greater than `after`, each with its offset, at most `max`.
+    pub async fn parts_after(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        table: UploadId,
+        after: u16,
+        max: usize,
+    ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
+        let place = self.place(bucket, key);
+        let state = self.read(place.group).await?;
+        let from = keys::pages(place.group, table);
+        let to = keys::successor(&from).unwrap_or_default();
+        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        let mut found = Vec::new();
+        while let Some((page_key, value)) = cursor.entry() {
+            let last = keys::page_last(page_key).ok_or_else(|| values::damaged("a part table"))?;
+            if last > after {
+                let page: PartPage = values::decode(value, "a part table")?;
+                let room = max - found.len();
+                found.extend(
+                    placed(page)
+                        .filter(|(_, part)| part.number > after)
+                        .take(room),
+                );
+                if found.len() == max {
+                    break;
+                }
+            }
+            cursor.next()?;
+        }
+        Ok(found)
+    }
+}
+
+/// The parts of a page, each with its offset in the object.
+fn placed(page: PartPage) -> impl Iterator<Item = (u64, PartRecord)> {
+    page.parts.into_iter().scan(page.offset, |next, part| {
+        let offset = *next;
+        *next = next.saturating_add(part.size);
+        Some((offset, part))
+    })
+}
+
+impl Place<'_> {
+    fn upload_key(&self, upload: UploadId) -> Vec<u8> {
+        let at = self.address;
+        keys::upload(self.group, at.bucket, at.lane, at.key, upload)
+    }
+}
