@@ -38,20 +38,24 @@ impl TestMetadata {
                 group => metadata_machine(group),
             }),
         ));
-        let map = SharedMap::new(ClusterMap {
-            cluster: ClusterId::default(),
-            epoch: Epoch(1),
-            drives: Vec::new(),
-            rings: Vec::new(),
-            metadata_groups,
-            lanes: 16,
-            protection: Protection::NONE,
-            next_drive: 1,
-        });
         Self {
             directory: Directory::new(groups.clone(), clock.clone(), rng.clone()),
-            metadata: Metadata::new(groups.clone(), map, clock, rng),
+            metadata: Metadata::new(groups.clone(), map_of(metadata_groups), clock, rng),
             groups,
         }
     }
+}
+
+/// A map with so many metadata groups and 16 lanes a bucket, and nothing else.
+pub fn map_of(metadata_groups: u32) -> SharedMap {
+    SharedMap::new(ClusterMap {
+        cluster: ClusterId::default(),
+        epoch: Epoch(1),
+        drives: Vec::new(),
+        rings: Vec::new(),
+        metadata_groups,
+        lanes: 16,
+        protection: Protection::NONE,
+        next_drive: 1,
+    })
 }

@@ -1,6 +1,8 @@
 //! Tests over memory: what each operation promises, then everything at random against a model.
 
 mod buckets;
+mod list_speed;
+mod model;
 mod objects;
 mod uploads;
 

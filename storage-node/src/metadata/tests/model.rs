@@ -1,0 +1,812 @@
+//! Everything at random against a model of a few maps. `HOLDFAST_SEED` replays one sequence, `HOLDFAST_SEQUENCES` sets how
+//! many are run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_placement::consensus::{Groups, ProposeError, ReadError, StateMachine};
+use holdfast_placement::ids::{ChunkSetId, GroupId, UploadId};
+use holdfast_placement::seams::{
+    Batch, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
+    SystemRng, UnixMillis,
+};
+use holdfast_placement::testing::DirectGroups;
+use parking_lot::Mutex;
+
+use super::{BUCKET, any, chunked, completion, etag, if_absent, if_match, new_upload, part, set};
+use crate::metadata::testing::map_of;
+use crate::metadata::{
+    Body, CloseBucket, CompleteUploadError, Condition, Etag, ListObjects, ListParts, ListUploads,
+    Metadata, NewVersion, ObjectHeaders, WriteError, metadata_machine,
+};
+
+/// Steps of a sequence.
+const STEPS: u64 = 300;
+
+/// Groups over which commands come twice, at once or much later, and state machines restart.
+struct Unsteady {
+    direct: DirectGroups,
+    rng: SeededRng,
+    /// All commands, in order, with their outcomes.
+    log: Mutex<Vec<(GroupId, Bytes, Bytes)>>,
+}
+
+#[async_trait]
+impl Groups for Unsteady {
+    async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError> {
+        if self.rng.below(50) == 0 {
+            self.direct.restart();
+        }
+        let outcome = self.direct.propose(group, command.clone()).await?;
+        let mut again = vec![(group, command.clone(), outcome.clone())];
+        {
+            let mut log = self.log.lock();
+            log.push((group, command, outcome.clone()));
+            again.push(log[self.rng.below(log.len() as u64) as usize].clone());
+        }
+        for (group, command, outcome) in again {
+            if self.rng.below(3) == 0 {
+                let second = self.direct.propose(group, command).await?;
+                assert_eq!(second, outcome, "a command that came again");
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
+        self.direct.read(group).await
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Content {
+    Empty,
+    Inline(String),
+    Chunked(u64),
+    Parts(Vec<ModelPart>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct ModelPart {
+    number: u16,
+    body: u64,
+    size: u64,
+}
+
+#[derive(Clone, Debug)]
+struct ModelObject {
+    etag: Etag,
+    size: u64,
+    modified: UnixMillis,
+    content: Content,
+    tags: Vec<(String, String)>,
+}
+
+#[derive(Default)]
+struct Model {
+    objects: BTreeMap<String, ModelObject>,
+    uploads: BTreeMap<(String, UploadId), BTreeMap<u16, ModelPart>>,
+    /// Bodies that wait to be reclaimed.
+    reclaim: BTreeSet<ChunkSetId>,
+    closed: bool,
+    deletions: u64,
+}
+
+impl Model {
+    fn let_go(&mut self, content: &Content) {
+        match content {
+            Content::Empty | Content::Inline(_) => {}
+            Content::Chunked(body) => {
+                self.reclaim.insert(set(*body));
+            }
+            Content::Parts(parts) => parts.iter().for_each(|part| self.let_go_part(part)),
+        }
+    }
+
+    fn let_go_part(&mut self, part: &ModelPart) {
+        if part.size > 0 {
+            self.reclaim.insert(set(part.body));
+        }
+    }
+
+    fn check(&self, key: &str, condition: &Condition, delete: bool) -> Result<(), &'static str> {
+        let Some(object) = self.objects.get(key) else {
+            return match &condition.etag {
+                Some(_) if !delete => Err("NoSuchKey"),
+                _ => Ok(()),
+            };
+        };
+        let etag = condition.etag.as_deref();
+        if condition.absent
+            || etag.is_some_and(|etag| etag != "*" && etag != object.etag.to_string())
+            || condition.size.is_some_and(|size| size != object.size)
+            || condition
+                .modified_secs
+                .is_some_and(|secs| secs != object.modified.0 / 1000)
+        {
+            return Err("PreconditionFailed");
+        }
+        Ok(())
+    }
+
+    fn list(&self, list: &ListObjects) -> (Vec<(String, bool)>, bool) {
+        let mut listed: Vec<(String, bool)> = Vec::new();
+        for key in self.objects.keys() {
+            let Some(entry) = folded(key, &list.prefix, list.delimiter.as_deref()) else {
+                continue;
+            };
+            let after = list.after.as_ref();
+            if after.is_none_or(|after| entry.0 > *after) && listed.last() != Some(&entry) {
+                listed.push(entry);
+            }
+        }
+        let truncated = listed.len() > list.max && list.max > 0;
+        listed.truncate(list.max);
+        (listed, truncated)
+    }
+
+    fn list_uploads(&self, list: &ListUploads) -> (Vec<(String, Option<UploadId>)>, bool) {
+        let mut listed: Vec<(String, Option<UploadId>)> = Vec::new();
+        for (key, upload) in self.uploads.keys() {
+            let Some((entry, common)) = folded(key, &list.prefix, list.delimiter.as_deref()) else {
+                continue;
+            };
+            let entry = (entry, (!common).then_some(*upload));
+            let shown = match (&list.key_marker, list.upload_marker) {
+                (None, _) => true,
+                (Some(marker), Some(after)) if !common && key == marker => *upload > after,
+                (Some(marker), _) => entry.0 > *marker,
+            };
+            if shown && (!common || listed.last() != Some(&entry)) {
+                listed.push(entry);
+            }
+        }
+        let truncated = listed.len() > list.max && list.max > 0;
+        listed.truncate(list.max);
+        (listed, truncated)
+    }
+}
+
+/// What a key is listed as, and whether that is a common prefix.
+fn folded(key: &str, prefix: &str, delimiter: Option<&str>) -> Option<(String, bool)> {
+    let rest = key.strip_prefix(prefix)?;
+    let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
+    let found = delimiter.and_then(|delimiter| Some(rest.find(delimiter)? + delimiter.len()));
+    Some(match found {
+        Some(end) => (format!("{prefix}{}", &rest[..end]), true),
+        None => (key.to_owned(), false),
+    })
+}
+
+struct Run {
+    rng: SeededRng,
+    clock: ManualClock,
+    groups: Arc<Unsteady>,
+    metadata: Metadata,
+    model: Model,
+    bodies: u64,
+}
+
+impl Run {
+    fn new(seed: u64) -> Self {
+        let rng = SeededRng::new(seed);
+        let metadata_groups = [1, 3, 16][rng.below(3) as usize];
+        let clock = ManualClock::at(UnixMillis(1_700_000_000_000));
+        let groups = Arc::new(Unsteady {
+            direct: DirectGroups::new(
+                Arc::new(MemoryIndex::new()),
+                Arc::new(|group, _| metadata_machine(group)),
+            ),
+            rng: SeededRng::new(rng.next_u64()),
+            log: Mutex::new(Vec::new()),
+        });
+        let metadata = Metadata::new(
+            groups.clone(),
+            map_of(metadata_groups),
+            Arc::new(clock.clone()),
+            Arc::new(SeededRng::new(rng.next_u64())),
+        );
+        Self {
+            rng,
+            clock,
+            groups,
+            metadata,
+            model: Model::default(),
+            bodies: 0,
+        }
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.rng.below(bound)
+    }
+
+    fn one_of<T: Clone>(&self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize].clone()
+    }
+
+    /// Few enough keys that they meet.
+    fn text(&self, pieces_max: u64) -> String {
+        let pieces = [
+            "a", "b", "/", "//", "ab/", "ü", "€", "😀", "\0", "\u{1}", "~", "aa",
+        ];
+        let count = self.below(pieces_max + 1);
+        (0..count).map(|_| self.one_of(&pieces)).collect()
+    }
+
+    fn key(&self) -> String {
+        let known: Vec<&String> = self.model.objects.keys().collect();
+        if !known.is_empty() && self.below(2) == 0 {
+            return self.one_of(&known).clone();
+        }
+        self.text(4)
+    }
+
+    fn condition(&self, key: &str) -> Condition {
+        let object = self.model.objects.get(key);
+        let mut condition = match self.below(8) {
+            0 => if_absent(),
+            1 => if_match("*"),
+            2 => if_match(etag(self.below(self.bodies + 1))),
+            3 => if_match(object.map_or(etag(0), |object| object.etag)),
+            _ => any(),
+        };
+        if let Some(object) = object {
+            if self.below(10) == 0 {
+                condition.size = Some(object.size + self.below(2));
+            }
+            if self.below(10) == 0 {
+                condition.modified_secs = Some(object.modified.secs() + self.below(2));
+            }
+        }
+        condition
+    }
+
+    async fn step(&mut self) {
+        match self.below(100) {
+            0..25 => self.put().await,
+            25..35 => self.delete().await,
+            35..40 => self.delete_many().await,
+            40..45 => self.set_tags().await,
+            45..50 => self.create_upload().await,
+            50..62 => self.put_part().await,
+            62..67 => self.complete().await,
+            67..70 => self.abort().await,
+            70..84 => self.list().await,
+            84..89 => self.list_uploads().await,
+            89..91 => self.close_or_reopen().await,
+            91..94 => self.reclaim().await,
+            94..97 => self.read().await,
+            _ => self.clock.advance(Duration::from_millis(self.below(3000))),
+        }
+    }
+
+    async fn put(&mut self) {
+        let key = self.key();
+        let condition = self.condition(&key);
+        self.bodies += 1;
+        let number = self.bodies;
+        let content = match self.below(4) {
+            0 => Content::Empty,
+            1 => Content::Chunked(number),
+            _ => Content::Inline(format!("body {number}")),
+        };
+        let (size, body, inline) = match &content {
+            Content::Empty => (0, Body::Empty, Bytes::new()),
+            Content::Chunked(_) => (5000, chunked(number, 5000), Bytes::new()),
+            Content::Inline(text) => (text.len() as u64, Body::Inline, Bytes::from(text.clone())),
+            Content::Parts(_) => unreachable!(),
+        };
+        let tags = vec![("n".to_owned(), number.to_string())];
+        let new = NewVersion {
+            size,
+            etag: etag(number),
+            checksum: None,
+            body,
+            inline,
+            headers: ObjectHeaders::default(),
+            tags: tags.clone(),
+        };
+        let written = self.metadata.put(BUCKET, &key, new, &condition).await;
+        let expected = match self.model.closed {
+            true => Err("NoSuchBucket"),
+            false => self.model.check(&key, &condition, false),
+        };
+        let expected = expected.map(|()| etag(number));
+        assert_eq!(
+            verdict(written.as_ref().map(|summary| summary.etag)),
+            expected
+        );
+        if let Ok(summary) = written {
+            let object = ModelObject {
+                etag: summary.etag,
+                size,
+                modified: summary.modified,
+                content,
+                tags,
+            };
+            assert!(summary.modified >= UnixMillis(1_700_000_000_000));
+            if let Some(before) = self.model.objects.insert(key, object) {
+                self.model.let_go(&before.content);
+            }
+        }
+    }
+
+    fn model_delete(&mut self, key: &str, condition: &Condition) -> Result<bool, &'static str> {
+        self.model.check(key, condition, true)?;
+        let before = self.model.objects.remove(key);
+        if let Some(before) = &before {
+            self.model.let_go(&before.content);
+        }
+        Ok(before.is_some())
+    }
+
+    async fn delete(&mut self) {
+        let key = self.key();
+        let condition = self.condition(&key);
+        let deleted = self.metadata.delete(BUCKET, &key, &condition).await;
+        let expected = self.model_delete(&key, &condition);
+        assert_eq!(
+            verdict(deleted.as_ref().map(|deleted| deleted.existed)),
+            expected
+        );
+    }
+
+    async fn delete_many(&mut self) {
+        let count = self.below(8);
+        let mut keys: Vec<(String, Condition)> = (0..count)
+            .map(|_| {
+                let key = self.key();
+                let condition = self.condition(&key);
+                (key, condition)
+            })
+            .collect();
+        if let Some(first) = keys.first().cloned()
+            && self.below(2) == 0
+        {
+            keys.push(first);
+        }
+        let deleted = self.metadata.delete_many(BUCKET, &keys).await;
+        assert_eq!(deleted.len(), keys.len());
+        for ((key, condition), deleted) in keys.iter().zip(deleted) {
+            let expected = self.model_delete(key, condition);
+            assert_eq!(
+                verdict(deleted.as_ref().map(|deleted| deleted.existed)),
+                expected
+            );
+        }
+    }
+
+    async fn set_tags(&mut self) {
+        let key = self.key();
+        let tags = vec![("new".to_owned(), self.below(10).to_string())];
+        let set = self.metadata.set_tags(BUCKET, &key, tags.clone()).await;
+        let object = self.model.objects.get_mut(&key);
+        let expected = object.map(|object| object.tags = tags).ok_or("NoSuchKey");
+        assert_eq!(verdict(set.as_ref().map(|()| ())), expected);
+    }
+
+    async fn create_upload(&mut self) {
+        let key = self.key();
+        let created = self
+            .metadata
+            .create_upload(BUCKET, &key, new_upload())
+            .await;
+        match created {
+            Ok(upload) => {
+                assert!(!self.model.closed);
+                self.model.uploads.insert((key, upload), BTreeMap::new());
+            }
+            Err(WriteError::NoSuchBucket) => assert!(self.model.closed),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// An upload, mostly one that there is.
+    fn upload(&self) -> (String, UploadId) {
+        let known: Vec<_> = self.model.uploads.keys().collect();
+        if known.is_empty() || self.below(10) == 0 {
+            return (self.text(2), UploadId([7; 16]));
+        }
+        self.one_of(&known).clone()
+    }
+
+    async fn put_part(&mut self) {
+        let (key, upload) = self.upload();
+        self.bodies += 1;
+        let new = ModelPart {
+            number: 1 + self.below(6) as u16 * 100,
+            body: self.bodies,
+            size: self.below(4) * 1000,
+        };
+        let record = part(new.number, new.body, new.size);
+        let put = self.metadata.put_part(BUCKET, &key, upload, record).await;
+        let Some(parts) = self.model.uploads.get_mut(&(key, upload)) else {
+            assert!(matches!(put, Err(WriteError::NoSuchUpload)));
+            return;
+        };
+        put.unwrap();
+        if let Some(before) = parts.insert(new.number, new) {
+            self.model.let_go_part(&before);
+        }
+    }
+
+    async fn complete(&mut self) {
+        let (key, upload) = self.upload();
+        let list = ListParts {
+            upload,
+            after: 0,
+            max: 1000,
+        };
+        let page = self.metadata.list_parts(BUCKET, &key, &list).await.unwrap();
+        let Some(known) = self.model.uploads.get(&(key.clone(), upload)).cloned() else {
+            assert!(page.is_none());
+            return;
+        };
+        let page = page.unwrap();
+        let mut chosen = page.parts.clone();
+        let listed: Vec<_> = chosen.iter().map(|part| (part.number, part.size)).collect();
+        let expected: Vec<_> = known
+            .values()
+            .map(|part| (part.number, part.size))
+            .collect();
+        assert_eq!(listed, expected);
+        chosen.retain(|_| self.below(4) > 0);
+        if chosen.is_empty() {
+            return;
+        }
+        let stale = self.below(5) == 0;
+        if stale {
+            let changed = self.below(chosen.len() as u64) as usize;
+            match self.below(3) {
+                0 => chosen[changed].md5[0] ^= 1,
+                1 => chosen[changed].body = chunked(u64::MAX, chosen[changed].size),
+                _ => {
+                    let last = chosen.len() - 1;
+                    chosen[last].number += 1;
+                }
+            }
+        }
+        let condition = self.condition(&key);
+        let numbers: Vec<u16> = chosen.iter().map(|part| part.number).collect();
+        let complete = completion(upload, chosen);
+        let (size, etag) = (complete.size, complete.etag);
+        let completed = self
+            .metadata
+            .complete_upload(BUCKET, &key, complete, &condition)
+            .await;
+        let verdict = match &completed {
+            Ok(summary) => Ok((summary.size, summary.etag)),
+            Err(CompleteUploadError::PartsChanged) => Err("PartsChanged"),
+            Err(CompleteUploadError::Write(error)) => verdict::<_>(Err(error)),
+        };
+        let mut expected = self.model.check(&key, &condition, false);
+        if stale && expected.is_ok() {
+            expected = Err("PartsChanged");
+        }
+        assert_eq!(verdict, expected.map(|()| (size, etag)));
+        let Ok(summary) = completed else {
+            return;
+        };
+        assert_eq!(summary.modified, page.upload.initiated);
+        let remembered = self.metadata.completed(BUCKET, &key, upload).await.unwrap();
+        assert_eq!(remembered, Some(summary));
+        let parts = self.model.uploads.remove(&(key.clone(), upload)).unwrap();
+        let (chosen, unused): (Vec<_>, Vec<_>) = parts
+            .into_values()
+            .partition(|part| numbers.contains(&part.number));
+        unused.iter().for_each(|part| self.model.let_go_part(part));
+        let object = ModelObject {
+            etag,
+            size,
+            modified: summary.modified,
+            content: Content::Parts(chosen),
+            tags: new_upload().tags,
+        };
+        if let Some(before) = self.model.objects.insert(key, object) {
+            self.model.let_go(&before.content);
+        }
+    }
+
+    async fn abort(&mut self) {
+        let (key, upload) = self.upload();
+        let aborted = self.metadata.abort_upload(BUCKET, &key, upload).await;
+        match self.model.uploads.remove(&(key, upload)) {
+            Some(parts) => {
+                aborted.unwrap();
+                parts.values().for_each(|part| self.model.let_go_part(part));
+            }
+            None => assert!(matches!(aborted, Err(WriteError::NoSuchUpload))),
+        }
+    }
+
+    async fn list(&mut self) {
+        let mut list = ListObjects {
+            prefix: self.text(self.below(3)),
+            delimiter: match self.below(3) {
+                0 => None,
+                1 => Some("/".to_owned()),
+                _ => Some(self.text(2)),
+            },
+            after: match self.below(3) {
+                0 => None,
+                1 => Some(self.key()),
+                _ => Some(self.text(2)),
+            },
+            max: self.below(12) as usize,
+        };
+        // To the end, page by page.
+        for _ in 0..1000 {
+            let page = self.metadata.list(BUCKET, &list).await.unwrap();
+            let (expected, truncated) = self.model.list(&list);
+            let mut listed: Vec<(String, bool)> = Vec::new();
+            for entry in &page.entries {
+                let object = &self.model.objects[&entry.key];
+                assert_eq!(entry.summary.etag, object.etag);
+                assert_eq!(entry.summary.size, object.size);
+                assert_eq!(entry.summary.modified, object.modified);
+                listed.push((entry.key.clone(), false));
+            }
+            listed.extend(
+                page.common_prefixes
+                    .iter()
+                    .map(|common| (common.clone(), true)),
+            );
+            assert!(page.entries.is_sorted_by(|a, b| a.key < b.key));
+            assert!(page.common_prefixes.is_sorted_by(|a, b| a < b));
+            listed.sort();
+            assert_eq!(listed, expected, "{list:?}");
+            assert_eq!(page.next.is_some(), truncated, "{list:?}");
+            if let Some(next) = &page.next {
+                assert_eq!(Some(next), expected.last().map(|(last, _)| last));
+            }
+            list.after = page.next;
+            if list.after.is_none() {
+                return;
+            }
+        }
+        panic!("the listing does not end: {list:?}");
+    }
+
+    async fn list_uploads(&mut self) {
+        let (key, upload) = self.upload();
+        let mut list = ListUploads {
+            prefix: self.text(self.below(2)),
+            delimiter: match self.below(2) {
+                0 => None,
+                _ => Some(self.text(2)),
+            },
+            key_marker: None,
+            upload_marker: None,
+            max: self.below(8) as usize,
+        };
+        match self.below(4) {
+            0 => (list.key_marker, list.upload_marker) = (Some(key), Some(upload)),
+            1 => list.key_marker = Some(key),
+            2 => list.key_marker = Some(self.text(2)),
+            _ => {}
+        }
+        for _ in 0..1000 {
+            let page = self.metadata.list_uploads(BUCKET, &list).await.unwrap();
+            let (expected, truncated) = self.model.list_uploads(&list);
+            let mut listed: Vec<(String, Option<UploadId>)> = Vec::new();
+            for upload in &page.uploads {
+                listed.push((upload.key.clone(), Some(upload.upload)));
+            }
+            assert!(listed.is_sorted());
+            listed.extend(
+                page.common_prefixes
+                    .iter()
+                    .map(|common| (common.clone(), None)),
+            );
+            listed.sort();
+            assert_eq!(listed, expected, "{list:?}");
+            assert_eq!(page.next.is_some(), truncated, "{list:?}");
+            let Some((key, upload)) = page.next else {
+                return;
+            };
+            (list.key_marker, list.upload_marker) = (Some(key), upload);
+        }
+        panic!("the listing does not end: {list:?}");
+    }
+
+    async fn close_or_reopen(&mut self) {
+        let empty = self.model.objects.is_empty() && self.model.uploads.is_empty();
+        assert_eq!(self.metadata.is_empty(BUCKET).await.unwrap(), empty);
+        if self.model.closed {
+            let deletions = self.model.deletions;
+            self.metadata
+                .reopen_bucket(BUCKET, deletions)
+                .await
+                .unwrap();
+            let closed = self.metadata.close_bucket(BUCKET, deletions).await.unwrap();
+            assert_eq!(closed, CloseBucket::Cancelled);
+            self.model.closed = false;
+            return;
+        }
+        self.model.deletions += 1;
+        let deletions = self.model.deletions;
+        let closed = self.metadata.close_bucket(BUCKET, deletions).await.unwrap();
+        self.model.closed = closed == CloseBucket::Closed;
+        assert_eq!(self.model.closed, empty);
+        if !self.model.closed {
+            self.metadata
+                .reopen_bucket(BUCKET, deletions)
+                .await
+                .unwrap();
+        }
+    }
+
+    async fn reclaim(&mut self) {
+        let some = self.below(2) == 0;
+        let mut waiting = BTreeSet::new();
+        for group in (1..=16).map(GroupId) {
+            let entries = self
+                .metadata
+                .reclaimable(group, UnixMillis(u64::MAX), usize::MAX)
+                .await
+                .unwrap();
+            let mut ids = Vec::new();
+            for entry in entries {
+                let freed = some && self.below(2) == 0;
+                for body in &entry.bodies {
+                    assert!(self.model.reclaim.contains(&body.set), "it is still named");
+                    assert!(waiting.insert(body.set), "it waits twice");
+                    if freed {
+                        self.model.reclaim.remove(&body.set);
+                        waiting.remove(&body.set);
+                    }
+                }
+                if freed {
+                    ids.push(entry.id);
+                }
+            }
+            if !ids.is_empty() {
+                self.metadata.reclaimed(group, ids).await.unwrap();
+            }
+        }
+        assert_eq!(waiting, self.model.reclaim);
+    }
+
+    async fn read(&mut self) {
+        let key = self.key();
+        let found = self.metadata.get(BUCKET, &key).await.unwrap();
+        let head = self.metadata.head(BUCKET, &key).await.unwrap();
+        assert_eq!(head, found.as_ref().map(|found| found.record.clone()));
+        let Some(object) = self.model.objects.get(&key) else {
+            assert!(found.is_none());
+            return;
+        };
+        let found = found.unwrap();
+        let summary = found.record.summary;
+        assert_eq!(
+            (
+                summary.etag,
+                summary.size,
+                summary.modified,
+                &found.record.tags
+            ),
+            (object.etag, object.size, object.modified, &object.tags)
+        );
+        match &object.content {
+            Content::Empty => assert_eq!(found.record.body, Body::Empty),
+            Content::Inline(text) => assert_eq!(found.inline, text),
+            Content::Chunked(number) => assert_eq!(found.record.body, chunked(*number, 5000)),
+            Content::Parts(parts) => {
+                let Body::Multipart {
+                    table,
+                    parts: count,
+                } = found.record.body
+                else {
+                    panic!("{:?}", found.record.body);
+                };
+                assert_eq!(usize::from(count), parts.len());
+                let stored = self
+                    .metadata
+                    .parts_after(BUCKET, &key, table, 0, usize::MAX)
+                    .await
+                    .unwrap();
+                let mut offset = 0;
+                assert_eq!(stored.len(), parts.len());
+                for ((start, stored), part) in stored.iter().zip(parts) {
+                    assert_eq!(*start, offset);
+                    assert_eq!(
+                        stored.body,
+                        super::part(part.number, part.body, part.size).body
+                    );
+                    offset += part.size;
+                }
+                let from = self.below(offset + 1);
+                let range = from..from + self.below(3000);
+                let inside = self
+                    .metadata
+                    .parts_in_range(BUCKET, &key, table, range.clone())
+                    .await
+                    .unwrap();
+                let expected: Vec<_> = stored
+                    .into_iter()
+                    .filter(|(start, part)| *start < range.end && start + part.size > range.start)
+                    .collect();
+                assert_eq!(inside, expected);
+            }
+        }
+    }
+
+    /// What must hold at the end of any sequence.
+    async fn finish(mut self) {
+        for key in self.model.objects.keys().cloned().collect::<Vec<_>>() {
+            assert!(self.metadata.head(BUCKET, &key).await.unwrap().is_some());
+        }
+        self.reclaim().await;
+        let index = self.groups.direct.index();
+        let inline = self.model.objects.values();
+        let inline = inline.filter(|object| matches!(object.content, Content::Inline(_)));
+        assert_eq!(count(&*index, Keyspace::Inline), inline.count());
+        assert_eq!(count(&*index, Keyspace::Objects), self.model.objects.len());
+
+        // The same commands make the same bytes, whoever applies them.
+        let twin = MemoryIndex::new();
+        let mut machines: BTreeMap<GroupId, Box<dyn StateMachine>> = BTreeMap::new();
+        for (group, command, outcome) in &*self.groups.log.lock() {
+            let machine = machines
+                .entry(*group)
+                .or_insert_with(|| metadata_machine(*group));
+            let mut batch = Batch::new();
+            let second = machine.apply(&twin, &mut batch, command).unwrap();
+            assert_eq!(second, outcome);
+            twin.write(batch, Durability::Unsynced).unwrap();
+        }
+        for space in [Keyspace::Objects, Keyspace::Inline, Keyspace::Records] {
+            assert_eq!(all(&twin, space), all(&*index, space));
+        }
+    }
+}
+
+fn all(view: &dyn IndexView, space: Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut entries = Vec::new();
+    let mut cursor = view.cursor(space, &[0], &[0xFF]).unwrap();
+    cursor.seek(&[0]).unwrap();
+    while let Some((key, value)) = cursor.entry() {
+        entries.push((key.to_vec(), value.to_vec()));
+        cursor.next().unwrap();
+    }
+    entries
+}
+
+fn count(view: &dyn IndexView, space: Keyspace) -> usize {
+    all(view, space).len()
+}
+
+fn verdict<T>(result: Result<T, &WriteError>) -> Result<T, &'static str> {
+    result.map_err(|error| match error {
+        WriteError::PreconditionFailed => "PreconditionFailed",
+        WriteError::NoSuchKey => "NoSuchKey",
+        WriteError::NoSuchBucket => "NoSuchBucket",
+        WriteError::NoSuchUpload => "NoSuchUpload",
+        WriteError::Metadata(error) => panic!("{error}"),
+    })
+}
+
+fn number_from_env(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+#[tokio::test]
+async fn random_sequences_agree_with_the_model() {
+    let seed = number_from_env("HOLDFAST_SEED");
+    let sequences = match seed {
+        Some(_) => 1,
+        None => number_from_env("HOLDFAST_SEQUENCES").unwrap_or(100),
+    };
+    let first = seed.unwrap_or_else(|| SystemRng.next_u64() >> 16);
+    for seed in first..first + sequences {
+        println!("HOLDFAST_SEED={seed}");
+        let mut run = Run::new(seed);
+        for _ in 0..STEPS {
+            run.step().await;
+        }
+        run.finish().await;
+    }
+}
