@@ -1,0 +1,324 @@
+//! Drives that vanish and bytes that flip.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use holdfast_s3_tests::client::Fetched;
+use holdfast_s3_tests::load::{Ledger, Load};
+use holdfast_s3_tests::scratch::files_under;
+use holdfast_s3_tests::{Client, Content, Request, Scratch, Seed, Server, ServerOptions};
+
+const BUCKET: &str = "bucket";
+
+/// How long a lost drive may take to be absorbed: it must be noticed, its replicas and shards made again elsewhere.
+const ABSORBED: Duration = Duration::from_secs(120);
+
+fn take_away(drive: &Path) {
+    // A server that writes meanwhile may put files back into directories that are being removed.
+    for _ in 0..100 {
+        match std::fs::remove_dir_all(drive) {
+            Ok(()) => return,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+    panic!("cannot remove {}", drive.display());
+}
+
+fn absorbed(server: &Server) {
+    server.wait_for_status("absorbed", ABSORBED, |status| status["absorbed"] == true);
+}
+
+fn verify(server: &Server, ledgers: &[Ledger]) {
+    let mut client = server.client();
+    for ledger in ledgers {
+        ledger.verify_all(&mut client);
+    }
+}
+
+/// All objects of `ledgers` are listed, and nothing that was deleted.
+fn verify_listing(client: &mut Client, ledgers: &[Ledger]) {
+    let mut expected: Vec<String> = ledgers
+        .iter()
+        .flat_map(|ledger| &ledger.objects)
+        .filter(|(_, content)| content.is_some())
+        .map(|(key, _)| key.clone())
+        .collect();
+    expected.sort();
+    assert_eq!(client.list(BUCKET, ""), expected);
+}
+
+#[test]
+fn six_drives_lose_any_two_at_once_under_load() {
+    let mut seed = Seed::for_test("six-drives");
+    let scratch = Scratch::new("six-drives");
+    let drives = scratch.drives(6);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let mut ledgers = vec![Ledger::fill(&mut client, BUCKET, "before-", 120, &mut seed)];
+    let load = Load::start(server.address(), BUCKET, 3, &seed);
+    load.wait_for(50);
+
+    let first = seed.within(0..6) as usize;
+    let second = (first + 1 + seed.within(0..5) as usize) % 6;
+    println!("drives {first} and {second} go");
+    take_away(&drives[first]);
+    take_away(&drives[second]);
+    load.wait_for(300);
+    verify(&server, &ledgers);
+    ledgers.extend(load.finish());
+    verify(&server, &ledgers);
+    verify_listing(&mut client, &ledgers);
+
+    assert!(server.stop().success());
+    server.restart();
+    verify(&server, &ledgers);
+    let mut client = server.client();
+    verify_listing(&mut client, &ledgers);
+    ledgers.push(Ledger::fill(&mut client, BUCKET, "after-", 40, &mut seed));
+    verify(&server, &ledgers);
+
+    // Killed, not stopped, and still without the two.
+    server.kill();
+    server.restart();
+    verify(&server, &ledgers);
+}
+
+#[test]
+fn four_drives_lose_one_and_another_once_it_is_absorbed() {
+    let mut seed = Seed::for_test("four-drives");
+    let scratch = Scratch::new("four-drives");
+    let drives = scratch.drives(4);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let mut ledgers = vec![Ledger::fill(&mut client, BUCKET, "before-", 80, &mut seed)];
+    let first = seed.within(0..4) as usize;
+    let second = (first + 1 + seed.within(0..3) as usize) % 4;
+
+    let load = Load::start(server.address(), BUCKET, 3, &seed);
+    load.wait_for(50);
+    println!("drive {first} goes");
+    take_away(&drives[first]);
+    load.wait_for(150);
+    absorbed(&server);
+    println!("drive {second} goes");
+    take_away(&drives[second]);
+    load.wait_for(150);
+    ledgers.extend(load.finish());
+    verify(&server, &ledgers);
+
+    assert!(server.stop().success());
+    server.restart();
+    verify(&server, &ledgers);
+    verify_listing(&mut server.client(), &ledgers);
+    ledgers.push(Ledger::fill(
+        &mut server.client(),
+        BUCKET,
+        "after-",
+        20,
+        &mut seed,
+    ));
+    verify(&server, &ledgers);
+}
+
+/// Flips one bit in each of `count` places of `path`; false if there is nothing to flip.
+fn flip(path: &Path, count: u64, seed: &mut Seed) -> bool {
+    let mut file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("open");
+    // Extents are preallocated: only what was written can be flipped.
+    let len = written_length(&mut file);
+    if len == 0 {
+        return false;
+    }
+    for _ in 0..count {
+        let at = seed.within(0..len);
+        let mut byte = [0];
+        file.seek(SeekFrom::Start(at)).expect("seek");
+        file.read_exact(&mut byte).expect("read");
+        byte[0] ^= 1 << seed.within(0..8);
+        file.seek(SeekFrom::Start(at)).expect("seek");
+        file.write_all(&byte).expect("write");
+    }
+    true
+}
+
+/// Length up to the last block of 64 KiB that is not all zeroes.
+fn written_length(file: &mut std::fs::File) -> u64 {
+    const BLOCK: u64 = 64 * 1024;
+    let len = file.metadata().expect("metadata").len();
+    let mut block = vec![0; BLOCK as usize];
+    let mut end = len;
+    // Searched from the end in blocks; a sparse tail reads as zeroes at the speed of memory.
+    while end > 0 {
+        let start = (end - 1) / BLOCK * BLOCK;
+        let size = (end - start) as usize;
+        file.seek(SeekFrom::Start(start)).expect("seek");
+        file.read_exact(&mut block[..size]).expect("read");
+        if block[..size].iter().any(|byte| *byte != 0) {
+            return end;
+        }
+        end = start;
+    }
+    0
+}
+
+/// Files of a drive whose path has `part` as one of its directories.
+fn files_in(drive: &Path, part: &str) -> Vec<PathBuf> {
+    files_under(&drive.join(part))
+}
+
+/// Reads all: the content, or an error; never anything else. Returns how many were whole.
+fn never_wrong(server: &Server, ledger: &Ledger) -> usize {
+    let mut whole = 0;
+    for (key, content) in &ledger.objects {
+        let content = content.expect("nothing was deleted");
+        // `get` panics by itself when a byte is wrong.
+        match server.client().get(BUCKET, key, content) {
+            Ok(Fetched::Whole(_)) => whole += 1,
+            Ok(Fetched::Refused(response)) => {
+                assert!(response.status >= 500, "{key}: {response:?}")
+            }
+            Ok(Fetched::BrokenOff(_)) | Err(_) => {}
+        }
+    }
+    whole
+}
+
+#[test]
+fn flipped_bytes_in_extents_of_two_of_six_drives_are_rebuilt() {
+    let mut seed = Seed::for_test("flipped-extents");
+    let scratch = Scratch::new("flipped-extents");
+    let drives = scratch.drives(6);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let ledger = Ledger::fill(&mut client, BUCKET, "object-", 100, &mut seed);
+
+    // Under the running server: whatever it keeps in memory must not hide that a read is checked.
+    let mut flipped = 0;
+    for drive in &drives[..2] {
+        for file in files_in(drive, "extents") {
+            flipped += usize::from(flip(&file, 200, &mut seed));
+        }
+    }
+    assert!(flipped > 0, "no extent to flip bytes in");
+    ledger.verify_all(&mut client);
+    assert!(server.stop().success());
+    for drive in &drives[..2] {
+        for file in files_in(drive, "extents") {
+            flip(&file, 200, &mut seed);
+        }
+    }
+    server.restart();
+    ledger.verify_all(&mut server.client());
+}
+
+#[test]
+fn flipped_bytes_in_the_only_copy_are_errors_not_data() {
+    let mut seed = Seed::for_test("flipped-only-copy");
+    let scratch = Scratch::new("flipped-only-copy");
+    let drives = scratch.drives(1);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let mut ledger = Ledger {
+        bucket: BUCKET.to_owned(),
+        objects: Vec::new(),
+    };
+    for index in 0..40 {
+        let content = Content::new(seed.next(), 3_000_000);
+        let key = format!("object-{index}");
+        assert!(client.put(BUCKET, &key, content).expect("put").is_success());
+        ledger.objects.push((key, Some(content)));
+    }
+    assert!(server.stop().success());
+    for file in files_in(&drives[0], "extents") {
+        flip(&file, 15, &mut seed);
+    }
+    server.restart();
+    let whole = never_wrong(&server, &ledger);
+    println!(
+        "{whole} of {} objects whole, the others refused",
+        ledger.objects.len()
+    );
+    assert!(
+        whole < ledger.objects.len(),
+        "15 flipped bits hit no object: is anything read from the extents?"
+    );
+    assert!(whole > 0, "a few flipped bits made everything unreadable");
+    server.client().ok(&Request::put("/bucket/new").body("x"));
+}
+
+#[test]
+fn flipped_bytes_in_logs_and_state_are_never_data() {
+    let base = Seed::for_test("flipped-records");
+    for (round, (count, part)) in [(6, "log"), (6, "state"), (1, "log"), (1, "state")]
+        .into_iter()
+        .enumerate()
+    {
+        let mut seed = base.fork(round as u64);
+        let scratch = Scratch::new("flipped-records");
+        let drives = scratch.drives(count);
+        let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+        let mut client = server.client();
+        client.create_bucket(BUCKET);
+        let mut ledger = Ledger {
+            bucket: BUCKET.to_owned(),
+            objects: Vec::new(),
+        };
+        for index in 0..200 {
+            let content = Content::new(seed.next(), seed.within(0..30_000));
+            let key = format!("object-{index:03}");
+            assert!(client.put(BUCKET, &key, content).expect("put").is_success());
+            ledger.objects.push((key, Some(content)));
+        }
+        assert!(server.stop().success());
+        let files: Vec<PathBuf> = files_in(&drives[0], part)
+            .into_iter()
+            .filter(|path| {
+                path.extension()
+                    .is_some_and(|extension| extension == "sst" || extension == "log")
+            })
+            .collect();
+        let flipped = files
+            .iter()
+            .filter(|file| flip(file, 50, &mut seed))
+            .count();
+        assert!(
+            flipped > 0,
+            "no {part} to flip bytes in: {:?}",
+            files_in(&drives[0], part)
+        );
+        match server.try_restart() {
+            Ok(()) => {
+                let whole = never_wrong(&server, &ledger);
+                println!(
+                    "{count} drives, {part}: {whole} of {} whole",
+                    ledger.objects.len()
+                );
+                if count > 1 {
+                    assert_eq!(
+                        whole,
+                        ledger.objects.len(),
+                        "one bad drive of {count} costs nothing"
+                    );
+                }
+            }
+            // With a single drive there is nothing to rebuild from: to refuse is right, to panic is not.
+            Err(error) => {
+                println!("{count} drives, {part}: refused to start");
+                assert_eq!(
+                    count, 1,
+                    "one bad drive of {count} must not stop the start: {error}"
+                );
+                assert!(!error.log.contains("panicked"), "{error}");
+            }
+        }
+    }
+}
