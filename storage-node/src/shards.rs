@@ -1,13 +1,19 @@
 //! Shards by drive: the drives of this process today, other nodes' later.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_placement::ids::{DriveId, Epoch};
 
 use crate::buffer::Buffer;
-use crate::shard_store::{BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId};
+use crate::shard_store::{
+    BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId, ShardStore,
+};
 
 /// Stores and fetches shards on any drive of the cluster.
 #[async_trait]
@@ -56,4 +62,99 @@ pub struct ShardFacts {
     pub chunk_hash: [u8; 32],
     /// Length of the whole chunk, bytes.
     pub chunk_len: u32,
+}
+
+/// The drives of this process.
+#[derive(Default)]
+pub struct LocalShards {
+    drives: ArcSwap<BTreeMap<DriveId, Arc<LocalDrive>>>,
+}
+
+struct LocalDrive {
+    store: Arc<ShardStore>,
+    failed: AtomicBool,
+}
+
+const NOT_HERE: &str = "no such drive here";
+const FAILED: &str = "taken out of use";
+
+impl LocalShards {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes a drive into use; in the place of an earlier one of the same id.
+    pub fn add(&self, drive: DriveId, store: Arc<ShardStore>) {
+        let local = Arc::new(LocalDrive {
+            store,
+            failed: AtomicBool::new(false),
+        });
+        self.drives.rcu(|drives| {
+            let mut drives = BTreeMap::clone(drives);
+            drives.insert(drive, local.clone());
+            drives
+        });
+    }
+
+    /// Takes a drive out of use until it is added again.
+    pub fn fail(&self, drive: DriveId) {
+        if let Some(local) = self.drives.load().get(&drive) {
+            local.failed.store(true, Ordering::Release);
+        }
+    }
+
+    /// The store of a drive, whether or not it is in use.
+    pub fn store(&self, drive: DriveId) -> Option<Arc<ShardStore>> {
+        let drives = self.drives.load();
+        drives.get(&drive).map(|local| local.store.clone())
+    }
+
+    /// The drives that were added, in order.
+    pub fn drives(&self) -> Vec<DriveId> {
+        self.drives.load().keys().copied().collect()
+    }
+
+    fn up(&self, drive: DriveId) -> Result<Arc<LocalDrive>, String> {
+        match self.drives.load().get(&drive) {
+            None => Err(NOT_HERE.to_owned()),
+            Some(local) if local.failed.load(Ordering::Acquire) => Err(FAILED.to_owned()),
+            Some(local) => Ok(local.clone()),
+        }
+    }
+}
+
+#[async_trait]
+impl Shards for LocalShards {
+    async fn put(
+        &self,
+        drive: DriveId,
+        id: ShardId,
+        facts: ShardFacts,
+        payload: Buffer,
+    ) -> Result<(), PutShardError> {
+        let local = self.up(drive).map_err(PutShardError::Down)?;
+        local.store.put(id, facts, payload).await
+    }
+
+    async fn get(
+        &self,
+        drive: DriveId,
+        id: ShardId,
+        range: Range<u32>,
+        buffer: Buffer,
+    ) -> Result<Bytes, GetShardError> {
+        let local = self.up(drive).map_err(GetShardError::Down)?;
+        local.store.get(id, range, buffer).await
+    }
+
+    async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError> {
+        let local = self.up(drive).map_err(DeleteShardError::Down)?;
+        local.store.delete(ids).await
+    }
+
+    fn is_down(&self, drive: DriveId) -> bool {
+        !self
+            .up(drive)
+            .is_ok_and(|local| local.store.down().is_none())
+    }
 }

@@ -7,6 +7,31 @@ use serde::{Deserialize, Serialize};
 
 pub mod disk;
 
+mod compact;
+mod config;
+mod flush;
+mod index_entry;
+mod ledger;
+mod record;
+mod recover;
+mod scrub;
+mod space;
+mod store;
+#[cfg(test)]
+mod tests;
+mod walk;
+
+pub use compact::CompactReport;
+pub use config::ShardStoreConfig;
+pub use record::block_checksums;
+pub use scrub::ScrubReport;
+pub use store::{ShardInfo, ShardStore, ShardStoreStats};
+
+use disk::DiskError;
+use holdfast_placement::seams::IndexError;
+
+use crate::buffer::PoolError;
+
 /// Bytes in front of a shard's payload in its record; also the alignment of records and payloads.
 pub const RECORD_HEADER_LEN: usize = 4096;
 
@@ -41,6 +66,9 @@ pub enum PutShardError {
     Io(String),
     #[error("a shard of {0} bytes is too large")]
     TooLarge(usize),
+    /// No memory came free in time; try again later (503 `SlowDown`).
+    #[error("the memory budget is exhausted")]
+    Busy,
 }
 
 /// Why a shard was not read.
@@ -52,6 +80,9 @@ pub enum GetShardError {
     Corrupt(String),
     #[error("the range is outside the shard")]
     OutOfRange,
+    /// No memory came free in time; try again later (503 `SlowDown`).
+    #[error("the memory budget is exhausted")]
+    Busy,
     #[error("the drive is down: {0}")]
     Down(String),
     #[error("drive I/O failed: {0}")]
@@ -65,4 +96,35 @@ pub enum DeleteShardError {
     Down(String),
     #[error("drive I/O failed: {0}")]
     Io(String),
+}
+
+/// Why a drive's shards cannot be used.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenShardStoreError {
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    #[error("the memory budget is exhausted")]
+    Busy,
+    #[error("extents cannot be cleaned up: {0}")]
+    CleanUp(#[from] PutShardError),
+}
+
+impl From<PoolError> for PutShardError {
+    fn from(PoolError::Exhausted: PoolError) -> Self {
+        PutShardError::Busy
+    }
+}
+
+impl From<PoolError> for GetShardError {
+    fn from(PoolError::Exhausted: PoolError) -> Self {
+        GetShardError::Busy
+    }
+}
+
+impl From<PoolError> for OpenShardStoreError {
+    fn from(PoolError::Exhausted: PoolError) -> Self {
+        OpenShardStoreError::Busy
+    }
 }
