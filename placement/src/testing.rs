@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ pub struct DirectGroups {
     index: Arc<dyn Index>,
     factory: MachineFactory,
     machines: Mutex<HashMap<GroupId, Box<dyn StateMachine>>>,
+    bytes_proposed: AtomicU64,
 }
 
 impl DirectGroups {
@@ -24,7 +26,13 @@ impl DirectGroups {
             index,
             factory,
             machines: Mutex::new(HashMap::new()),
+            bytes_proposed: AtomicU64::new(0),
         }
+    }
+
+    /// Bytes of all commands so far.
+    pub fn bytes_proposed(&self) -> u64 {
+        self.bytes_proposed.load(Ordering::Relaxed)
     }
 
     /// The state of all groups.
@@ -45,6 +53,8 @@ impl Groups for DirectGroups {
             group,
             reason: error.to_string(),
         };
+        self.bytes_proposed
+            .fetch_add(command.len() as u64, Ordering::Relaxed);
         let mut machines = self.machines.lock();
         let machine = match machines.entry(group) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),

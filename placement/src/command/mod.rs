@@ -12,6 +12,8 @@
 //!   decided) is refused instead of being applied a second time.
 
 mod machine;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -131,8 +131,10 @@ impl Directory {
         }
     }
 
-    /// The bucket called `name`: from the cache (about 100 ns), else from the placement group. Of a bucket that was
-    /// found in the cache only id, name, owner, region and creation time are to be relied on.
+    /// The bucket called `name`: from the cache (about 100 ns), else from the placement group. Changes that are made
+    /// through this `Directory` are seen at once. One that is found in the cache may have been deleted through another:
+    /// its lanes are closed then and refuse writes. Of its fields, id, name, owner, region and creation time never
+    /// change; ask [`bucket_now`](Self::bucket_now) for the others.
     pub async fn bucket(&self, name: &str) -> Result<Option<Arc<Bucket>>, DirectoryError> {
         match self.cache.get(name) {
             Some(bucket) => Ok(Some(bucket)),

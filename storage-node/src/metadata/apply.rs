@@ -55,8 +55,11 @@ impl Decide for ObjectGroup {
                 body,
                 details,
             } => {
-                if matches!(body, Body::Multipart { .. }) {
-                    // Only a completed upload has a table to name.
+                // What is written is readable, and only a completed upload has a table to name.
+                if matches!(body, Body::Multipart { .. })
+                    || (body == Body::Inline && tail.len() as u64 != size)
+                    || !values::are_details(details)
+                {
                     return Ok(None);
                 }
                 let version = Version {
@@ -93,6 +96,9 @@ impl Decide for ObjectGroup {
                 Ok(()) => apply_upload::create(&mut change, at, upload, headers, tags, checksum)?,
             },
             Command::PutPart { at, upload, part } => {
+                if matches!(part.body, Body::Inline | Body::Multipart { .. }) {
+                    return Ok(None);
+                }
                 apply_upload::put_part(&mut change, at, upload, part)?
             }
             Command::CompleteUpload {

@@ -204,7 +204,7 @@ fn write_table(
     table: UploadId,
     parts: Vec<PartRecord>,
 ) -> Result<(), IndexError> {
-    let mut offset = 0;
+    let mut offset = 0u64;
     let mut parts = parts.into_iter();
     loop {
         let page = PartPage {
@@ -214,7 +214,9 @@ fn write_table(
         let Some(last) = page.parts.last().map(|part| part.number) else {
             return Ok(());
         };
-        offset += page.parts.iter().map(|part| part.size).sum::<u64>();
+        for part in &page.parts {
+            offset = offset.saturating_add(part.size);
+        }
         let value = values::encode(&page)?;
         let key = keys::page(change.turn.group, table, offset, last);
         change.turn.batch.put(Keyspace::Records, key, value);

@@ -102,6 +102,14 @@ pub fn version(value: &[u8]) -> Result<VersionRecord, IndexError> {
     })
 }
 
+/// Whether the bytes are encoded details and nothing else.
+pub fn are_details(bytes: &[u8]) -> bool {
+    matches!(
+        postcard::take_from_bytes::<VersionDetails>(bytes),
+        Ok((_, []))
+    )
+}
+
 /// Any other value.
 pub fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, IndexError> {
     postcard::to_extend(value, vec![FORMAT]).map_err(unencodable)

@@ -4,6 +4,8 @@ mod buckets;
 mod list_speed;
 mod model;
 mod objects;
+mod races;
+mod strange;
 mod uploads;
 
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use holdfast_placement::ids::GroupId;
-use holdfast_placement::seams::UnixMillis;
+use holdfast_placement::seams::{Clock, SystemClock, UnixMillis};
 
 use super::{BUCKET, Fixture, any, chunked_version, completion, if_absent, new_upload, part, set};
 use crate::metadata::{
@@ -324,4 +324,39 @@ async fn uploads_are_listed_by_key_then_by_upload() {
     };
     let page = metadata.list_uploads(BUCKET, &list).await.unwrap();
     assert_eq!((page.uploads.len(), page.common_prefixes.len()), (3, 0));
+}
+
+#[tokio::test]
+async fn ten_thousand_parts_are_completed_by_a_small_command() {
+    let fixture = Fixture::new();
+    let metadata = fixture.metadata();
+    let upload = metadata
+        .create_upload(BUCKET, "k", new_upload())
+        .await
+        .unwrap();
+    for number in 1..=10_000u16 {
+        let new = part(number, u64::from(number), 5 << 20);
+        metadata.put_part(BUCKET, "k", upload, new).await.unwrap();
+    }
+    let parts = all_parts(metadata, "k", upload).await;
+    assert_eq!(parts.len(), 10_000);
+    let before = fixture.test.groups.bytes_proposed();
+    let start = SystemClock.monotonic();
+    metadata
+        .complete_upload(BUCKET, "k", completion(upload, parts), &any())
+        .await
+        .unwrap();
+    println!("completed in {:?}", SystemClock.monotonic() - start);
+    let bytes = fixture.test.groups.bytes_proposed() - before;
+    assert!(bytes < 64 << 10, "{bytes} bytes");
+    let whole = 10_000 * (5u64 << 20);
+    let last = metadata
+        .parts_in_range(BUCKET, "k", upload, whole - 1..whole)
+        .await
+        .unwrap();
+    assert_eq!(last.len(), 1);
+    assert_eq!((last[0].0, last[0].1.number), (whole - (5 << 20), 10_000));
+    let entries = metadata.delete(BUCKET, "k", &any()).await.unwrap();
+    assert!(entries.existed);
+    assert_eq!(fixture.reclaimable().await.len(), 10_000);
 }
