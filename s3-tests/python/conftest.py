@@ -38,13 +38,13 @@ class Server:
     def port(self):
         return int(self.endpoint.rsplit(":", 1)[1])
 
-    def client(self, **config):
+    def client(self, endpoint_url=None, **config):
         """A boto3 client as a user would make it, path-style unless told otherwise."""
         config.setdefault("s3", {"addressing_style": "path"})
         config.setdefault("retries", {"max_attempts": 1})
         return boto3.client(
             "s3",
-            endpoint_url=self.endpoint,
+            endpoint_url=endpoint_url or self.endpoint,
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
             region_name="us-east-1",
