@@ -102,14 +102,14 @@ impl Seed {
         }
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         mix(self.state)
     }
 
     /// In `range`, which is not empty.
     pub fn within(&mut self, range: std::ops::Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
+        range.start + self.draw() % (range.end - range.start)
     }
 
     /// True `percent` times out of a hundred.
@@ -169,10 +169,10 @@ mod tests {
     #[test]
     fn a_fork_does_not_depend_on_what_was_drawn() {
         let mut seed = Seed { state: 1 };
-        let before = seed.fork(3).next();
-        let other = seed.fork(4).next();
+        let before = seed.fork(3).draw();
+        let other = seed.fork(4).draw();
         assert_ne!(before, other);
-        seed.next();
-        assert_ne!(seed.fork(3).next(), before);
+        seed.draw();
+        assert_ne!(seed.fork(3).draw(), before);
     }
 }

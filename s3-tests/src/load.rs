@@ -47,7 +47,7 @@ impl Ledger {
             6..9 => seed.within(30_000..2_000_000),
             _ => seed.within(4_000_000..14_000_000),
         };
-        let content = Content::new(seed.next(), len);
+        let content = Content::new(seed.draw(), len);
         let bucket = self.bucket.clone();
         let response = client.persist(&format!("PUT {key}"), OUTAGE, |client| {
             client.put(&bucket, key, content)

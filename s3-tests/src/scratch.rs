@@ -49,10 +49,10 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if std::env::var_os("HOLDFAST_TEST_KEEP").is_some() {
-            if let Some(dir) = self.dir.take() {
-                println!("kept {}", dir.keep().display());
-            }
+        if std::env::var_os("HOLDFAST_TEST_KEEP").is_some()
+            && let Some(dir) = self.dir.take()
+        {
+            println!("kept {}", dir.keep().display());
         }
     }
 }

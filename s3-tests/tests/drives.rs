@@ -232,7 +232,7 @@ fn flipped_bytes_in_the_only_copy_are_errors_not_data() {
         objects: Vec::new(),
     };
     for index in 0..40 {
-        let content = Content::new(seed.next(), 3_000_000);
+        let content = Content::new(seed.draw(), 3_000_000);
         let key = format!("object-{index}");
         assert!(client.put(BUCKET, &key, content).expect("put").is_success());
         ledger.objects.push((key, Some(content)));
@@ -273,7 +273,7 @@ fn flipped_bytes_in_logs_and_state_are_never_data() {
             objects: Vec::new(),
         };
         for index in 0..200 {
-            let content = Content::new(seed.next(), seed.within(0..30_000));
+            let content = Content::new(seed.draw(), seed.within(0..30_000));
             let key = format!("object-{index:03}");
             assert!(client.put(BUCKET, &key, content).expect("put").is_success());
             ledger.objects.push((key, Some(content)));

@@ -77,7 +77,7 @@ impl Writer {
     fn draw(&mut self) -> (String, State) {
         let writer = self.index;
         let seed = &mut self.seed;
-        let content_seed = seed.next();
+        let content_seed = seed.draw();
         match seed.within(0..100) {
             0..70 => {
                 let key = format!("w{writer}/small-{:02}", seed.within(0..SMALL_KEYS));
@@ -125,7 +125,7 @@ impl Writer {
         let mut expected = Vec::new();
         for (key, known) in &mut self.keys {
             let mut candidates = vec![known.acknowledged.clone()];
-            candidates.extend(known.pending.drain(..));
+            candidates.append(&mut known.pending);
             let found = fetch(client, key, &candidates);
             assert!(
                 candidates.contains(&found),

@@ -55,7 +55,7 @@ fn one_gibibyte_holds_under_256_uploads_and_downloads_of_64_mib() {
     let scratch = Scratch::new("memory");
     let mut server = Server::start(&ServerOptions::new(scratch.join("data")).memory_budget("1GiB"));
     server.client().create_bucket(BUCKET);
-    let content = |index: u64| Content::new(seed.fork(index).next(), SIZE);
+    let content = |index: u64| Content::new(seed.fork(index).draw(), SIZE);
     let slow_downs = AtomicU64::new(0);
     let address = server.address();
 
