@@ -278,16 +278,75 @@ pub fn combine_full_object<'a>(
     algorithm: ChecksumAlgorithm,
     parts: impl IntoIterator<Item = (&'a [u8], u64)>,
 ) -> Option<Vec<u8>> {
-    let crc = crc(algorithm)?;
+    let field = Field::of(algorithm)?;
     let len = value_len(algorithm);
-    let mut whole = crc_fast::checksum(crc, &[]);
+    // The CRC of nothing is 0 with all three.
+    let mut whole = 0;
+    // Parts are of one length as a rule.
+    let mut shift = (0, field.one());
     for (value, part_len) in parts {
         let mut part = [0; 8];
         part.get_mut(8 - len..)?
             .copy_from_slice(value.get(..len).filter(|_| value.len() == len)?);
-        whole = crc_fast::checksum_combine(crc, whole, u64::from_be_bytes(part), part_len);
+        if shift.0 != part_len {
+            shift = (part_len, field.shift(part_len));
+        }
+        whole = field.multiply(shift.1, whole) ^ u64::from_be_bytes(part);
     }
     Some(crc_value(whole, len))
+}
+
+/// Polynomials over GF(2) modulo that of a CRC, bits reflected: the highest bit is the constant term. The CRC of
+/// `a` followed by `b` is crc(a) x^(8 len(b)) + crc(b) (as in zlib's `crc32_combine`; complementing before and
+/// after, which all three CRCs do, cancels out).
+struct Field {
+    polynomial: u64,
+    bits: u32,
+}
+
+impl Field {
+    fn of(algorithm: ChecksumAlgorithm) -> Option<Self> {
+        let (polynomial, bits) = match algorithm {
+            ChecksumAlgorithm::Crc32 => (0xEDB8_8320, 32),
+            ChecksumAlgorithm::Crc32c => (0x82F6_3B78, 32),
+            ChecksumAlgorithm::Crc64Nvme => (0x9A6C_9329_AC4B_C9B5, 64),
+            ChecksumAlgorithm::Sha1 | ChecksumAlgorithm::Sha256 => return None,
+        };
+        Some(Self { polynomial, bits })
+    }
+
+    fn one(&self) -> u64 {
+        1 << (self.bits - 1)
+    }
+
+    fn multiply(&self, a: u64, mut b: u64) -> u64 {
+        let mut product = 0;
+        for bit in (0..self.bits).rev() {
+            if a >> bit & 1 == 1 {
+                product ^= b;
+            }
+            b = if b & 1 == 1 {
+                b >> 1 ^ self.polynomial
+            } else {
+                b >> 1
+            };
+        }
+        product
+    }
+
+    /// x^(8 `bytes`).
+    fn shift(&self, mut bytes: u64) -> u64 {
+        let mut shift = self.one();
+        let mut power = self.one() >> 8;
+        while bytes > 0 {
+            if bytes & 1 == 1 {
+                shift = self.multiply(shift, power);
+            }
+            power = self.multiply(power, power);
+            bytes >>= 1;
+        }
+        shift
+    }
 }
 
 #[cfg(test)]

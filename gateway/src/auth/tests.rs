@@ -4,6 +4,8 @@ use http::Request;
 use super::*;
 
 mod documented;
+mod refused;
+mod round_trip;
 
 /// The credentials and the moment of all examples in the documentation of S3.
 pub(crate) const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";

@@ -134,6 +134,32 @@ proptest::proptest! {
     }
 }
 
+/// Long parts, the same as by the CRC library's own (and slower) way.
+#[test]
+fn combined_as_the_library_does() {
+    for algorithm in ALGORITHMS {
+        let Some(crc) = crc(algorithm) else { continue };
+        let len = value_len(algorithm);
+        let mut expect = 0;
+        let mut parts = Vec::new();
+        for (index, part_len) in [5_u64 << 20, 5 << 30, 0, 1, (5 << 30) - 1]
+            .into_iter()
+            .enumerate()
+        {
+            let value = digest(algorithm, &[index as u8]);
+            let mut word = [0; 8];
+            word[8 - len..].copy_from_slice(&value);
+            expect = crc_fast::checksum_combine(crc, expect, u64::from_be_bytes(word), part_len);
+            parts.push((value, part_len));
+        }
+        let combined = combine_full_object(
+            algorithm,
+            parts.iter().map(|(value, len)| (value.as_slice(), *len)),
+        );
+        assert_eq!(combined, Some(crc_value(expect, len)), "{algorithm:?}");
+    }
+}
+
 /// Lengths beyond 32 bits: two halves of zeros, combined, and combined the other way around.
 #[test]
 fn combining_is_associative_over_large_lengths() {
