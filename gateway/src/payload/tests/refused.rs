@@ -239,6 +239,32 @@ async fn the_trailer_of_signed_chunks_is_signed() {
     assert_eq!(error.code, Code::SignatureDoesNotMatch);
 }
 
+/// Whoever made room for as many bytes as announced never gets more.
+#[tokio::test]
+async fn no_more_than_announced_is_handed_on() {
+    let parts = signed_put(&[
+        ("x-amz-content-sha256", "STREAMING-UNSIGNED-PAYLOAD-TRAILER"),
+        ("x-amz-decoded-content-length", "9"),
+    ]);
+    for body in [
+        "A\r\n1234567890\r\n0\r\n\r\n",
+        "8\r\n12345678\r\n2\r\n90\r\n0\r\n\r\n",
+    ] {
+        let mut payload = payload(&parts, vec![body.into()], Digests::default()).unwrap();
+        let mut len = 0;
+        let error = loop {
+            match payload.next().await {
+                Ok(piece) => len += piece.map(|piece| piece.len()).unwrap(),
+                Err(error) => break error,
+            }
+        };
+        assert!(len <= 9, "{body:?}");
+        assert_eq!(error.code, Code::IncompleteBody);
+        let names: Vec<_> = error.details.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["NumberBytesExpected", "NumberBytesProvided"]);
+    }
+}
+
 #[tokio::test]
 async fn after_an_error_there_is_no_end() {
     let parts = signed_put(&[PLAIN, MD5]);
