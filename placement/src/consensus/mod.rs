@@ -3,6 +3,17 @@
 //! A replica lives on a drive, not on a node: a process with five drives may hold five voters of a group.
 //! Commands and outcomes are opaque bytes here; a [`StateMachine`] gives them their meaning.
 
+mod flusher;
+mod group;
+mod keys;
+mod log_store;
+mod network;
+mod raft_types;
+mod replica;
+mod replicas;
+mod snapshot;
+mod state_machine;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +22,9 @@ use bytes::Bytes;
 
 use crate::ids::{DriveId, GroupId};
 use crate::seams::{Batch, Index, IndexError, IndexView, Keyspace};
+
+pub use replica::StartError;
+pub use replicas::{ChangeError, Replicas};
 
 /// What a group's log is applied to. `apply` must be a pure function of state and command: no clock, no chance,
 /// no reads outside `state`. Every key it reads or writes begins with the group's id (`u32`, big endian), so that a
@@ -93,6 +107,8 @@ pub struct GroupStatus {
     pub learners: Vec<DriveId>,
     /// Replicas in this process with their last applied log index.
     pub applied: Vec<(DriveId, u64)>,
+    /// Replicas in this process that have failed, and why.
+    pub stopped: Vec<(DriveId, String)>,
 }
 
 /// Timing of the groups.

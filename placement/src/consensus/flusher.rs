@@ -1,0 +1,292 @@
+//! The one writer of a drive's log: takes what all groups on the drive want written, writes it as one batch
+//! with one flush, and then answers in order.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use openraft::storage::IOFlushed;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use super::keys;
+use super::log_store::GroupLog;
+use super::raft_types::{Entry, LogId, TypeConfig, Vote};
+use crate::ids::{DriveId, GroupId};
+use crate::seams::{Batch, Durability, Index, IndexError, Keyspace};
+
+/// What a group wants written.
+pub(super) enum Change {
+    Append(Vec<Entry>),
+    Vote(Vote),
+    /// Drops the entries `from..`.
+    Truncate {
+        from: u64,
+    },
+    /// Drops the entries up to `upto`, from `from` on.
+    Purge {
+        from: u64,
+        upto: LogId,
+    },
+    /// The drive has a replica of the group from now on.
+    Host,
+    /// The drive's replica of the group is gone, but for its vote.
+    Erase,
+}
+
+/// Who is told once it is durable.
+pub(super) enum Done {
+    Nobody,
+    Appended(IOFlushed<TypeConfig>),
+    Reply(oneshot::Sender<Result<(), IndexError>>),
+}
+
+pub(super) struct Job {
+    pub log: Arc<GroupLog>,
+    pub change: Change,
+    pub done: Done,
+}
+
+/// A drive's log: its index and the thread that writes it.
+pub(crate) struct DriveLog {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Shared {
+    drive: DriveId,
+    index: Arc<dyn Index>,
+    queue: Mutex<Queue>,
+    wake: Condvar,
+    failed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    jobs: Vec<Job>,
+    idle: bool,
+    closed: bool,
+}
+
+impl DriveLog {
+    /// Starts the writer thread of the drive.
+    pub fn open(drive: DriveId, index: Arc<dyn Index>) -> io::Result<Arc<Self>> {
+        let shared = Arc::new(Shared {
+            drive,
+            index,
+            queue: Mutex::default(),
+            wake: Condvar::new(),
+            failed: AtomicBool::new(false),
+        });
+        let writer = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("log-{}", drive.0))
+            .spawn(move || writer.run())?;
+        Ok(Arc::new(Self {
+            shared,
+            thread: Mutex::new(Some(thread)),
+        }))
+    }
+
+    pub fn drive(&self) -> DriveId {
+        self.shared.drive
+    }
+
+    /// Where what was written can be read.
+    pub fn index(&self) -> &Arc<dyn Index> {
+        &self.shared.index
+    }
+
+    /// Puts a change in the queue. Changes are written in the order they were submitted.
+    pub(super) fn submit(&self, job: Job) {
+        let mut queue = self.shared.queue.lock();
+        if queue.closed {
+            drop(queue);
+            job.finish(Err(closed()));
+            return;
+        }
+        queue.jobs.push(job);
+        if queue.idle {
+            queue.idle = false;
+            drop(queue);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Writes `change` and waits until it is durable.
+    pub(super) async fn write(
+        &self,
+        log: &Arc<GroupLog>,
+        change: Change,
+    ) -> Result<(), IndexError> {
+        let (tx, rx) = oneshot::channel();
+        self.submit(Job {
+            log: log.clone(),
+            change,
+            done: Done::Reply(tx),
+        });
+        rx.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Writes what is queued and ends the thread. Blocks.
+    pub fn close(&self) {
+        self.shared.close();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!(drive = %self.shared.drive, "the log's writer panicked");
+        }
+    }
+
+    /// Refuses everything from now on, what is queued included.
+    pub fn abandon(&self) {
+        self.shared.failed.store(true, Ordering::Release);
+        self.shared.close();
+    }
+}
+
+impl Drop for DriveLog {
+    fn drop(&mut self) {
+        self.shared.close();
+    }
+}
+
+fn closed() -> IndexError {
+    IndexError::Io("the log was closed".into())
+}
+
+impl Shared {
+    fn close(&self) {
+        let mut queue = self.queue.lock();
+        queue.closed = true;
+        queue.idle = false;
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn run(&self) {
+        let mut jobs = Vec::new();
+        loop {
+            {
+                let mut queue = self.queue.lock();
+                while queue.jobs.is_empty() {
+                    if queue.closed {
+                        return;
+                    }
+                    queue.idle = true;
+                    self.wake.wait(&mut queue);
+                }
+                queue.idle = false;
+                std::mem::swap(&mut queue.jobs, &mut jobs);
+            }
+            let result = self.write(&jobs);
+            if let Err(error) = &result
+                && !self.failed.swap(true, Ordering::AcqRel)
+            {
+                tracing::error!(drive = %self.drive, %error, "the log cannot be written");
+            }
+            for job in jobs.drain(..) {
+                job.finish(result.clone());
+            }
+        }
+    }
+
+    fn write(&self, jobs: &[Job]) -> Result<(), IndexError> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err(IndexError::Io("the log has failed before".into()));
+        }
+        // Purges alone need no flush: losing one costs nothing but space.
+        let durability = if jobs
+            .iter()
+            .all(|job| matches!(job.change, Change::Purge { .. }))
+        {
+            Durability::Unsynced
+        } else {
+            Durability::Synced
+        };
+        self.index.write(batch_of(jobs), durability)
+    }
+}
+
+impl Job {
+    fn finish(self, result: Result<(), IndexError>) {
+        match &result {
+            Ok(()) => match &self.change {
+                Change::Append(entries) => {
+                    if let Some(last) = entries.last() {
+                        self.log.appended(last.log_id.index());
+                    }
+                }
+                Change::Truncate { from } => self.log.truncated(*from),
+                _ => {}
+            },
+            // Before anybody hears of it: no read may count on this replica any more.
+            Err(error) => self.log.stop(&error.to_string()),
+        }
+        match self.done {
+            Done::Nobody => {}
+            Done::Appended(callback) => callback.io_completed(result.map_err(io::Error::other)),
+            // A caller that is gone needs no answer.
+            Done::Reply(reply) => drop(reply.send(result)),
+        }
+    }
+}
+
+/// One batch for all jobs. Keys and values of entries lie in one buffer: two allocations a batch, not four an
+/// entry.
+fn batch_of(jobs: &[Job]) -> Batch {
+    let mut batch = Batch::new();
+    let (mut count, mut bytes) = (0, 0);
+    for job in jobs {
+        if let Change::Append(entries) = &job.change {
+            count += entries.len();
+            bytes += entries
+                .iter()
+                .map(|entry| keys::ENTRY_KEY_BYTES + keys::entry_bytes(entry))
+                .sum::<usize>();
+        }
+    }
+    batch.ops.reserve(count + jobs.len());
+    let mut buffer = BytesMut::with_capacity(bytes);
+    for job in jobs {
+        let group = job.log.group();
+        match &job.change {
+            Change::Append(entries) => {
+                for entry in entries {
+                    buffer.put_slice(&keys::entry_key(group, entry.log_id.index()));
+                    let key = buffer.split().freeze();
+                    keys::put_entry(entry, &mut buffer);
+                    batch.put(Keyspace::Log, key, buffer.split().freeze());
+                }
+            }
+            Change::Vote(vote) => {
+                batch.put(Keyspace::Log, keys::vote_key(group), keys::vote_value(vote));
+            }
+            Change::Truncate { from } => drop_entries(&mut batch, group, *from, u64::MAX),
+            Change::Purge { from, upto } => {
+                batch.put(
+                    Keyspace::Log,
+                    keys::purged_key(group),
+                    keys::log_id_value(upto),
+                );
+                drop_entries(&mut batch, group, *from, upto.index().saturating_add(1));
+            }
+            Change::Host => {
+                batch.put(Keyspace::Log, keys::hosted_key(group), keys::hosted_value());
+            }
+            Change::Erase => {
+                batch.delete(Keyspace::Log, keys::hosted_key(group));
+                batch.delete(Keyspace::Log, keys::purged_key(group));
+                drop_entries(&mut batch, group, 0, u64::MAX);
+            }
+        }
+    }
+    batch
+}
+
+fn drop_entries(batch: &mut Batch, group: GroupId, from: u64, to: u64) {
+    let bound = |index| Bytes::copy_from_slice(&keys::entry_key(group, index));
+    batch.delete_range(Keyspace::Log, bound(from), bound(to));
+}

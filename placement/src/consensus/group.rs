@@ -1,0 +1,338 @@
+//! A group as its users see it: whoever leads it at the moment.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use bytes::Bytes;
+use futures_util::future::{self, Either};
+use openraft::ReadPolicy;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::type_config::async_runtime::watch::WatchReceiver;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use super::raft_types::{Opaque, term_of_leader};
+use super::replica::Replica;
+use super::{ProposeError, ReadError};
+use crate::ids::{DriveId, GroupId};
+use crate::seams::{Clock, Index, spawn};
+
+/// Pause between attempts while a group has no leader; a change of leader ends it.
+const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+type ReadResult = Result<Arc<dyn Index>, ReadError>;
+
+/// The replicas of a group in this process.
+pub(crate) struct Group {
+    id: GroupId,
+    clock: Arc<dyn Clock>,
+    deadline: Duration,
+    here: ArcSwap<Vec<Arc<Replica>>>,
+    leader: ArcSwapOption<Replica>,
+    changed: Notify,
+    barrier: Mutex<Barrier>,
+}
+
+/// Readers that wait for the next read barrier.
+#[derive(Default)]
+struct Barrier {
+    under_way: bool,
+    waiting: Vec<oneshot::Sender<ReadResult>>,
+}
+
+impl Group {
+    pub fn new(id: GroupId, clock: Arc<dyn Clock>, deadline: Duration) -> Self {
+        Self {
+            id,
+            clock,
+            deadline,
+            here: ArcSwap::default(),
+            leader: ArcSwapOption::empty(),
+            changed: Notify::new(),
+            barrier: Mutex::default(),
+        }
+    }
+
+    pub fn id(&self) -> GroupId {
+        self.id
+    }
+
+    /// The replicas in this process, stopped ones included.
+    pub fn here(&self) -> Arc<Vec<Arc<Replica>>> {
+        self.here.load_full()
+    }
+
+    pub fn replica_on(&self, drive: DriveId) -> Option<Arc<Replica>> {
+        self.here
+            .load()
+            .iter()
+            .find(|replica| replica.drive() == drive)
+            .cloned()
+    }
+
+    /// Takes in a replica and follows what becomes of it.
+    pub fn insert(self: &Arc<Self>, replica: Arc<Replica>) {
+        self.here.rcu(|here| {
+            let mut here = here.as_ref().clone();
+            here.retain(|other| other.drive() != replica.drive());
+            here.push(replica.clone());
+            here
+        });
+        spawn(follow(self.clone(), replica));
+    }
+
+    pub fn remove(&self, drive: DriveId) {
+        self.here.rcu(|here| {
+            let mut here = here.as_ref().clone();
+            here.retain(|other| other.drive() != drive);
+            here
+        });
+        self.update_leader();
+    }
+
+    /// The replica that leads, as far as is known.
+    pub fn leader(&self) -> Option<Arc<Replica>> {
+        let leader = self.leader.load();
+        match leader.as_ref() {
+            Some(leader) if leader.stopped().is_none() => Some(leader.clone()),
+            _ => None,
+        }
+    }
+
+    /// Looks which replica leads in the newest term, and wakes those who wait for a change.
+    fn update_leader(&self) {
+        let here = self.here.load();
+        let leader = here
+            .iter()
+            .filter(|replica| replica.stopped().is_none())
+            .filter_map(|replica| Some((replica.leads()?, replica)))
+            .max_by_key(|(term, _)| *term)
+            .map(|(_, replica)| replica.clone());
+        self.leader.store(leader);
+        self.changed.notify_waiters();
+    }
+
+    /// Waits until the leader may have changed, for a short while.
+    pub async fn wait(&self) {
+        let changed = std::pin::pin!(self.changed.notified());
+        future::select(changed, self.clock.sleep(RETRY_PAUSE)).await;
+    }
+
+    /// Why there is nothing left to wait for: all replicas have stopped.
+    fn dead(&self) -> Option<String> {
+        let here = self.here.load();
+        if here.is_empty() {
+            return Some("no replica is here".into());
+        }
+        let mut reason = None;
+        for replica in here.iter() {
+            reason = Some(replica.stopped()?.to_owned());
+        }
+        reason
+    }
+
+    /// See [`Groups::propose`](super::Groups::propose).
+    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
+        let group = self.id;
+        // Whether an attempt may have left the command in a log.
+        let appended = AtomicBool::new(false);
+        let attempts = std::pin::pin!(self.attempt(Opaque(command), &appended));
+        let outcome = match future::select(attempts, self.clock.sleep(self.deadline)).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(None),
+        };
+        outcome.map_err(|reason| match (appended.load(Ordering::Relaxed), reason) {
+            (true, _) => ProposeError::Indeterminate { group },
+            (false, None) => ProposeError::NoQuorum { group },
+            (false, Some(reason)) => ProposeError::Stopped { group, reason },
+        })
+    }
+
+    /// Tries until the command is decided; gives up, with the reason, only when all replicas have stopped.
+    async fn attempt(
+        &self,
+        command: Opaque,
+        appended: &AtomicBool,
+    ) -> Result<Bytes, Option<String>> {
+        let mut in_doubt = false;
+        loop {
+            let Some(leader) = self.leader() else {
+                if let Some(reason) = self.dead() {
+                    return Err(Some(reason));
+                }
+                self.wait().await;
+                continue;
+            };
+            // In doubt while it is under way, and for good unless the leader says that it did not take it.
+            appended.store(true, Ordering::Relaxed);
+            match leader.raft().client_write(command.clone()).await {
+                Ok(answer) => return Ok(answer.data.0),
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                    appended.store(in_doubt, Ordering::Relaxed);
+                }
+                Err(RaftError::Fatal(error)) => {
+                    in_doubt = true;
+                    leader.log().stop(&error.to_string());
+                }
+                Err(RaftError::APIError(_)) => in_doubt = true,
+            }
+            self.wait().await;
+        }
+    }
+
+    /// See [`Groups::read`](super::Groups::read), where it costs nothing.
+    pub fn read_now(&self) -> Option<Arc<dyn Index>> {
+        let leader = self.leader.load();
+        let leader = leader.as_ref()?;
+        leader.is_current().then(|| leader.state().clone())
+    }
+
+    /// See [`Groups::read`](super::Groups::read), by a read barrier. Readers that come while one is under way share
+    /// the next.
+    pub async fn read(self: &Arc<Self>) -> ReadResult {
+        let (tx, rx) = oneshot::channel();
+        let first = {
+            let mut barrier = self.barrier.lock();
+            barrier.waiting.push(tx);
+            !std::mem::replace(&mut barrier.under_way, true)
+        };
+        if first {
+            // Its own task: the reader that began it may go away, the others still wait.
+            spawn(self.clone().run_barriers());
+        }
+        rx.await.unwrap_or_else(|_| {
+            Err(ReadError::Stopped {
+                group: self.id,
+                reason: "the process ends".into(),
+            })
+        })
+    }
+
+    async fn run_barriers(self: Arc<Self>) {
+        loop {
+            let waiting = {
+                let mut barrier = self.barrier.lock();
+                if barrier.waiting.is_empty() {
+                    barrier.under_way = false;
+                    return;
+                }
+                std::mem::take(&mut barrier.waiting)
+            };
+            let confirmed = std::pin::pin!(self.confirm());
+            let result = match future::select(confirmed, self.clock.sleep(self.deadline)).await {
+                Either::Left((result, _)) => result,
+                Either::Right(_) => Err(ReadError::NoQuorum { group: self.id }),
+            };
+            for reader in waiting {
+                // A reader that is gone needs no answer.
+                let _gone = reader.send(result.clone());
+            }
+        }
+    }
+
+    /// One read barrier, wherever the leader is; ends with an error only when all replicas have stopped.
+    async fn confirm(&self) -> ReadResult {
+        loop {
+            let Some(leader) = self.leader() else {
+                if let Some(reason) = self.dead() {
+                    return Err(ReadError::Stopped {
+                        group: self.id,
+                        reason,
+                    });
+                }
+                self.wait().await;
+                continue;
+            };
+            let mark = leader.log().membership_mark();
+            match leader
+                .raft()
+                .ensure_linearizable(ReadPolicy::ReadIndex)
+                .await
+            {
+                Ok(read) => {
+                    if leader.stopped().is_some() {
+                        continue;
+                    }
+                    let term = term_of_leader(read.committed_leader_id());
+                    leader.lead(term, mark, &self.here.load());
+                    return Ok(leader.state().clone());
+                }
+                Err(RaftError::Fatal(error)) => leader.log().stop(&error.to_string()),
+                Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {}
+                Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => {}
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Has a replica stand for election, if any here is a voter: the one with the most complete log.
+    pub async fn elect(&self) {
+        let candidate = self.best(|replica| replica.log().initialised() && is_voter(replica));
+        if let Some(candidate) = candidate
+            && let Err(error) = candidate.raft().trigger().elect(false).await
+        {
+            tracing::warn!(group = %self.id, drive = %candidate.drive(), %error, "cannot stand for election");
+        }
+    }
+
+    /// A replica is known to have ended. If it led, another takes over at once rather than after a time-out.
+    pub async fn lost(&self, replica: &Replica) {
+        self.update_leader();
+        let Some(vote) = replica.log().vote() else {
+            return;
+        };
+        if !(vote.committed && vote.leader_id.voted_for == replica.drive().0) {
+            return;
+        }
+        let follows = |other: &Replica| other.log().vote() == Some(vote) && is_voter(other);
+        if let Some(successor) = self.best(follows) {
+            let asked = successor.succeed(vote).await;
+            tracing::info!(group = %self.id, lost = %replica.drive(), to = %successor.drive(), asked, "a leader is gone");
+        }
+    }
+
+    /// The live replica with the most complete log among those that are `fit`; equals take turns by group, so that
+    /// leaders spread over the drives.
+    fn best(&self, fit: impl Fn(&Replica) -> bool) -> Option<Arc<Replica>> {
+        let here = self.here.load();
+        let mut fit: Vec<_> = here
+            .iter()
+            .filter(|replica| replica.stopped().is_none() && fit(replica))
+            .collect();
+        fit.sort_by_key(|replica| replica.drive());
+        let newest = fit.iter().map(|replica| replica.log().last()).max()?;
+        fit.retain(|replica| replica.log().last() == newest);
+        fit.get(self.id.0 as usize % fit.len().max(1))
+            .map(|replica| (*replica).clone())
+    }
+}
+
+fn is_voter(replica: &Replica) -> bool {
+    replica.log().voters().is_some_and(|(_, configs)| {
+        configs
+            .iter()
+            .any(|voters| voters.contains(&replica.drive().0))
+    })
+}
+
+/// Follows a replica until it ends.
+async fn follow(group: Arc<Group>, replica: Arc<Replica>) {
+    let mut metrics = replica.raft().server_metrics();
+    loop {
+        group.update_leader();
+        if metrics.changed().await.is_err() {
+            break;
+        }
+    }
+    let reason = match &replica.raft().metrics().borrow_watched().running_state {
+        Ok(()) => "the replica has ended".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    if replica.stopped().is_none() {
+        tracing::error!(group = %group.id, drive = %replica.drive(), reason, "a replica has failed");
+    }
+    replica.log().stop(&reason);
+    group.lost(&replica).await;
+}

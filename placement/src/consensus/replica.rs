@@ -1,0 +1,326 @@
+//! One replica: a group's log and state on one drive, and the Raft node that keeps them in step with the others.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use openraft::raft::{SnapshotResponse, TransferLeaderRequest};
+use openraft::storage::RaftLogStorage;
+use openraft::type_config::async_runtime::watch::WatchReceiver;
+use openraft::{Config, ServerState, Snapshot};
+
+use tokio::sync::watch;
+
+use super::MachineFactory;
+use super::flusher::{Change, DriveLog};
+use super::log_store::{GroupLog, LogStore};
+use super::network::{Address, Links, Transport};
+use super::raft_types::{Raft, SnapshotMeta, TypeConfig, Vote};
+use super::snapshot::{self, Image, Pieces};
+use super::state_machine::Applier;
+use crate::ids::{DriveId, GroupId};
+use crate::seams::{Index, IndexError};
+
+/// What a replica needs of its surroundings.
+pub(crate) struct Surroundings {
+    pub log: Arc<DriveLog>,
+    pub state: Arc<dyn Index>,
+    pub machines: MachineFactory,
+    pub transport: Arc<dyn Transport>,
+}
+
+/// A replica that runs, or has stopped.
+pub(crate) struct Replica {
+    address: Address,
+    raft: Raft,
+    log: Arc<GroupLog>,
+    drive_log: Arc<DriveLog>,
+    state: Arc<dyn Index>,
+    applied_next: Arc<AtomicU64>,
+    /// Set while the replica leads and has applied what its predecessors committed.
+    leading: ArcSwapOption<Leading>,
+    /// Held while an image is staged and installed: one at a time.
+    staging: tokio::sync::Mutex<()>,
+    /// Its sender goes when nothing is applied any more.
+    end: watch::Receiver<()>,
+}
+
+/// A replica's parts before it runs.
+struct Opened {
+    log: Arc<GroupLog>,
+    applier: Applier,
+    applied_next: Arc<AtomicU64>,
+    end: watch::Receiver<()>,
+}
+
+/// What has to hold for a leader to answer reads at once.
+struct Leading {
+    term: u64,
+    /// The membership that `quorums` is of.
+    membership_mark: u64,
+    quorums: Vec<Quorum>,
+}
+
+/// So many of these logs (those of a set of voters that are in this process) must not have gone to a newer term.
+struct Quorum {
+    needed: usize,
+    logs: Vec<Arc<GroupLog>>,
+}
+
+/// Why a replica could not be started.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{group} on {drive} cannot be started: {reason}")]
+pub struct StartError {
+    pub group: GroupId,
+    pub drive: DriveId,
+    pub reason: String,
+}
+
+impl Replica {
+    /// Opens the group's log and state on the drive, both whatever they are (also nothing at all), and starts the
+    /// Raft node. The drive remembers that it hosts the group.
+    pub async fn start(
+        group: GroupId,
+        around: &Surroundings,
+        config: Arc<Config>,
+    ) -> Result<Arc<Self>, StartError> {
+        let drive = around.log.drive();
+        let failed = |reason: String| StartError {
+            group,
+            drive,
+            reason,
+        };
+        let opened = Self::open(group, around)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        let Opened {
+            log,
+            applier,
+            applied_next,
+            end,
+        } = opened;
+        let store = LogStore {
+            log: log.clone(),
+            drive: around.log.clone(),
+        };
+        let links = Links {
+            group,
+            transport: around.transport.clone(),
+        };
+        let raft = Raft::new(drive.0, config, links, store, applier)
+            .await
+            .map_err(|error| failed(error.to_string()))?;
+        Ok(Arc::new(Self {
+            address: Address { group, drive },
+            raft,
+            log,
+            drive_log: around.log.clone(),
+            state: around.state.clone(),
+            applied_next,
+            leading: ArcSwapOption::empty(),
+            staging: tokio::sync::Mutex::new(()),
+            end,
+        }))
+    }
+
+    async fn open(group: GroupId, around: &Surroundings) -> Result<Opened, IndexError> {
+        let drive = around.log.drive();
+        let index = around.log.index().as_ref();
+        let log = Arc::new(GroupLog::open(group, drive, index)?);
+        around.log.write(&log, Change::Host).await?;
+        if let Some(installed) = snapshot::recover(around.state.as_ref(), group)? {
+            let mut store = LogStore {
+                log: log.clone(),
+                drive: around.log.clone(),
+            };
+            let io = |error: std::io::Error| IndexError::Io(error.to_string());
+            store.purge(installed).await.map_err(io)?;
+        }
+        let applied_next = Arc::new(AtomicU64::new(0));
+        let machine = (around.machines)(group, drive);
+        let (end_tx, end) = watch::channel(());
+        let state = around.state.clone();
+        let applier = Applier::open(log.clone(), state, machine, applied_next.clone(), end_tx)?;
+        let stored = applier.membership();
+        if let Some(id) = stored.log_id() {
+            log.know_membership(id.index(), stored.membership());
+        }
+        log.scan_membership(applier.applied().map(|id| id.index()), index)?;
+        if let Some(purged) = log.purged()
+            && applier
+                .applied()
+                .is_none_or(|applied| applied.index() < purged.index())
+        {
+            return Err(IndexError::Corrupt(format!(
+                "the state ends at {:?}, but the log begins only after {}: the state is not the one of this log",
+                applier.applied().map(|id| id.index()),
+                purged.index(),
+            )));
+        }
+        Ok(Opened {
+            log,
+            applier,
+            applied_next,
+            end,
+        })
+    }
+
+    pub fn address(&self) -> Address {
+        self.address
+    }
+
+    pub fn drive(&self) -> DriveId {
+        self.address.drive
+    }
+
+    pub fn raft(&self) -> &Raft {
+        &self.raft
+    }
+
+    pub fn log(&self) -> &Arc<GroupLog> {
+        &self.log
+    }
+
+    pub fn state(&self) -> &Arc<dyn Index> {
+        &self.state
+    }
+
+    /// Why the replica has stopped, if it has.
+    pub fn stopped(&self) -> Option<&str> {
+        self.log.stopped()
+    }
+
+    /// The index of the last entry that was applied.
+    pub fn applied(&self) -> Option<u64> {
+        self.applied_next.load(Ordering::Acquire).checked_sub(1)
+    }
+
+    /// The term in which this replica leads, if it does.
+    pub fn leads(&self) -> Option<u64> {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+    }
+
+    /// The leader that this replica knows of.
+    pub fn known_leader(&self) -> Option<DriveId> {
+        let metrics = self.raft.server_metrics();
+        metrics.borrow_watched().current_leader.map(DriveId)
+    }
+
+    /// Whether the state holds all that was acknowledged before this call.
+    ///
+    /// It does if this replica leads in a term T, has applied all that was committed before T (see
+    /// [`Replica::lead`]), and a quorum of voters is in no newer term: a leader of a newer term would have
+    /// moved on a quorum before it was elected, and any two quorums share a voter. It is the question that a read
+    /// barrier puts to the others; as their logs are in this process, looking is enough. No clock is involved.
+    pub fn is_current(&self) -> bool {
+        let leading = self.leading.load();
+        let Some(leading) = leading.as_ref() else {
+            return false;
+        };
+        self.log.membership_mark() == leading.membership_mark
+            && self.log.stopped().is_none()
+            && leading
+                .quorums
+                .iter()
+                .all(|quorum| quorum.agrees(leading.term))
+    }
+
+    /// To be called after a read barrier on this replica: from now on it can answer by [`Replica::is_current`], if
+    /// enough voters are in this process. `mark` is the log's membership mark, and `term` the term of the
+    /// leader, both from before the barrier.
+    pub fn lead(&self, term: u64, mark: u64, here: &[Arc<Replica>]) {
+        let Some((known_at, configs)) = self.log.voters() else {
+            return;
+        };
+        if known_at != mark {
+            return;
+        }
+        let mut quorums = Vec::with_capacity(configs.len());
+        for voters in configs {
+            let logs: Vec<_> = here
+                .iter()
+                .filter(|replica| voters.contains(&replica.drive().0))
+                .map(|replica| replica.log.clone())
+                .collect();
+            let needed = voters.len() / 2 + 1;
+            if logs.len() < needed {
+                return;
+            }
+            quorums.push(Quorum { needed, logs });
+        }
+        if quorums.is_empty() {
+            return;
+        }
+        self.leading.store(Some(Arc::new(Leading {
+            term,
+            membership_mark: mark,
+            quorums,
+        })));
+    }
+
+    /// Takes in an image: stages it, then has it installed. Gives why not.
+    pub async fn receive_snapshot(
+        &self,
+        vote: Vote,
+        meta: SnapshotMeta,
+        pieces: Pieces,
+    ) -> Result<SnapshotResponse<TypeConfig>, String> {
+        let _one_at_a_time = self.staging.lock().await;
+        if let Some(reason) = self.stopped() {
+            return Err(reason.to_owned());
+        }
+        snapshot::stage(self.state.as_ref(), &self.log, pieces)
+            .await
+            .map_err(|error| error.to_string())?;
+        let image = Snapshot {
+            meta,
+            snapshot: Image::Staged,
+        };
+        self.raft
+            .install_full_snapshot(vote, image)
+            .await
+            .map_err(|error| {
+                // The installation may still be under way: the next image must not be staged over this one.
+                self.log.stop(&error.to_string());
+                error.to_string()
+            })
+    }
+
+    /// Asks the replica to stand for election although its old leader's time has not run out: that leader is
+    /// known to have stopped. Gives whether it could be asked.
+    pub async fn succeed(&self, old: Vote) -> bool {
+        let request = TransferLeaderRequest::new(old, self.drive().0, None);
+        matches!(self.raft.handle_transfer_leader(request).await, Ok(Ok(())))
+    }
+
+    /// Ends the replica. Nothing is read from it from the moment of the call, and nothing is written to its state
+    /// once this returns.
+    pub async fn stop(&self, reason: &str) {
+        self.log.stop(reason);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(group = %self.address.group, drive = %self.drive(), %error, "a replica did not end well");
+        }
+        let _no_image_is_staged = self.staging.lock().await;
+        let mut end = self.end.clone();
+        while end.changed().await.is_ok() {}
+    }
+
+    /// Removes what the drive has of the group, but for the vote. The replica must have stopped.
+    pub async fn erase(&self) -> Result<(), IndexError> {
+        self.drive_log.write(&self.log, Change::Erase).await?;
+        snapshot::erase(self.state.as_ref(), self.address.group)
+    }
+}
+
+impl Quorum {
+    fn agrees(&self, term: u64) -> bool {
+        let agreeing = self
+            .logs
+            .iter()
+            .filter(|log| log.term() <= term && log.stopped().is_none())
+            .count();
+        agreeing >= self.needed
+    }
+}

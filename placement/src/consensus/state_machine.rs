@@ -1,0 +1,233 @@
+//! A group's state machine on a drive, as openraft wants it.
+//!
+//! One batch an entry: what the machine changes and the record of how far the state is, written without a flush.
+//! A snapshot is a durable point of the state itself (`sync`); what it holds is read only when a replica
+//! needs it.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::{Stream, StreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
+use tokio::sync::watch;
+
+use super::StateMachine;
+use super::keys;
+use super::log_store::GroupLog;
+use super::raft_types::{LogId, Opaque, SnapshotMeta, StoredMembership, TypeConfig};
+use super::snapshot::{self, Head, Image};
+use crate::ids::GroupId;
+use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace};
+
+type ImageSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Image>;
+
+/// Applies a group's committed entries to a drive's state index.
+pub(crate) struct Applier {
+    group: GroupId,
+    state: Arc<dyn Index>,
+    machine: Box<dyn StateMachine>,
+    log: Arc<GroupLog>,
+    applied: Option<LogId>,
+    membership: StoredMembership,
+    /// The index of `applied`, plus one, for those who look on.
+    applied_next: Arc<AtomicU64>,
+    /// Dropped with the applier: nothing is written to the state any more.
+    _end: watch::Sender<()>,
+}
+
+impl Applier {
+    /// The state as it is, which must be whole: see [`snapshot::recover`].
+    pub fn open(
+        log: Arc<GroupLog>,
+        state: Arc<dyn Index>,
+        mut machine: Box<dyn StateMachine>,
+        applied_next: Arc<AtomicU64>,
+        end: watch::Sender<()>,
+    ) -> Result<Self, IndexError> {
+        let view: &dyn IndexView = state.as_ref();
+        let head = Head::read(view, log.group())?;
+        machine.restored(view)?;
+        applied_next.store(
+            head.applied.map_or(0, |id| id.index() + 1),
+            Ordering::Release,
+        );
+        Ok(Self {
+            group: log.group(),
+            state,
+            machine,
+            log,
+            applied: head.applied,
+            membership: head.membership,
+            applied_next,
+            _end: end,
+        })
+    }
+
+    pub fn applied(&self) -> Option<&LogId> {
+        self.applied.as_ref()
+    }
+
+    pub fn membership(&self) -> &StoredMembership {
+        &self.membership
+    }
+
+    fn apply_entry(
+        &mut self,
+        id: LogId,
+        payload: EntryPayload<Opaque, u64, openraft::EmptyNode>,
+    ) -> Result<Opaque, IndexError> {
+        let mut batch = Batch::new();
+        let outcome = match payload {
+            EntryPayload::Blank => Opaque::default(),
+            EntryPayload::Normal(command) => {
+                let view: &dyn IndexView = self.state.as_ref();
+                Opaque(self.machine.apply(view, &mut batch, &command.0)?)
+            }
+            EntryPayload::Membership(membership) => {
+                self.membership = StoredMembership::new(Some(id), membership);
+                batch.put(
+                    Keyspace::Records,
+                    keys::membership_key(self.group),
+                    keys::membership_value(&self.membership),
+                );
+                Opaque::default()
+            }
+        };
+        batch.put(
+            Keyspace::Records,
+            keys::applied_key(self.group),
+            keys::log_id_value(&id),
+        );
+        self.state.write(batch, Durability::Unsynced)?;
+        self.applied = Some(id);
+        self.applied_next.store(id.index() + 1, Ordering::Release);
+        Ok(outcome)
+    }
+
+    fn meta(&self) -> SnapshotMeta {
+        SnapshotMeta {
+            last_log_id: self.applied,
+            last_membership: self.membership.clone(),
+        }
+    }
+
+    /// Ends the replica: what cannot be applied cannot be read either.
+    fn fail(&self, error: IndexError) -> io::Error {
+        self.log.stop(&error.to_string());
+        io::Error::other(error)
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = Image;
+    type SnapshotBuilder = DurablePoint;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied, self.membership.clone()))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> Result<(), io::Error>
+    where
+        S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
+    {
+        while let Some(item) = entries.next().await {
+            let (entry, responder) = item?;
+            let outcome = self
+                .apply_entry(entry.log_id, entry.payload)
+                .map_err(|error| self.fail(error))?;
+            if let Some(responder) = responder {
+                responder.send(outcome);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> DurablePoint {
+        DurablePoint {
+            group: self.group,
+            state: self.state.clone(),
+            meta: self.meta(),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        image: Image,
+    ) -> Result<(), io::Error> {
+        let Some(applied) = meta.last_log_id else {
+            return Err(io::Error::other(
+                "a snapshot of nothing cannot be installed",
+            ));
+        };
+        if let here @ Image::Here { .. } = image {
+            let (found, pieces) = here.open().await.map_err(io::Error::other)?;
+            if found != *meta {
+                return Err(io::Error::other("the state to install has moved on"));
+            }
+            let staged = snapshot::stage(self.state.as_ref(), &self.log, pieces).await;
+            staged.map_err(io::Error::other)?;
+        }
+        tracing::info!(group = %self.group, drive = %self.log.drive(), upto = applied.index(), "installs a snapshot");
+        let membership = meta.last_membership.clone();
+        let (state, group, stored) = (self.state.clone(), self.group, membership.clone());
+        tokio::task::spawn_blocking(move || {
+            snapshot::replace(state.as_ref(), group, &applied, &stored)
+        })
+        .await
+        .map_err(io::Error::other)?
+        .map_err(|error| self.fail(error))?;
+        let view: &dyn IndexView = self.state.as_ref();
+        self.machine
+            .restored(view)
+            .map_err(|error| self.fail(error))?;
+        let index = membership.log_id().map_or(0, |id| id.index());
+        self.log.know_membership(index, membership.membership());
+        self.applied = Some(applied);
+        self.membership = membership;
+        self.applied_next
+            .store(applied.index() + 1, Ordering::Release);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<ImageSnapshot>, io::Error> {
+        if self.applied.is_none() {
+            return Ok(None);
+        }
+        Ok(Some(Snapshot {
+            meta: self.meta(),
+            snapshot: Image::Here {
+                state: self.state.clone(),
+                group: self.group,
+            },
+        }))
+    }
+}
+
+/// Makes the state durable, so that the log behind it can be purged.
+pub(crate) struct DurablePoint {
+    group: GroupId,
+    state: Arc<dyn Index>,
+    meta: SnapshotMeta,
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for DurablePoint {
+    type SnapshotData = Image;
+
+    async fn build_snapshot(&mut self) -> Result<ImageSnapshot, io::Error> {
+        let state = self.state.clone();
+        tokio::task::spawn_blocking(move || state.sync())
+            .await
+            .map_err(io::Error::other)?
+            .map_err(io::Error::other)?;
+        Ok(Snapshot {
+            meta: self.meta.clone(),
+            snapshot: Image::Here {
+                state: self.state.clone(),
+                group: self.group,
+            },
+        })
+    }
+}

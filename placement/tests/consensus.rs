@@ -1,0 +1,308 @@
+//! Groups on one and on many drives: what was acknowledged stays, whatever fails within what the voters allow.
+
+mod consensus_rig;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consensus_rig::{Rig, append, config, list, voters};
+use futures_util::future::join_all;
+use holdfast_placement::consensus::{ConsensusConfig, Groups, ProposeError, ReadError};
+use holdfast_placement::ids::{DriveId, GroupId};
+use holdfast_placement::seams::IndexError;
+
+const GROUP: GroupId = GroupId(1);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_voter_keeps_what_it_acknowledged_over_a_crash() {
+    let mut rig = Rig::new(1, config()).await;
+    rig.replicas
+        .create_group(GROUP, &voters([1]))
+        .await
+        .unwrap();
+    rig.replicas
+        .create_group(GROUP, &voters([1]))
+        .await
+        .unwrap();
+    let mut count = 0;
+    for round in 0..4 {
+        let tokens = count..count + 150;
+        let places: Vec<_> = join_all(tokens.clone().map(|token| rig.propose(GROUP, token))).await;
+        let before = rig.list(GROUP).await;
+        for (token, place) in tokens.zip(places) {
+            assert_eq!(before[place.unwrap() as usize], token);
+        }
+        count += 150;
+        rig.crash(|| round * 7).await;
+        rig.reopen().await;
+        assert_eq!(rig.list(GROUP).await, before, "round {round}");
+    }
+    // Tokens are remembered too: nothing takes effect twice.
+    for token in [0, 151, 599] {
+        let place = rig.propose(GROUP, token).await.unwrap();
+        assert_eq!(rig.list(GROUP).await[place as usize], token);
+    }
+    assert_eq!(rig.list(GROUP).await.len(), 600);
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_voter_is_ready_at_once_and_refuses_after_its_end() {
+    let mut rig = Rig::new(1, config()).await;
+    for group in 0..17 {
+        rig.replicas
+            .create_group(GroupId(group), &voters([1]))
+            .await
+            .unwrap();
+        rig.propose(GroupId(group), 1).await.unwrap();
+    }
+    rig.replicas.shutdown().await;
+    #[expect(clippy::disallowed_methods, reason = "measures")]
+    let start = Instant::now();
+    rig.reopen().await;
+    assert!(rig.replicas.await_leaders(Duration::from_secs(5)).await);
+    for group in 0..17 {
+        assert_eq!(rig.list(GroupId(group)).await, [1]);
+    }
+    println!(
+        "17 groups of one voter are readable after {:?}",
+        start.elapsed()
+    );
+    let state = rig.replicas.read(GROUP).await.unwrap();
+    rig.drives[&1]
+        .log
+        .fail(Some(IndexError::Io("broken".into())));
+    assert!(matches!(
+        rig.propose(GROUP, 2).await,
+        Err(ProposeError::Indeterminate { .. })
+    ));
+    assert!(matches!(
+        rig.replicas.read(GROUP).await,
+        Err(ReadError::Stopped { .. })
+    ));
+    assert!(matches!(
+        rig.propose(GROUP, 3).await,
+        Err(ProposeError::Stopped { .. })
+    ));
+    drop(state);
+    rig.replicas.shutdown().await;
+    assert!(matches!(
+        rig.replicas.read(GroupId(2)).await,
+        Err(ReadError::Stopped { .. })
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_voters_outlive_two_drives_and_not_three() {
+    let rig = Arc::new(Rig::new(5, config()).await);
+    rig.replicas
+        .create_group(GROUP, &voters(1..=5))
+        .await
+        .unwrap();
+    let load = {
+        let rig = rig.clone();
+        join_all((0..16).map(move |worker| {
+            let rig = rig.clone();
+            async move {
+                let mut acknowledged = Vec::new();
+                for i in 0..60 {
+                    let token = worker * 1000 + i;
+                    acknowledged.push((rig.propose(GROUP, token).await.unwrap(), token));
+                }
+                acknowledged
+            }
+        }))
+    };
+    let failures = {
+        let rig = rig.clone();
+        async move {
+            for _ in 0..2 {
+                wait_for(|| rig.replicas.status()[0].leader.is_some()).await;
+                let leader = rig.replicas.status()[0].leader.unwrap();
+                rig.drives[&leader.0].fail(Some(IndexError::Io("broken".into())));
+                rig.replicas.fail_drive(leader).await;
+            }
+        }
+    };
+    let (acknowledged, ()) = futures_util::future::join(load, failures).await;
+    let now = rig.list(GROUP).await;
+    assert_eq!(now.len(), 16 * 60);
+    for (place, token) in acknowledged.into_iter().flatten() {
+        assert_eq!(now[place as usize], token);
+    }
+    assert_eq!(rig.replicas.failed_drives().len(), 2);
+
+    let third = rig.replicas.drives()[0];
+    rig.replicas.fail_drive(third).await;
+    #[expect(clippy::disallowed_methods, reason = "measures")]
+    let start = Instant::now();
+    let refused = rig.propose(GROUP, 999_999).await;
+    assert!(
+        matches!(
+            refused,
+            Err(ProposeError::NoQuorum { .. } | ProposeError::Indeterminate { .. })
+        ),
+        "{refused:?}"
+    );
+    assert!(matches!(
+        rig.replicas.read(GROUP).await,
+        Err(ReadError::NoQuorum { .. })
+    ));
+    assert!(start.elapsed() < rig.config.deadline * 2 + Duration::from_secs(2));
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_voter_gets_everything_and_takes_the_place_of_a_lost_one() {
+    let rig = Rig::new(4, config()).await;
+    rig.replicas
+        .create_group(GROUP, &voters(1..=3))
+        .await
+        .unwrap();
+    let count = 1000;
+    for chunk in 0..10 {
+        let tokens = chunk * 100..(chunk + 1) * 100;
+        for place in join_all(tokens.map(|token| rig.propose(GROUP, token))).await {
+            place.unwrap();
+        }
+    }
+    rig.replicas.fail_drive(DriveId(1)).await;
+    rig.replicas
+        .change_voters(GROUP, &voters(2..=4))
+        .await
+        .unwrap();
+    let status = &rig.replicas.status()[0];
+    assert_eq!(status.voters, voters(2..=4));
+    assert!(status.learners.is_empty());
+    rig.replicas.fail_drive(DriveId(2)).await;
+    for token in count..count + 100 {
+        rig.propose(GROUP, token).await.unwrap();
+    }
+    let now = rig.list(GROUP).await;
+    assert_eq!(now.len() as u64, count + 100);
+    // The newcomer has the same, the part that came by snapshot included.
+    rig.replicas
+        .transfer_leader(GROUP, DriveId(4))
+        .await
+        .unwrap();
+    assert_eq!(rig.list(GROUP).await, now);
+    assert_eq!(list(rig.drives[&4].state.as_ref(), GROUP), now);
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_that_left_leaves_only_its_vote_and_may_come_back() {
+    let mut rig = Rig::new(4, config()).await;
+    rig.replicas
+        .create_group(GROUP, &voters(1..=3))
+        .await
+        .unwrap();
+    for token in 0..200 {
+        rig.propose(GROUP, token).await.unwrap();
+    }
+    let leader = rig.replicas.status()[0].leader.unwrap();
+    let others: Vec<_> = voters(1..=4)
+        .into_iter()
+        .filter(|drive| *drive != leader)
+        .collect();
+    rig.replicas.change_voters(GROUP, &others).await.unwrap();
+    assert!(rig.drives[&leader.0].state.entries().is_empty());
+    assert_eq!(rig.drives[&leader.0].log.entries().len(), 1);
+    rig.propose(GROUP, 200).await.unwrap();
+    rig.replicas.change_voters(GROUP, &[leader]).await.unwrap();
+    rig.propose(GROUP, 201).await.unwrap();
+    assert_eq!(rig.replicas.status()[0].voters, [leader]);
+    rig.crash(|| 0).await;
+    rig.reopen().await;
+    assert_eq!(rig.list(GROUP).await, (0..202).collect::<Vec<_>>());
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_that_slept_catches_up() {
+    let mut rig = Rig::new(3, config()).await;
+    rig.replicas
+        .create_group(GROUP, &voters(1..=3))
+        .await
+        .unwrap();
+    rig.propose(GROUP, 0).await.unwrap();
+    rig.replicas.remove_drive(DriveId(2)).await.unwrap();
+    for token in 1..400 {
+        rig.propose(GROUP, token).await.unwrap();
+    }
+    rig.replicas.add_drive(rig.replica_drive(2)).await.unwrap();
+    rig.replicas
+        .transfer_leader(GROUP, DriveId(2))
+        .await
+        .unwrap();
+    assert_eq!(rig.list(GROUP).await, (0..400).collect::<Vec<_>>());
+    rig.replicas.shutdown().await;
+    rig.reopen().await;
+    assert_eq!(rig.list(GROUP).await, (0..400).collect::<Vec<_>>());
+    rig.replicas.shutdown().await;
+}
+
+/// Waits for a condition that must come true, at most 10 seconds.
+async fn wait_for(condition: impl Fn() -> bool) {
+    for _ in 0..10_000 {
+        if condition() {
+            return;
+        }
+        #[expect(clippy::disallowed_methods, reason = "polls for a condition")]
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("the condition did not come true");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_groups_of_five_are_ready_within_a_second() {
+    let mut rig = Rig::new(5, config()).await;
+    let created = (0..17).map(|group| {
+        let replicas = rig.replicas.clone();
+        async move {
+            replicas
+                .create_group(GroupId(group), &voters(1..=5))
+                .await
+                .unwrap()
+        }
+    });
+    join_all(created).await;
+    for group in 0..17 {
+        rig.replicas
+            .propose(GroupId(group), append(1, 8))
+            .await
+            .unwrap();
+    }
+    rig.replicas.shutdown().await;
+    #[expect(clippy::disallowed_methods, reason = "measures")]
+    let start = Instant::now();
+    rig.reopen().await;
+    assert!(rig.replicas.await_leaders(Duration::from_secs(5)).await);
+    for group in 0..17 {
+        assert_eq!(rig.list(GroupId(group)).await, [1]);
+    }
+    println!(
+        "17 groups of five voters are readable after {:?}",
+        start.elapsed()
+    );
+    let leaders: std::collections::BTreeSet<_> = rig
+        .replicas
+        .status()
+        .iter()
+        .map(|status| status.leader.unwrap())
+        .collect();
+    assert!(leaders.len() > 1, "one drive leads everything");
+    rig.replicas.shutdown().await;
+}
+
+#[test]
+fn the_default_timing_is_consistent() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let rig = Rig::new(1, ConsensusConfig::default()).await;
+        rig.replicas.shutdown().await;
+    });
+}
