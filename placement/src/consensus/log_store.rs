@@ -446,21 +446,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
     where
         RB: RangeBounds<u64> + Clone + Debug + Send,
     {
-        // It is for entries to apply: all of them are there, and to pass over one would be a loss.
-        let (mut expected, to) = bounds(&range);
         let mut reading = Reading::new(self, &range);
-        stream::iter(std::iter::from_fn(move || {
-            if expected >= to {
-                return None;
-            }
-            let next = match reading.next() {
-                Ok(Some(entry)) if entry.log_id.index() == expected => Ok(entry),
-                Ok(_) => Err(io::Error::other(reading.store.log.gap(expected))),
-                Err(error) => Err(error),
-            };
-            expected = if next.is_ok() { expected + 1 } else { to };
-            Some(next)
-        }))
+        stream::iter(std::iter::from_fn(move || reading.next().transpose()))
     }
 
     async fn try_get_log_entries<RB>(&mut self, range: RB) -> Result<Vec<Entry>, io::Error>

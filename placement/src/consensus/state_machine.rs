@@ -78,6 +78,16 @@ impl Applier {
         id: LogId,
         payload: EntryPayload<Opaque, u64, openraft::EmptyNode>,
     ) -> Result<Opaque, IndexError> {
+        // To pass over an entry would be to lose it.
+        if let Some(applied) = &self.applied
+            && id.index() != applied.index() + 1
+        {
+            return Err(IndexError::Corrupt(format!(
+                "log entry {} was to be applied after {}",
+                id.index(),
+                applied.index()
+            )));
+        }
         let mut batch = Batch::new();
         let outcome = match payload {
             EntryPayload::Blank => Opaque::default(),
