@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 
+use crate::balance::Member;
 use crate::ids::{ClusterId, DriveId, Epoch, GroupId, Lane, NodeId, SiteId};
 use crate::protection::Protection;
 use crate::ring::Ring;
@@ -57,6 +58,27 @@ impl ClusterMap {
     pub fn is_up(&self, id: DriveId) -> bool {
         self.drive(id)
             .is_some_and(|drive| drive.state == DriveState::Up)
+    }
+
+    /// The ring of a site.
+    pub fn ring(&self, site: SiteId) -> Option<&Ring> {
+        let of_site = |(at, _): &&(SiteId, Ring)| *at == site;
+        self.rings.iter().find(of_site).map(|(_, ring)| ring)
+    }
+
+    /// The drives of a site as members of its ring. Those that are down stay members: the ring changes only when an
+    /// operator adds or removes a drive.
+    pub fn members(&self, site: SiteId) -> Vec<Member> {
+        self.drives
+            .iter()
+            .filter(|drive| drive.site == site)
+            .map(|drive| Member {
+                drive: drive.id,
+                capacity: drive.capacity,
+                host: drive.node,
+                rack: 0,
+            })
+            .collect()
     }
 
     /// The group that holds a bucket's lane.

@@ -122,8 +122,19 @@ impl BufferPool {
     /// Buffers for payloads of up to `lens` bytes each, all at once and with a single place in the queue: who needs
     /// several must not hold some while it waits for the others. Else as [`acquire`](BufferPool::acquire).
     pub async fn acquire_all(&self, lens: &[usize]) -> Result<Vec<Buffer>, PoolError> {
-        if let Ok(buffers) = self.try_acquire_all(lens) {
-            return Ok(buffers);
+        Ok(self.reserve(lens).await?.take_all(lens))
+    }
+
+    /// Buffers if there is memory for all of them now and nobody waits for it.
+    pub fn try_acquire_all(&self, lens: &[usize]) -> Result<Vec<Buffer>, PoolError> {
+        Ok(self.try_reserve(lens)?.take_all(lens))
+    }
+
+    /// Memory for payloads of up to `lens` bytes each, of which buffers can be made without waiting. Waits as
+    /// [`acquire_all`](BufferPool::acquire_all).
+    pub async fn reserve(&self, lens: &[usize]) -> Result<Reservation, PoolError> {
+        if let Ok(reservation) = self.try_reserve(lens) {
+            return Ok(reservation);
         }
         let total: usize = lens.iter().map(|len| mapped_len(*len)).sum();
         if total > self.shared.config.budget_bytes {
@@ -135,14 +146,14 @@ impl BufferPool {
             biased;
             permit = self.shared.budget.acquire_many(units) => {
                 permit.map_err(|_| PoolError::Exhausted)?.forget();
-                Ok(self.shared.take_all(lens))
+                Ok(Reservation::of(self.shared.clone(), total))
             }
             () = late => Err(PoolError::Exhausted),
         }
     }
 
-    /// Buffers if there is memory for all of them now and nobody waits for it.
-    pub fn try_acquire_all(&self, lens: &[usize]) -> Result<Vec<Buffer>, PoolError> {
+    /// Memory if there is enough now and nobody waits for it.
+    pub fn try_reserve(&self, lens: &[usize]) -> Result<Reservation, PoolError> {
         let total: usize = lens.iter().map(|len| mapped_len(*len)).sum();
         let units = units(total).ok_or(PoolError::Exhausted)?;
         self.shared
@@ -150,7 +161,7 @@ impl BufferPool {
             .try_acquire_many(units)
             .map_err(|_| PoolError::Exhausted)?
             .forget();
-        Ok(self.shared.take_all(lens))
+        Ok(Reservation::of(self.shared.clone(), total))
     }
 
     /// A buffer if there is memory for it now and nobody waits for it.
@@ -228,13 +239,8 @@ impl Shared {
             capacity,
             len: 0,
             pool: self.clone(),
+            lender: None,
         }
-    }
-
-    fn take_all(self: &Arc<Self>, lens: &[usize]) -> Vec<Buffer> {
-        lens.iter()
-            .map(|len| self.take(*len, mapped_len(*len)))
-            .collect()
     }
 
     /// A free mapping of this length; else makes room so that what is free and in use stays within the budget.
@@ -253,12 +259,17 @@ impl Shared {
         None
     }
 
-    fn give_back(&self, mapping: Mapping) {
+    fn give_back(&self, mapping: Mapping, lender: Option<Arc<Reserved>>) {
         let len = mapping.len;
         let unkept = self.free.lock().push(mapping, self.config.kept_bytes_max);
         drop(unkept);
         self.in_use_bytes.fetch_sub(len, Ordering::Relaxed);
-        self.budget.add_permits(len / BUFFER_ALIGN);
+        match lender {
+            Some(reserved) => {
+                reserved.bytes.fetch_add(len, Ordering::AcqRel);
+            }
+            None => self.budget.add_permits(len / BUFFER_ALIGN),
+        }
     }
 }
 
@@ -299,6 +310,72 @@ fn mapped_len(len: usize) -> usize {
 
 fn units(mapped_len: usize) -> Option<u32> {
     u32::try_from(mapped_len / BUFFER_ALIGN).ok()
+}
+
+/// A part of a pool's budget that was set aside; what is left of it goes back when it is dropped and all buffers
+/// that were lent from it are.
+#[derive(Clone)]
+pub struct Reservation {
+    reserved: Arc<Reserved>,
+}
+
+struct Reserved {
+    pool: Arc<Shared>,
+    bytes: AtomicUsize,
+}
+
+impl Reservation {
+    fn of(pool: Arc<Shared>, bytes: usize) -> Self {
+        Self {
+            reserved: Arc::new(Reserved {
+                pool,
+                bytes: AtomicUsize::new(bytes),
+            }),
+        }
+    }
+
+    /// A buffer that takes its memory out of the reservation for good: it goes back to the pool.
+    pub fn take(&self, len: usize) -> Option<Buffer> {
+        let mapped_len = mapped_len(len);
+        self.draw(mapped_len)?;
+        Some(self.reserved.pool.take(len, mapped_len))
+    }
+
+    /// A buffer whose memory comes back to the reservation, to be lent again.
+    pub fn lend(&self, len: usize) -> Option<Buffer> {
+        let mut buffer = self.take(len)?;
+        buffer.lender = Some(self.reserved.clone());
+        Some(buffer)
+    }
+
+    fn take_all(self, lens: &[usize]) -> Vec<Buffer> {
+        lens.iter().filter_map(|len| self.take(*len)).collect()
+    }
+
+    fn draw(&self, mapped_len: usize) -> Option<()> {
+        self.reserved
+            .bytes
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |bytes| {
+                bytes.checked_sub(mapped_len)
+            })
+            .ok()
+            .map(drop)
+    }
+}
+
+impl fmt::Debug for Reservation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reservation")
+            .field("bytes", &self.reserved.bytes.load(Ordering::Relaxed))
+            .finish()
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        self.pool.budget.add_permits(bytes / BUFFER_ALIGN);
+    }
 }
 
 /// Anonymous memory of the process, zeroed when new and always initialised.
@@ -364,6 +441,8 @@ pub struct Buffer {
     capacity: usize,
     len: usize,
     pool: Arc<Shared>,
+    /// The reservation that the memory returns to, if not to the pool.
+    lender: Option<Arc<Reserved>>,
 }
 
 impl Buffer {
@@ -459,7 +538,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if let Some(mapping) = self.mapping.take() {
-            self.pool.give_back(mapping);
+            self.pool.give_back(mapping, self.lender.take());
         }
     }
 }
@@ -604,6 +683,29 @@ mod tests {
             pool.acquire_all(&[3 * MIB, 3 * MIB]).await.unwrap_err(),
             PoolError::Exhausted
         );
+    }
+
+    #[test]
+    fn what_is_lent_returns_to_its_reservation() {
+        let pool = pool(4 * MIB);
+        let reservation = pool.try_reserve(&[MIB, MIB]).unwrap();
+        let (lent, taken) = (
+            reservation.lend(MIB).unwrap(),
+            reservation.take(MIB).unwrap(),
+        );
+        assert!(reservation.lend(MIB).is_none());
+        drop(taken);
+        assert!(
+            reservation.lend(MIB).is_none(),
+            "that went back to the pool"
+        );
+        let lent = lent.freeze(0..0);
+        drop(lent);
+        let lent = reservation.lend(MIB).unwrap();
+        drop(reservation);
+        assert!(pool.try_acquire(3 * MIB + 4096).is_err(), "still lent");
+        drop(lent);
+        assert!(pool.try_acquire(3 * MIB + 4096).is_ok());
     }
 
     #[tokio::test]

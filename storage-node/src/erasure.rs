@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 use holdfast_placement::protection::Protection;
 use reed_solomon_erasure::galois_8;
 
+use crate::metadata::ChunkedBody;
+
 /// Most data shards a chunk can have.
 pub const DATA_MAX: usize = 12;
 
@@ -85,6 +87,27 @@ impl ChunkLayout {
             let to = (end - first).min(shard_len);
             (slot, from..to)
         })
+    }
+}
+
+impl ChunkedBody {
+    /// How many chunks it has.
+    pub fn chunks(&self) -> u32 {
+        let chunks = self.len.div_ceil(u64::from(self.chunk_len.max(1)));
+        u32::try_from(chunks).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes of chunk `chunk`; 0 behind the last.
+    pub fn len_of_chunk(&self, chunk: u32) -> u32 {
+        let start = u64::from(chunk) * u64::from(self.chunk_len);
+        self.len
+            .saturating_sub(start)
+            .min(u64::from(self.chunk_len)) as u32
+    }
+
+    /// How chunk `chunk` is cut.
+    pub fn layout_of(&self, chunk: u32) -> ChunkLayout {
+        ChunkLayout::new(self.len_of_chunk(chunk), self.protection)
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod buffer;
 pub mod erasure;
+pub mod memory_shards;
 pub mod metadata;
 pub mod repair;
 pub mod shard_store;

@@ -1,0 +1,351 @@
+//! Reads a window, by whatever way it can be had.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::future::{Either, join_all, select};
+use holdfast_placement::ids::DriveId;
+use holdfast_placement::map::ClusterMap;
+use holdfast_storage_node::buffer::{Buffer, BufferPool, PoolError, Reservation};
+use holdfast_storage_node::erasure;
+use holdfast_storage_node::shard_store::{BLOCK_LEN, GetShardError, ShardId};
+use holdfast_storage_node::shards::read_capacity;
+
+use super::Shared;
+use super::plan::Window;
+use crate::error::{Code, S3Error};
+
+/// Shortest piece of a window that is rebuilt at a time, bytes.
+const REBUILD_LEN_MIN: u32 = BLOCK_LEN as u32;
+
+/// A window's own shard cannot be read.
+#[derive(Debug)]
+pub(super) struct Lost;
+
+/// Where the memory of reads comes from.
+#[derive(Clone)]
+pub(super) enum Memory {
+    Pool(BufferPool),
+    /// Set aside for a copy, which fills a chunk at the same time and must not wait for memory then.
+    Reserved {
+        reservation: Reservation,
+        pool: BufferPool,
+        /// Its share of what copies may set aside.
+        _share: Reservation,
+    },
+}
+
+impl Memory {
+    /// A buffer for a window, if it is there now.
+    pub(super) fn try_buffer(&self, window: &Window) -> Option<Buffer> {
+        let len = read_capacity(&window.range);
+        match self {
+            Memory::Pool(pool) => pool.try_acquire(len).ok(),
+            Memory::Reserved {
+                reservation, pool, ..
+            } => {
+                // A read that was given up may hold its memory for a while.
+                reservation.lend(len).or_else(|| pool.try_acquire(len).ok())
+            }
+        }
+    }
+
+    /// A buffer for a window; waits for it.
+    pub(super) async fn buffer(&self, window: &Window) -> Result<Buffer, PoolError> {
+        let len = read_capacity(&window.range);
+        match self {
+            Memory::Pool(pool) => pool.acquire(len).await,
+            Memory::Reserved { .. } => self.try_buffer(window).ok_or(PoolError::Exhausted),
+        }
+    }
+
+    /// What it takes to rebuild a window, if it is there now.
+    pub(super) fn try_rebuild(&self, window: &Window) -> Option<Rebuild> {
+        let lens = rebuild_lens(window);
+        match self {
+            Memory::Pool(pool) => Rebuild::of(pool.try_reserve(&lens).ok()?, window),
+            Memory::Reserved { reservation, .. } => Rebuild::within(reservation.clone(), window),
+        }
+    }
+
+    /// What it takes to rebuild a window; waits for it.
+    pub(super) async fn rebuild(&self, window: &Window) -> Result<Rebuild, PoolError> {
+        let lens = rebuild_lens(window);
+        let rebuild = match self {
+            Memory::Pool(pool) => Rebuild::of(pool.reserve(&lens).await?, window),
+            Memory::Reserved { reservation, .. } => Rebuild::within(reservation.clone(), window),
+        };
+        rebuild.ok_or(PoolError::Exhausted)
+    }
+}
+
+/// The memory to rebuild a window.
+pub(super) struct Rebuild {
+    out: Buffer,
+    parts: Reservation,
+}
+
+impl Rebuild {
+    /// From a reservation of its own: what is rebuilt outlives it.
+    fn of(reservation: Reservation, window: &Window) -> Option<Self> {
+        Some(Self {
+            out: reservation.take(window.len() as usize)?,
+            parts: reservation,
+        })
+    }
+
+    /// From a reservation that all windows of a copy share.
+    fn within(reservation: Reservation, window: &Window) -> Option<Self> {
+        Some(Self {
+            out: reservation.lend(window.len() as usize)?,
+            parts: reservation,
+        })
+    }
+}
+
+/// Bytes of a window that are rebuilt at a time: so many that the parts of all `k` shards together are about as long
+/// as a window.
+fn rebuild_step(window: &Window) -> u32 {
+    let k = u32::from(window.body.protection.data.max(1));
+    let len = (window.range.end - window.range.start) / k;
+    len.next_multiple_of(BLOCK_LEN as u32).max(REBUILD_LEN_MIN)
+}
+
+fn rebuild_lens(window: &Window) -> Vec<usize> {
+    let k = window.body.protection.data as usize;
+    // A part that does not begin at a block's start touches one block more.
+    let part = rebuild_step(window) as usize + BLOCK_LEN;
+    let mut lens = vec![part; k];
+    lens.push(window.len() as usize);
+    lens
+}
+
+/// What a copy sets aside: the window in hand, its successor, one that was given up or is rebuilt, and the parts to
+/// rebuild one from.
+pub(super) fn copy_lens(window_len: u32, k: usize) -> Vec<usize> {
+    let window = window_len as usize + BLOCK_LEN;
+    let step = (window_len as usize / k.max(1)).next_multiple_of(BLOCK_LEN);
+    let mut lens = vec![step.max(REBUILD_LEN_MIN as usize) + BLOCK_LEN; k];
+    lens.extend([window; 3]);
+    lens
+}
+
+impl Shared {
+    /// The drives of a chunk's slots.
+    fn drives_of(map: &ClusterMap, window: &Window) -> Vec<DriveId> {
+        map.ring(window.body.site).map_or_else(Vec::new, |ring| {
+            ring.drives(ring.partition_of(window.body.set, window.chunk))
+                .to_vec()
+        })
+    }
+
+    /// The drive of a window, unless it is known to be down.
+    pub(super) fn drive_of(&self, window: &Window) -> Option<DriveId> {
+        let map = self.map.load();
+        let ring = map.ring(window.body.site)?;
+        let drives = ring.drives(ring.partition_of(window.body.set, window.chunk));
+        let drive = *drives.get(window.slot as usize)?;
+        (!self.is_down(&map, drive)).then_some(drive)
+    }
+
+    /// Reads a window from its own shard; if that is late, races it against the others.
+    pub(super) async fn fetch(
+        self: Arc<Self>,
+        window: Window,
+        drive: DriveId,
+        buffer: Buffer,
+        memory: Memory,
+    ) -> Result<Bytes, Lost> {
+        let id = ShardId {
+            set: window.body.set,
+            chunk: window.chunk,
+            slot: window.slot,
+        };
+        let reading = self.shards.get(drive, id, window.range.clone(), buffer);
+        if window.body.protection.parity == 0 {
+            let read = reading.await;
+            return self.judge(&window, drive, read);
+        }
+        let latency = self.hedging.latency_of(drive);
+        let began = self.clock.monotonic();
+        let late = self.clock.sleep(self.hedging.late_after(&latency));
+        let reading = match select(reading, late).await {
+            Either::Left((read, _)) => {
+                latency.note(self.clock.monotonic().saturating_sub(began));
+                self.hedging.earn();
+                return self.judge(&window, drive, read);
+            }
+            Either::Right(((), reading)) => reading,
+        };
+        let rebuild = self
+            .hedging
+            .may_race()
+            .then(|| memory.try_rebuild(&window))
+            .flatten();
+        let Some(rebuild) = rebuild else {
+            let read = reading.await;
+            latency.note(self.clock.monotonic().saturating_sub(began));
+            return self.judge(&window, drive, read);
+        };
+        self.counters.hedged_reads.add(1);
+        let racing = pin!(self.clone().reconstruct(window.clone(), rebuild));
+        match select(reading, racing).await {
+            Either::Left((Ok(bytes), _)) => {
+                latency.note(self.clock.monotonic().saturating_sub(began));
+                self.judge(&window, drive, Ok(bytes))
+            }
+            Either::Left((Err(error), racing)) => {
+                let lost = self.judge(&window, drive, Err(error));
+                racing.await.or(lost)
+            }
+            Either::Right((Ok(bytes), _)) => {
+                self.counters.hedges_won.add(1);
+                latency.note(self.clock.monotonic().saturating_sub(began));
+                Ok(bytes)
+            }
+            Either::Right((Err(_), reading)) => {
+                let read = reading.await;
+                self.judge(&window, drive, read)
+            }
+        }
+    }
+
+    /// Counts a read and notes what needs repair.
+    fn judge(
+        &self,
+        window: &Window,
+        drive: DriveId,
+        read: Result<Bytes, GetShardError>,
+    ) -> Result<Bytes, Lost> {
+        match read {
+            Ok(bytes) if bytes.len() as u64 == window.len() => {
+                self.counters.windows_read.add(1);
+                return Ok(bytes);
+            }
+            Ok(bytes) => {
+                self.counters.failed_reads.add(1);
+                tracing::error!(%drive, window = ?window, got = bytes.len(), "a drive gave a wrong number of bytes");
+            }
+            Err(error) => self.note_failure(window, window.slot, drive, &error),
+        }
+        Err(Lost)
+    }
+
+    fn note_failure(&self, window: &Window, slot: u8, drive: DriveId, error: &GetShardError) {
+        let counter = match error {
+            GetShardError::Corrupt(_) => &self.counters.corrupt_reads,
+            GetShardError::NotFound => &self.counters.missing_reads,
+            GetShardError::OutOfRange | GetShardError::Down(_) | GetShardError::Io(_) => {
+                &self.counters.failed_reads
+            }
+        };
+        counter.add(1);
+        tracing::warn!(
+            %drive, set = %window.body.set, chunk = window.chunk, slot, %error,
+            "a shard cannot be read"
+        );
+        // A drive that is down is the business of who brings it back.
+        if !matches!(error, GetShardError::Down(_)) {
+            self.repairs.note(window.body, window.chunk, slot);
+        }
+    }
+
+    /// Rebuilds a window from the same bytes of `k` other shards.
+    pub(super) async fn reconstruct(
+        self: Arc<Self>,
+        window: Window,
+        mut rebuild: Rebuild,
+    ) -> Result<Bytes, Lost> {
+        let layout = window.layout();
+        let k = layout.protection.data as usize;
+        let code = erasure::Code::of(layout.protection).map_err(|_| Lost)?;
+        let map = self.map.load();
+        let drives = Self::drives_of(&map, &window);
+        let drive_of = |slot: u8| drives.get(slot as usize).copied();
+        // Empty shards first, they cost nothing; then the others, as long as their drives are up.
+        let mut candidates: Vec<u8> = (0..layout.protection.slots() as u8)
+            .filter(|slot| *slot != window.slot)
+            .filter(|slot| {
+                layout.len_of(*slot) == 0
+                    || drive_of(*slot).is_some_and(|drive| !self.is_down(&map, drive))
+            })
+            .collect();
+        candidates.sort_by_key(|slot| layout.len_of(*slot) > 0);
+
+        rebuild.out.set_len(window.len() as usize);
+        let mut at = window.range.start;
+        while at < window.range.end {
+            let end = window
+                .range
+                .end
+                .min(at.saturating_add(rebuild_step(&window)));
+            let step = at..end;
+            let mut parts: Vec<(u8, Bytes)> = Vec::with_capacity(k);
+            while parts.len() < k {
+                let missing = k - parts.len();
+                let asked: Vec<u8> = candidates
+                    .iter()
+                    .copied()
+                    .filter(|slot| parts.iter().all(|(have, _)| have != slot))
+                    .take(missing)
+                    .collect();
+                if asked.len() < missing {
+                    return Err(Lost);
+                }
+                let reads = asked.into_iter().map(|slot| {
+                    let (shared, window, step) = (&self, &window, step.clone());
+                    let clipped =
+                        step.start.min(layout.len_of(slot))..step.end.min(layout.len_of(slot));
+                    let buffer = rebuild.parts.lend(read_capacity(&clipped));
+                    async move {
+                        if clipped.is_empty() {
+                            return Ok((slot, Bytes::new()));
+                        }
+                        let (drive, buffer) = drive_of(slot).zip(buffer).ok_or(slot)?;
+                        let id = ShardId {
+                            set: window.body.set,
+                            chunk: window.chunk,
+                            slot,
+                        };
+                        match shared.shards.get(drive, id, clipped, buffer).await {
+                            Ok(bytes) => Ok((slot, bytes)),
+                            Err(error) => {
+                                shared.note_failure(window, slot, drive, &error);
+                                Err(slot)
+                            }
+                        }
+                    }
+                });
+                for read in join_all(reads).await {
+                    match read {
+                        Ok(part) => parts.push(part),
+                        Err(slot) => candidates.retain(|candidate| *candidate != slot),
+                    }
+                }
+            }
+            let have: Vec<u8> = parts.iter().map(|(slot, _)| *slot).collect();
+            let recipe = code.recipe(&have, window.slot).map_err(|_| Lost)?;
+            let first = (at - window.range.start) as usize;
+            let out = &mut rebuild.out.payload_mut()[first..first + step.len()];
+            out.fill(0);
+            for (index, (_, bytes)) in parts.iter().enumerate() {
+                recipe.add(index, bytes, out);
+            }
+            at = end;
+        }
+        self.counters.windows_rebuilt.add(1);
+        let len = rebuild.out.len();
+        Ok(rebuild.out.freeze(0..len))
+    }
+
+    /// What a client gets when a window cannot be had.
+    pub(super) fn lost(&self, window: &Window) -> S3Error {
+        self.counters.windows_lost.add(1);
+        tracing::error!(
+            set = %window.body.set, chunk = window.chunk, slot = window.slot, protection = %window.body.protection,
+            "bytes cannot be read: too few shards of their chunk are left"
+        );
+        Code::InternalError.into()
+    }
+}

@@ -1,0 +1,684 @@
+//! Bodies against shards in memory.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::Bytes;
+use holdfast_placement::balance::Member;
+use holdfast_placement::ids::{ClusterId, DriveId, Epoch, NodeId, SiteId};
+use holdfast_placement::map::{ClusterMap, Drive, DriveState, SharedMap};
+use holdfast_placement::protection::Protection;
+use holdfast_placement::ring::Ring;
+use holdfast_placement::seams::{Rng, SeededRng, SystemClock};
+use holdfast_storage_node::buffer::{BufferPool, PoolConfig};
+use holdfast_storage_node::memory_shards::{Fault, MemoryShards};
+use holdfast_storage_node::metadata::{Body, ChunkedBody};
+use holdfast_storage_node::shard_store::ShardId;
+use http_body_util::BodyExt;
+
+use super::{Bodies, BodiesConfig, BodyPiece, ByteSource, Written};
+use crate::error::{Code, S3Error};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Frames, and then perhaps an error.
+struct Frames {
+    frames: VecDeque<Bytes>,
+    error: Option<S3Error>,
+    /// Gives control away before each frame.
+    yields: bool,
+}
+
+impl ByteSource for Frames {
+    async fn next(&mut self) -> Result<Option<Bytes>, S3Error> {
+        if self.yields {
+            tokio::task::yield_now().await;
+        }
+        match self.frames.pop_front() {
+            Some(frame) => Ok(Some(frame)),
+            None => self.error.take().map_or(Ok(None), Err),
+        }
+    }
+}
+
+/// `data` in frames of random lengths.
+fn frames(data: &Bytes, rng: &SeededRng) -> Frames {
+    let mut rest = data.clone();
+    let mut frames = VecDeque::new();
+    let longest = [1000, 16 * KIB, 300 * KIB, 8 * MIB][rng.below(4) as usize];
+    while !rest.is_empty() {
+        let len = (1 + rng.below(longest as u64) as usize).min(rest.len());
+        frames.push_back(rest.split_to(len));
+    }
+    Frames {
+        frames,
+        error: None,
+        yields: rng.below(2) == 0,
+    }
+}
+
+fn random_bytes(len: usize, rng: &SeededRng) -> Bytes {
+    let mut bytes = vec![0; len];
+    rng.fill(&mut bytes);
+    bytes.into()
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("HOLDFAST_SEED").map_or(0xB0D7, |text| text.parse().unwrap());
+    println!("HOLDFAST_SEED={seed}");
+    seed
+}
+
+struct World {
+    shards: Arc<MemoryShards>,
+    map: SharedMap,
+    pool: BufferPool,
+    bodies: Bodies,
+}
+
+fn world(drives: u64, protection: Protection, budget: usize, config: BodiesConfig) -> World {
+    world_with(drives, protection, PoolConfig::with_budget(budget), config)
+}
+
+fn world_with(
+    drives: u64,
+    protection: Protection,
+    pool: PoolConfig,
+    config: BodiesConfig,
+) -> World {
+    let members: Vec<Member> = (1..=drives)
+        .map(|id| Member {
+            drive: DriveId(id),
+            capacity: 1 << 30,
+            host: NodeId(1),
+            rack: 0,
+        })
+        .collect();
+    let map = SharedMap::new(ClusterMap {
+        cluster: ClusterId::default(),
+        epoch: Epoch(1),
+        drives: members
+            .iter()
+            .map(|member| Drive {
+                id: member.drive,
+                node: member.host,
+                site: SiteId(0),
+                capacity: member.capacity,
+                state: DriveState::Up,
+            })
+            .collect(),
+        rings: vec![(SiteId(0), Ring::new(&members))],
+        metadata_groups: 16,
+        lanes: 16,
+        protection,
+        next_drive: drives + 1,
+    });
+    let clock = Arc::new(SystemClock);
+    let shards = Arc::new(MemoryShards::new(clock.clone()));
+    let pool = BufferPool::new(pool, clock.clone());
+    let bodies = Bodies::new(
+        shards.clone(),
+        map.clone(),
+        pool.clone(),
+        clock,
+        Arc::new(SeededRng::new(7)),
+        config,
+    );
+    World {
+        shards,
+        map,
+        pool,
+        bodies,
+    }
+}
+
+fn small_chunks() -> BodiesConfig {
+    BodiesConfig {
+        chunk_len: 256 * KIB as u32,
+        window_len: 64 * KIB as u32,
+        ..BodiesConfig::default()
+    }
+}
+
+fn chunked(written: &Written) -> ChunkedBody {
+    match written.body {
+        Body::Chunked(body) => body,
+        ref other => panic!("not chunked: {other:?}"),
+    }
+}
+
+async fn read(bodies: &Bodies, pieces: Vec<BodyPiece>) -> Result<Bytes, String> {
+    let mut body = bodies
+        .read(pieces)
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut collected = Vec::new();
+    // As a server does: no frame is kept while the next is asked for.
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| error.to_string())?;
+        collected.extend_from_slice(&frame.into_data().expect("data"));
+    }
+    Ok(collected.into())
+}
+
+/// Waits until `done`, without hope: it must come to be.
+async fn until(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    panic!("never came: {what}");
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test's own pace")]
+async fn sleep(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
+#[tokio::test]
+async fn any_body_comes_back_in_any_range_with_as_many_faults_as_parity() {
+    let seed = seed();
+    for round in 0..150 {
+        let rng = SeededRng::new(seed + round);
+        let protection = Protection {
+            data: 1 + rng.below(12) as u8,
+            parity: rng.below(5) as u8,
+        };
+        let world = world(16, protection, 64 * MIB, small_chunks());
+        let len = match rng.below(4) {
+            0 => rng.below(100) as usize,
+            1 => 256 * KIB * (1 + rng.below(4) as usize),
+            _ => rng.below(2 * MIB as u64) as usize,
+        };
+        let data = random_bytes(len, &rng);
+        let known = (rng.below(2) == 0).then_some(len as u64);
+        let inline_max = [0, 0, 32 * KIB][rng.below(3) as usize];
+        let told = format!(
+            "seed {} {protection} len {len} known {known:?}",
+            seed + round
+        );
+        let written = world
+            .bodies
+            .write(&mut frames(&data, &rng), known, inline_max)
+            .await
+            .unwrap();
+        assert_eq!(written.len, len as u64, "{told}");
+        assert!(written.missed.is_empty(), "{told}");
+        match &written.body {
+            Body::Empty => assert_eq!(len, 0, "{told}"),
+            Body::Inline => {
+                assert!(len <= inline_max, "{told}");
+                assert_eq!(written.inline, data, "{told}");
+            }
+            _ => {}
+        }
+        if len == 0 || len <= inline_max {
+            assert!(world.shards.is_empty(), "{told}");
+            continue;
+        }
+        let body = chunked(&written);
+        assert_eq!(body.len, len as u64, "{told}");
+        for (_, id, shard) in world.shards.shards() {
+            let start = id.chunk as usize * 256 * KIB;
+            let chunk = &data[start..(start + 256 * KIB).min(len)];
+            assert_eq!(
+                shard.facts.chunk_hash,
+                *blake3::hash(chunk).as_bytes(),
+                "{told}"
+            );
+            assert_eq!(shard.facts.chunk_len as usize, chunk.len(), "{told}");
+        }
+        // Up to m faults: of a whole drive, or of single shards in each chunk.
+        let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
+        for chunk in 0..body.chunks() {
+            let drives = ring.drives(ring.partition_of(body.set, chunk));
+            let mut slots: Vec<u8> = (0..protection.slots() as u8).collect();
+            for _ in 0..rng.below(u64::from(protection.parity) + 1) {
+                let slot = slots.swap_remove(rng.below(slots.len() as u64) as usize);
+                let (drive, set) = (drives[slot as usize], body.set);
+                let id = ShardId { set, chunk, slot };
+                match rng.below(2) {
+                    0 => world.shards.lose(drive, id),
+                    _ => world.shards.corrupt(drive, id),
+                };
+            }
+        }
+        for _ in 0..6 {
+            let mut pieces = Vec::new();
+            let mut expected = Vec::new();
+            for _ in 0..1 + rng.below(3) {
+                let start = rng.below(len as u64 + 1);
+                let end = start + rng.below(len as u64 - start + 1);
+                expected.extend_from_slice(&data[start as usize..end as usize]);
+                pieces.push(BodyPiece {
+                    body,
+                    range: start..end,
+                });
+            }
+            let told = format!("{told} pieces {pieces:?}");
+            let got = read(&world.bodies, pieces).await.expect(&told);
+            assert!(got == expected, "{told}");
+        }
+        let whole = vec![BodyPiece {
+            body,
+            range: 0..body.len,
+        }];
+        assert!(read(&world.bodies, whole).await.unwrap() == data, "{told}");
+        assert_eq!(world.pool.in_use_bytes(), 0, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn one_fault_too_many_is_an_error_and_never_data() {
+    let protection = Protection { data: 3, parity: 2 };
+    let world = world(6, protection, 64 * MIB, small_chunks());
+    let rng = SeededRng::new(seed());
+    let data = random_bytes(MIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    let body = chunked(&written);
+    let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
+    let last = body.chunks() - 1;
+    let drives = ring.drives(ring.partition_of(body.set, last));
+    for slot in 0..3 {
+        let set = body.set;
+        let id = ShardId {
+            set,
+            chunk: last,
+            slot,
+        };
+        assert!(world.shards.corrupt(drives[slot as usize], id));
+    }
+    let piece = |range| vec![BodyPiece { body, range }];
+    // The end cannot be read: refused before the first byte.
+    let error = world
+        .bodies
+        .read(piece(body.len - 10..body.len))
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::InternalError);
+    // Found on the way: the body ends in an error, after right bytes only.
+    let mut stream = world.bodies.read(piece(0..body.len)).await.unwrap();
+    let mut got = Vec::new();
+    let end = loop {
+        match stream.frame().await {
+            Some(Ok(frame)) => got.extend_from_slice(&frame.into_data().unwrap()),
+            other => break other,
+        }
+    };
+    assert!(matches!(end, Some(Err(_))));
+    assert!(stream.frame().await.is_none());
+    assert_eq!(got, &data[..last as usize * 256 * KIB]);
+    assert!(world.bodies.counters().windows_lost >= 2);
+    assert!(world.bodies.counters().corrupt_reads >= 3);
+    assert_eq!(world.bodies.repairs().len(), 3);
+    assert_eq!(world.pool.in_use_bytes(), 0);
+}
+
+#[tokio::test]
+async fn writes_go_on_without_drives_that_are_down_or_full_as_the_rule_allows() {
+    let protection = Protection { data: 4, parity: 2 };
+    let rng = SeededRng::new(seed());
+    let data = random_bytes(MIB, &rng);
+    for (faults, expected) in [
+        (vec![Fault::Down], Ok(4)),
+        (vec![Fault::Down, Fault::Down], Ok(8)),
+        (vec![Fault::Full], Ok(4)),
+        (vec![Fault::Broken], Ok(4)),
+        (vec![Fault::Full, Fault::Full], Err(Code::StorageFull)),
+        (
+            vec![Fault::Broken, Fault::Broken],
+            Err(Code::ServiceUnavailable),
+        ),
+        (vec![Fault::Down; 3], Err(Code::ServiceUnavailable)),
+    ] {
+        let world = world(6, protection, 64 * MIB, small_chunks());
+        for (fault, drive) in faults.iter().zip(1..) {
+            world.shards.set_fault(DriveId(drive), Some(*fault));
+        }
+        let outcome = world
+            .bodies
+            .write(&mut frames(&data, &rng), Some(MIB as u64), 0)
+            .await;
+        match outcome {
+            Ok(written) => {
+                assert_eq!(Ok(written.missed.len()), expected, "{faults:?}");
+                assert_eq!(world.bodies.repairs().len(), written.missed.len());
+                let body = chunked(&written);
+                let whole = vec![BodyPiece {
+                    body,
+                    range: 0..body.len,
+                }];
+                assert!(
+                    read(&world.bodies, whole).await.unwrap() == data,
+                    "{faults:?}"
+                );
+            }
+            Err(error) => {
+                assert_eq!(Err(error.code), expected, "{faults:?}");
+                for drive in 1..=6 {
+                    world.shards.set_fault(DriveId(drive), None);
+                }
+                let broken = faults.contains(&Fault::Broken);
+                until("a failed write leaves nothing", || {
+                    broken || world.shards.is_empty()
+                })
+                .await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_map_says_is_down_is_not_asked() {
+    let protection = Protection { data: 2, parity: 2 };
+    let world = world(4, protection, 64 * MIB, small_chunks());
+    let mut map = (*world.map.load()).clone();
+    map.epoch = Epoch(2);
+    map.drives[1].state = DriveState::Down;
+    world.map.update(map);
+    let rng = SeededRng::new(seed());
+    let data = random_bytes(300 * KIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    assert_eq!(written.missed.len(), 2);
+    assert!(
+        world
+            .shards
+            .shards()
+            .iter()
+            .all(|(drive, _, shard)| { *drive != DriveId(2) && shard.facts.epoch == Epoch(2) })
+    );
+    let body = chunked(&written);
+    let whole = vec![BodyPiece {
+        body,
+        range: 0..body.len,
+    }];
+    assert!(read(&world.bodies, whole).await.unwrap() == data);
+}
+
+#[tokio::test]
+async fn a_source_that_fails_or_lies_leaves_nothing() {
+    let rng = SeededRng::new(seed());
+    let world = world(
+        3,
+        Protection { data: 1, parity: 2 },
+        64 * MIB,
+        small_chunks(),
+    );
+    let data = random_bytes(MIB, &rng);
+    let broken = || Frames {
+        error: Some(Code::BadDigest.into()),
+        ..frames(&data, &rng)
+    };
+    for (mut source, len, code) in [
+        (broken(), Some(2 * MIB), Code::BadDigest),
+        (broken(), Some(MIB), Code::BadDigest),
+        (broken(), None, Code::BadDigest),
+        (frames(&data, &rng), Some(MIB + 1), Code::IncompleteBody),
+        (frames(&data, &rng), Some(MIB - 1), Code::InvalidRequest),
+        (frames(&data, &rng), Some(768 * KIB), Code::InvalidRequest),
+    ] {
+        let len = len.map(|len| len as u64);
+        let error = world.bodies.write(&mut source, len, 0).await.unwrap_err();
+        assert_eq!(error.code, code, "{len:?}");
+        until("what was stored is deleted", || world.shards.is_empty()).await;
+    }
+    let small = data.slice(..1000);
+    for (len, code) in [(999, Code::InvalidRequest), (1001, Code::IncompleteBody)] {
+        let mut source = frames(&small, &rng);
+        let error = world
+            .bodies
+            .write(&mut source, Some(len), 4096)
+            .await
+            .unwrap_err();
+        assert_eq!(error.code, code, "{len:?}");
+    }
+    assert_eq!(world.pool.in_use_bytes(), 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_dropped_at_any_moment_leaves_nothing() {
+    let seed = seed();
+    let mut dropped = 0;
+    for round in 0..200 {
+        let rng = SeededRng::new(seed + round);
+        let world = world(
+            4,
+            Protection { data: 2, parity: 2 },
+            64 * MIB,
+            small_chunks(),
+        );
+        if rng.below(2) == 0 {
+            world
+                .shards
+                .set_put_delay(Some(Duration::from_millis(rng.below(3))));
+        }
+        let data = random_bytes(MIB + rng.below(KIB as u64) as usize, &rng);
+        let mut source = frames(&data, &rng);
+        source.yields = true;
+        let polls = rng.below(60);
+        let finished = {
+            let mut writing = pin!(world.bodies.write(&mut source, None, 0));
+            let mut finished = false;
+            for _ in 0..polls {
+                let mut cx = Context::from_waker(Waker::noop());
+                if let Poll::Ready(written) = writing.as_mut().poll(&mut cx) {
+                    written.unwrap();
+                    finished = true;
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            finished
+        };
+        if finished {
+            continue;
+        }
+        dropped += 1;
+        until("all is deleted and given back", || {
+            world.shards.is_empty() && !world.shards.is_putting() && world.pool.in_use_bytes() == 0
+        })
+        .await;
+    }
+    assert!(dropped > 50, "{dropped}");
+}
+
+#[tokio::test]
+async fn discarded_bodies_are_freed() {
+    let rng = SeededRng::new(seed());
+    let world = world(
+        3,
+        Protection { data: 2, parity: 1 },
+        64 * MIB,
+        small_chunks(),
+    );
+    let data = random_bytes(MIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    assert_eq!(world.shards.len(), 12);
+    world.bodies.discard(&written.body);
+    until("the shards are freed", || world.shards.is_empty()).await;
+    assert_eq!(world.bodies.counters().discarded_shards, 12);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_and_readers_share_a_tiny_pool() {
+    let rng = SeededRng::new(seed());
+    let protection = Protection { data: 2, parity: 1 };
+    // Eight chunks of 256 KiB with their parity and headers.
+    let budget = 8 * (384 * KIB + 3 * 4096);
+    let mut pool = PoolConfig::with_budget(budget);
+    pool.wait_max = Duration::from_secs(20);
+    let world = world_with(3, protection, pool, small_chunks());
+    world.shards.set_put_delay(Some(Duration::from_millis(1)));
+    let data = random_bytes(700 * KIB, &rng);
+    let mut tasks = Vec::new();
+    for i in 0..256 {
+        let bodies = world.bodies.clone();
+        let data = data.clone();
+        tasks.push(holdfast_placement::seams::spawn(async move {
+            let rng = SeededRng::new(i);
+            let known = (i % 2 == 0).then_some(data.len() as u64);
+            let written = bodies
+                .write(&mut frames(&data, &rng), known, 0)
+                .await
+                .unwrap();
+            let body = chunked(&written);
+            let whole = vec![BodyPiece {
+                body,
+                range: 0..body.len,
+            }];
+            assert!(read(&bodies, whole.clone()).await.unwrap() == data);
+            // A server-side copy reads and writes at a time.
+            let mut source = bodies.source(whole);
+            let copy = bodies.write(&mut source, Some(body.len), 0).await.unwrap();
+            let body = chunked(&copy);
+            let whole = vec![BodyPiece {
+                body,
+                range: 0..body.len,
+            }];
+            drop(source);
+            assert!(read(&bodies, whole).await.unwrap() == data);
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(world.pool.high_water_bytes() <= budget);
+    assert_eq!(world.pool.in_use_bytes(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_degraded_readers_and_copies_share_a_tiny_pool() {
+    let rng = SeededRng::new(seed());
+    let protection = Protection { data: 3, parity: 1 };
+    let mut pool = PoolConfig::with_budget(8 * MIB);
+    pool.wait_max = Duration::from_secs(20);
+    let world = world_with(4, protection, pool, small_chunks());
+    let data = random_bytes(700 * KIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    let body = chunked(&written);
+    // Not known to be down: every read of it has to find out.
+    world.shards.set_fault(DriveId(2), Some(Fault::Broken));
+    let mut tasks = Vec::new();
+    for i in 0..128 {
+        let bodies = world.bodies.clone();
+        let data = data.clone();
+        tasks.push(holdfast_placement::seams::spawn(async move {
+            let whole = vec![BodyPiece {
+                body,
+                range: 0..body.len,
+            }];
+            if i % 2 == 0 {
+                return assert!(read(&bodies, whole).await.unwrap() == data);
+            }
+            let mut source = bodies.source(whole);
+            source.prepare().await.unwrap();
+            let mut got = Vec::new();
+            while let Some(bytes) = source.next().await.unwrap() {
+                got.extend_from_slice(&bytes);
+            }
+            assert!(got == data);
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert!(world.bodies.counters().windows_rebuilt > 100);
+    assert_eq!(world.pool.in_use_bytes(), 0);
+}
+
+#[tokio::test]
+async fn without_memory_a_client_is_told_to_slow_down() {
+    let rng = SeededRng::new(seed());
+    let mut pool = PoolConfig::with_budget(MIB);
+    pool.wait_max = Duration::from_millis(20);
+    let world = world_with(1, Protection::NONE, pool, small_chunks());
+    let data = random_bytes(300 * KIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    let held = world.pool.try_acquire(900 * KIB).unwrap();
+    let error = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::SlowDown);
+    let body = chunked(&written);
+    let whole = vec![BodyPiece {
+        body,
+        range: 0..body.len,
+    }];
+    let held_too: Vec<_> = std::iter::from_fn(|| world.pool.try_acquire(1).ok()).collect();
+    let error = world.bodies.read(whole.clone()).await.unwrap_err();
+    assert_eq!(error.code, Code::SlowDown);
+    drop((held, held_too));
+    assert!(read(&world.bodies, whole).await.unwrap() == data);
+}
+
+#[tokio::test]
+async fn a_stuck_drive_is_raced() {
+    let rng = SeededRng::new(seed());
+    let world = world(
+        4,
+        Protection { data: 2, parity: 2 },
+        64 * MIB,
+        small_chunks(),
+    );
+    let data = random_bytes(600 * KIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    let body = chunked(&written);
+    let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
+    let drive = ring.drives(ring.partition_of(body.set, 0))[0];
+    world.shards.set_fault(drive, Some(Fault::Stuck));
+    // Its other chunks may have the stuck drive among the shards to rebuild from, so only the first is read.
+    let piece = vec![BodyPiece {
+        body,
+        range: 100..5000,
+    }];
+    assert!(read(&world.bodies, piece).await.unwrap() == data[100..5000]);
+    assert_eq!(world.bodies.counters().hedges_won, 1);
+    assert!(world.bodies.repairs().is_empty(), "late is not lost");
+}
+
+#[tokio::test]
+async fn an_inline_body_in_one_frame_is_not_copied() {
+    let world = world(1, Protection::NONE, MIB, small_chunks());
+    let data = Bytes::from(vec![9; 5000]);
+    let mut source = Some(data.clone());
+    let written = world
+        .bodies
+        .write(&mut source, Some(5000), 32 * KIB)
+        .await
+        .unwrap();
+    assert_eq!(written.body, Body::Inline);
+    assert_eq!(written.inline.as_ptr(), data.as_ptr());
+}

@@ -1,0 +1,246 @@
+//! Streams a body into chunks.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::{Bytes, BytesMut};
+use holdfast_placement::ids::ChunkSetId;
+use holdfast_placement::protection::Protection;
+use holdfast_placement::seams::spawn;
+use holdfast_storage_node::erasure;
+use holdfast_storage_node::metadata::{Body, ChunkedBody};
+
+use super::filling::Filling;
+use super::{ByteSource, MissedSlot, Shared, Written, slow_down};
+use crate::error::{Code, S3Error};
+
+pub(super) async fn write(
+    shared: &Arc<Shared>,
+    source: &mut impl ByteSource,
+    len: Option<u64>,
+    inline_max: usize,
+) -> Result<Written, S3Error> {
+    match len {
+        Some(len) if len <= inline_max as u64 => write_inline(source, len as usize).await,
+        Some(0) => write_inline(source, 0).await,
+        _ => write_chunks(shared, source, len, inline_max).await,
+    }
+}
+
+/// Takes a body of exactly `len` bytes. One that comes in one piece is not copied.
+async fn write_inline(source: &mut impl ByteSource, len: usize) -> Result<Written, S3Error> {
+    let first = source.next().await?.unwrap_or_default();
+    let mut inline = first;
+    if inline.len() < len {
+        let mut whole = BytesMut::with_capacity(len);
+        whole.extend_from_slice(&inline);
+        while whole.len() < len {
+            let next = source.next().await?.ok_or(Code::IncompleteBody)?;
+            if next.len() > len - whole.len() {
+                return Err(too_long());
+            }
+            whole.extend_from_slice(&next);
+        }
+        inline = whole.freeze();
+    }
+    // The end comes only after the source has verified all of it.
+    if inline.len() > len || (len > 0 && source.next().await?.is_some()) {
+        return Err(too_long());
+    }
+    Ok(Written::inline(inline))
+}
+
+impl Written {
+    fn inline(inline: Bytes) -> Self {
+        Written {
+            len: inline.len() as u64,
+            body: if inline.is_empty() {
+                Body::Empty
+            } else {
+                Body::Inline
+            },
+            inline,
+            missed: Vec::new(),
+        }
+    }
+}
+
+async fn write_chunks(
+    shared: &Arc<Shared>,
+    source: &mut impl ByteSource,
+    len: Option<u64>,
+    inline_max: usize,
+) -> Result<Written, S3Error> {
+    let protection = shared.map.load().protection;
+    let code = erasure::Code::of(protection).map_err(internal)?;
+    shared.check_writable(protection)?;
+    source.prepare().await?;
+
+    let chunk_len = shared.config.chunk_len;
+    let mut under_way = UnderWay::new(shared.clone(), protection);
+    let mut rest = Bytes::new();
+    let mut written = 0u64;
+    let mut ended = false;
+    while !ended && len != Some(written) {
+        let room = len.map_or(u64::from(chunk_len), |len| len - written);
+        let room = room.min(u64::from(chunk_len)) as u32;
+        let reserving = Filling::reserve(&shared.pool, room, protection, code);
+        let mut chunk = under_way.meanwhile(reserving).await?.map_err(slow_down)?;
+        while !chunk.is_full() {
+            if rest.is_empty() {
+                // Even empty it would keep its memory from a source that needs it for the next bytes.
+                rest = Bytes::new();
+                match under_way.meanwhile(source.next()).await?? {
+                    Some(bytes) => rest = bytes,
+                    None => {
+                        ended = true;
+                        break;
+                    }
+                }
+            }
+            chunk.take(&mut rest);
+        }
+        if len.is_some() && ended {
+            return Err(Code::IncompleteBody.into());
+        }
+        written += u64::from(chunk.filled());
+        if ended && under_way.chunks == 0 && written <= inline_max as u64 {
+            return Ok(Written::inline(chunk.to_bytes()));
+        }
+        if chunk.filled() > 0 {
+            let filled = chunk.finish().map_err(internal)?;
+            // One chunk is stored while the next fills; a third has to wait.
+            under_way.finish_chunk().await?;
+            let (set, index) = (under_way.set, under_way.chunks);
+            under_way.begin_chunk(Box::pin(shared.clone().store(set, index, filled)));
+        }
+    }
+    // The end comes only after the source has verified all of it.
+    if !rest.is_empty() || (!ended && under_way.meanwhile(source.next()).await??.is_some()) {
+        return Err(too_long());
+    }
+    under_way.finish_chunk().await?;
+    Ok(under_way.into_written(written))
+}
+
+/// Stores one chunk; must run to its end once it was polled.
+type StoreChunk = Pin<Box<dyn Future<Output = Result<Vec<MissedSlot>, S3Error>> + Send>>;
+
+/// A body of which chunks are stored, and which is deleted again unless it is completed.
+struct UnderWay {
+    shared: Arc<Shared>,
+    set: ChunkSetId,
+    protection: Protection,
+    /// Chunks stored or being stored.
+    chunks: u32,
+    storing: Option<StoreChunk>,
+    missed: Vec<MissedSlot>,
+    complete: bool,
+}
+
+impl UnderWay {
+    fn new(shared: Arc<Shared>, protection: Protection) -> Self {
+        Self {
+            set: ChunkSetId::random(shared.rng.as_ref()),
+            shared,
+            protection,
+            chunks: 0,
+            storing: None,
+            missed: Vec::new(),
+            complete: false,
+        }
+    }
+
+    fn begin_chunk(&mut self, storing: StoreChunk) {
+        self.storing = Some(storing);
+        self.chunks += 1;
+    }
+
+    /// Waits for the chunk that is being stored, if there is one.
+    async fn finish_chunk(&mut self) -> Result<(), S3Error> {
+        if let Some(storing) = &mut self.storing {
+            let stored = storing.await;
+            self.storing = None;
+            self.missed.extend(stored?);
+        }
+        Ok(())
+    }
+
+    /// Completes `work` while the chunk goes on being stored; ends early if that fails.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> Result<T, S3Error> {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            // Storing first: a chunk just begun is on its way to the drives before more bytes are asked for.
+            if let Some(storing) = &mut self.storing
+                && let Poll::Ready(stored) = storing.as_mut().poll(cx)
+            {
+                self.storing = None;
+                self.missed.extend(stored?);
+            }
+            work.as_mut().poll(cx).map(Ok)
+        })
+        .await
+    }
+
+    fn into_written(mut self, len: u64) -> Written {
+        self.complete = true;
+        if self.chunks == 0 {
+            return Written::inline(Bytes::new());
+        }
+        let body = self.body();
+        for missed in &self.missed {
+            self.shared
+                .repairs
+                .note(ChunkedBody { len, ..body }, missed.chunk, missed.slot);
+        }
+        Written {
+            len,
+            body: Body::Chunked(ChunkedBody { len, ..body }),
+            inline: Bytes::new(),
+            missed: std::mem::take(&mut self.missed),
+        }
+    }
+
+    /// All chunks so far, as if they were whole.
+    fn body(&self) -> ChunkedBody {
+        let chunk_len = self.shared.config.chunk_len;
+        ChunkedBody {
+            set: self.set,
+            len: u64::from(self.chunks) * u64::from(chunk_len),
+            chunk_len,
+            protection: self.protection,
+            site: self.shared.config.site,
+        }
+    }
+}
+
+impl Drop for UnderWay {
+    /// The client went away, or something failed: what was stored is deleted, after what is being stored has ended.
+    fn drop(&mut self) {
+        if self.complete || self.chunks == 0 || tokio::runtime::Handle::try_current().is_err() {
+            return;
+        }
+        let (shared, body, storing) = (self.shared.clone(), self.body(), self.storing.take());
+        spawn(async move {
+            if let Some(storing) = storing {
+                // Stored or not: it is deleted.
+                drop(storing.await);
+            }
+            shared.forget(body).await;
+        });
+    }
+}
+
+fn too_long() -> S3Error {
+    S3Error::with(
+        Code::InvalidRequest,
+        "The request has more bytes than its headers announced.",
+    )
+}
+
+fn internal(error: impl std::fmt::Display) -> S3Error {
+    tracing::error!(%error, "a body cannot be encoded");
+    Code::InternalError.into()
+}
