@@ -236,7 +236,7 @@ impl Shared {
         let counter = match error {
             GetShardError::Corrupt(_) => &self.counters.corrupt_reads,
             GetShardError::NotFound => &self.counters.missing_reads,
-            GetShardError::OutOfRange | GetShardError::Down(_) | GetShardError::Io(_) => {
+            GetShardError::OutOfRange | GetShardError::Busy | GetShardError::Down(_) | GetShardError::Io(_) => {
                 &self.counters.failed_reads
             }
         };
