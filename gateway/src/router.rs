@@ -1,1 +1,12 @@
-//! (in the making)
+//! From method, host, path and query to a bucket, a key and an operation
+//! (user guide, "Virtual hosting of general purpose buckets"; API reference, "Actions").
+
+mod operation;
+mod query;
+mod target;
+
+pub use operation::{
+    Operation, not_implemented, refuse_unsupported_headers, refuse_version, route,
+};
+pub use query::{Query, percent_decode};
+pub use target::{Target, validate_bucket_name, validate_key, virtual_bucket};

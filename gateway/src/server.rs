@@ -1,1 +1,245 @@
-//! (in the making)
+//! The gateway as an HTTP server.
+
+mod connection;
+mod reply;
+mod request_body;
+mod socket;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use futures_util::FutureExt;
+use holdfast_placement::directory::Directory;
+use holdfast_placement::seams::{Clock, Rng};
+use holdfast_storage_node::metadata::Metadata;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+
+use crate::auth::Authenticator;
+use crate::body::Bodies;
+use crate::error::{Code, S3Error};
+use crate::ops;
+use crate::router::{Query, Target, virtual_bucket};
+
+pub use connection::serve;
+
+/// Bytes of a request's header fields at most. S3 says 8 KB; ten tags of the largest size, escaped, need more.
+const HEADERS_LEN_MAX: usize = 16 * 1024;
+
+/// How a gateway is to behave.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// Virtual-hosted-style requests go to `bucket.domain`.
+    pub domain: Option<String>,
+    /// The region that the gateway says it is in.
+    pub region: String,
+    /// Bodies up to so many bytes are kept in the metadata.
+    pub inline_len_max: usize,
+    /// Connections at once; more wait in the listener's backlog.
+    pub connections_max: usize,
+    /// How long a client may take to send a request's header, and how long an idle connection is kept.
+    pub header_read_timeout: Duration,
+    /// How long a client may take nothing of a response.
+    pub write_stall_timeout: Duration,
+    /// How long requests in flight may take after the shutdown began.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for GatewayConfig {
+    fn default() -> Self {
+        Self {
+            domain: None,
+            region: "us-east-1".to_owned(),
+            inline_len_max: 32 * 1024,
+            connections_max: 4096,
+            header_read_timeout: Duration::from_secs(60),
+            write_stall_timeout: Duration::from_secs(60),
+            shutdown_grace: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Gives the JSON of `/-/status`.
+pub type StatusHook = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
+
+/// Says whether writes that add data are to be refused.
+pub type FullHook = Box<dyn Fn() -> bool + Send + Sync>;
+
+/// Everything that operations need.
+pub struct Gateway {
+    pub config: GatewayConfig,
+    pub directory: Arc<Directory>,
+    pub metadata: Metadata,
+    pub bodies: Bodies,
+    pub authenticator: Authenticator,
+    pub is_full: FullHook,
+    pub status: StatusHook,
+    pub clock: Arc<dyn Clock>,
+    ids: RequestIds,
+}
+
+/// Makes `x-amz-request-id`: unique within the process, and with high probability among processes.
+struct RequestIds {
+    next: AtomicU64,
+    host_id: HeaderValue,
+}
+
+impl RequestIds {
+    fn new(rng: &dyn Rng) -> Self {
+        use base64::Engine as _;
+        let mut host = [0u8; 48];
+        rng.fill(&mut host);
+        let host_id = base64::engine::general_purpose::STANDARD.encode(host);
+        Self {
+            next: AtomicU64::new(rng.next_u64()),
+            host_id: HeaderValue::from_str(&host_id).expect("base64 is visible ASCII"),
+        }
+    }
+
+    /// 16 hex digits (a splitmix64 step, so that neighbours look different).
+    fn next(&self) -> [u8; 16] {
+        let mut z = self
+            .next
+            .fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^= z >> 31;
+        let mut digits = [0u8; 16];
+        for (place, digit) in digits.iter_mut().enumerate() {
+            *digit = b"0123456789ABCDEF"[(z >> (60 - 4 * place) & 15) as usize];
+        }
+        digits
+    }
+}
+
+impl Gateway {
+    /// A gateway over its parts.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
+    pub fn new(
+        config: GatewayConfig,
+        directory: Arc<Directory>,
+        metadata: Metadata,
+        bodies: Bodies,
+        authenticator: Authenticator,
+        is_full: FullHook,
+        status: StatusHook,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+    ) -> Self {
+        Self {
+            config,
+            directory,
+            metadata,
+            bodies,
+            authenticator,
+            is_full,
+            status,
+            clock,
+            ids: RequestIds::new(rng.as_ref()),
+        }
+    }
+
+    /// Answers one request. Always gives a response: errors and panics become S3's error XML.
+    pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let id = self.ids.next();
+        let is_head = parts.method == Method::HEAD;
+        let started = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+            let line = format!("{} {}", parts.method, parts.uri.path());
+            (line, self.clock.monotonic())
+        });
+
+        let mut resource = None;
+        let work = AssertUnwindSafe(self.perform(parts, body, &mut resource));
+        let outcome = work.catch_unwind().await.unwrap_or_else(|_| {
+            tracing::error!("a handler panicked");
+            Err(S3Error::new(Code::InternalError))
+        });
+        let mut response = match outcome {
+            Ok(response) => response,
+            Err(error) => {
+                let resource = resource.unwrap_or_default();
+                reply::error(&error, &resource, &id, &self.ids.host_id, is_head)
+            }
+        };
+        reply::stamp(response.headers_mut(), &id, &self.ids.host_id);
+
+        if let Some((line, began)) = started {
+            let micros = (self.clock.monotonic() - began).as_micros() as u64;
+            let status = response.status().as_u16();
+            tracing::debug!(id = %String::from_utf8_lossy(&id), status, micros, "{line}");
+        }
+        response
+    }
+
+    async fn perform(
+        &self,
+        mut parts: Parts,
+        body: Body,
+        resource: &mut Option<String>,
+    ) -> Result<Response<Body>, S3Error> {
+        check_header_section(&parts.headers)?;
+        let domain = self.config.domain.as_deref();
+        if parts.uri.path().starts_with("/-/") && virtual_bucket(&parts, domain).is_none() {
+            return self.administer(&parts).await;
+        }
+        let target = Target::parse(&parts, domain).inspect_err(|_| {
+            *resource = Some(parts.uri.path().to_owned());
+        })?;
+        let authenticated = self.authenticator.authenticate(&parts);
+        let outcome = match authenticated {
+            Ok(auth) => match Query::parse(parts.uri.query()) {
+                Ok(query) => {
+                    ops::hoist_headers(&mut parts, &query);
+                    ops::perform(self, parts, body, auth, &target, query).await
+                }
+                Err(error) => Err(error),
+            },
+            Err(error) => Err(error),
+        };
+        outcome.inspect_err(|_| *resource = Some(target.resource()))
+    }
+
+    /// `/-/live`: the process answers. `/-/ready`: it can serve requests. `/-/status`: how everything stands, as JSON,
+    /// for those who have a key.
+    async fn administer(&self, parts: &Parts) -> Result<Response<Body>, S3Error> {
+        if parts.method != Method::GET && parts.method != Method::HEAD {
+            return Err(S3Error::new(Code::MethodNotAllowed));
+        }
+        match parts.uri.path() {
+            "/-/live" => Ok(reply::plain(StatusCode::OK, "text/plain", "live\n")),
+            "/-/ready" => match self.directory.map().await {
+                Ok(Some(_)) => Ok(reply::plain(StatusCode::OK, "text/plain", "ready\n")),
+                Ok(None) => Err(S3Error::with(Code::ServiceUnavailable, "Not ready yet.")),
+                Err(error) => Err(ops::failure::directory(error)),
+            },
+            "/-/status" => {
+                self.authenticator.authenticate(parts)?;
+                let status = (self.status)();
+                Ok(reply::plain(StatusCode::OK, "application/json", status))
+            }
+            _ => Err(S3Error::with(
+                Code::InvalidURI,
+                "There are /-/live, /-/ready and /-/status.",
+            )),
+        }
+    }
+}
+
+fn check_header_section(headers: &HeaderMap) -> Result<(), S3Error> {
+    let len: usize = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + 4)
+        .sum();
+    if len > HEADERS_LEN_MAX {
+        return Err(S3Error::new(Code::RequestHeaderSectionTooLarge)
+            .detail("MaxSizeAllowed", HEADERS_LEN_MAX.to_string()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

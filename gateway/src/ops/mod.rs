@@ -1,1 +1,227 @@
-//! (in the making)
+//! The operations of S3, one file a family. [`perform`] tells what happens to every request; the files say the rest.
+
+mod attributes;
+mod authorise;
+mod bucket;
+mod checksums;
+mod conditions;
+mod copy_object;
+mod copy_source;
+mod delete_object;
+pub mod failure;
+mod get_object;
+mod list_objects;
+mod multipart;
+mod object_headers;
+mod put_object;
+mod range;
+mod response;
+mod tags;
+mod uploads;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use bytes::Bytes;
+use holdfast_placement::directory::Bucket;
+use holdfast_placement::ids::BucketId;
+use holdfast_storage_node::metadata::{WriteError, settle_refused_write};
+use http::header::HeaderName;
+use http::request::Parts;
+use http::{HeaderValue, Response};
+
+use crate::auth::Authenticated;
+use crate::error::{Code, S3Error};
+use crate::payload::{ChecksumHeader, Digests, Payload};
+use crate::router::{Operation, Query, Target, refuse_unsupported_headers, route};
+use crate::server::Gateway;
+
+use authorise::{Resource, authorise};
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+type Reply = Result<Response<Body>, S3Error>;
+
+/// A request on a bucket that is there, by somebody who may make it.
+struct Call<'a> {
+    gateway: &'a Gateway,
+    parts: &'a Parts,
+    auth: &'a Authenticated,
+    query: &'a Query,
+    operation: Operation,
+    bucket: Arc<Bucket>,
+}
+
+/// Makes a write on a call's bucket: `on_bucket!(call, |bucket| write)`. If it meets a deletion of the bucket, that is
+/// settled, and the write made again if there is such a bucket still. (A function over closures would not be `Send` for
+/// all lifetimes.)
+macro_rules! on_bucket {
+    ($call:expr, |$bucket:ident| $write:expr) => {{
+        let $bucket = $call.bucket.id;
+        match $write.await {
+            Err(WriteError::NoSuchBucket) => match $call.settle().await {
+                Ok($bucket) => $write.await,
+                Err(error) => Err(error),
+            },
+            outcome => outcome,
+        }
+    }};
+}
+use on_bucket;
+
+/// Presigned requests may carry `x-amz-*` headers as query parameters (SDK for JavaScript); they count like headers.
+pub fn hoist_headers(parts: &mut Parts, query: &Query) {
+    for (name, value) in query.iter() {
+        let bytes = name.as_bytes();
+        let is_header = bytes.len() > 6 && bytes[..6].eq_ignore_ascii_case(b"x-amz-");
+        let is_signature = [
+            "X-Amz-Algorithm",
+            "X-Amz-Credential",
+            "X-Amz-Date",
+            "X-Amz-Expires",
+            "X-Amz-Security-Token",
+            "X-Amz-Signature",
+            "X-Amz-SignedHeaders",
+            "X-Amz-Content-Sha256",
+        ];
+        if !is_header
+            || is_signature
+                .iter()
+                .any(|own| name.eq_ignore_ascii_case(own))
+        {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) = (
+            HeaderName::from_bytes(bytes),
+            HeaderValue::from_bytes(value.as_bytes()),
+        ) {
+            parts.headers.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// Performs a request whose signature is right.
+pub async fn perform(
+    gateway: &Gateway,
+    parts: Parts,
+    body: Body,
+    auth: Authenticated,
+    target: &Target,
+    query: Query,
+) -> Reply {
+    let operation = route(&parts.method, target, &query, &parts.headers)?;
+    refuse_unsupported_headers(&parts.headers)?;
+    if operation.adds_data() && (gateway.is_full)() {
+        return Err(S3Error::new(Code::StorageFull));
+    }
+    let name = match target {
+        Target::Service => {
+            authorise(&auth.identity, operation, Resource::Service)?;
+            return Box::pin(bucket::list_buckets(gateway, &auth, &query)).await;
+        }
+        Target::Bucket(name) if operation == Operation::CreateBucket => {
+            authorise(&auth.identity, operation, Resource::NewBucket)?;
+            return Box::pin(bucket::create(gateway, &parts, body, &auth, name)).await;
+        }
+        Target::Bucket(name) | Target::Object(name, _) => name,
+    };
+    let bucket = find_bucket(gateway, name).await?;
+    authorise(&auth.identity, operation, Resource::Bucket(&bucket))?;
+    authorise::check_expected_owner(&parts.headers, "x-amz-expected-bucket-owner", &bucket)?;
+    let call = Call {
+        gateway,
+        parts: &parts,
+        auth: &auth,
+        query: &query,
+        operation,
+        bucket,
+    };
+    match target {
+        Target::Object(_, key) => call.on_object(key, body).await,
+        Target::Bucket(_) | Target::Service => Box::pin(call.on_bucket(body)).await,
+    }
+}
+
+/// The bucket called `name`, or `NoSuchBucket`.
+async fn find_bucket(gateway: &Gateway, name: &str) -> Result<Arc<Bucket>, S3Error> {
+    let found = gateway.directory.bucket(name).await;
+    found
+        .map_err(failure::directory)?
+        .ok_or_else(|| failure::no_such_bucket(name))
+}
+
+impl Call<'_> {
+    async fn on_bucket(&self, body: Body) -> Reply {
+        match self.operation {
+            Operation::HeadBucket => self.head_bucket(),
+            Operation::DeleteBucket => self.delete_bucket().await,
+            Operation::GetBucketLocation => self.bucket_location(),
+            Operation::ListObjects => self.list_objects_v1().await,
+            Operation::ListObjectsV2 => self.list_objects_v2().await,
+            Operation::ListMultipartUploads => self.list_uploads().await,
+            Operation::DeleteObjects => self.delete_objects(body).await,
+            _ => Err(S3Error::new(Code::MethodNotAllowed)),
+        }
+    }
+
+    /// Operations that are rare or long are boxed, so that the future of the frequent ones stays small.
+    async fn on_object(&self, key: &str, body: Body) -> Reply {
+        match self.operation {
+            Operation::GetObject => self.get_object(key).await,
+            Operation::HeadObject => self.head_object(key).await,
+            Operation::PutObject => self.put_object(key, body).await,
+            Operation::DeleteObject => self.delete_object(key).await,
+            Operation::UploadPart => Box::pin(self.upload_part(key, body)).await,
+            Operation::CopyObject => Box::pin(self.copy_object(key)).await,
+            Operation::UploadPartCopy => Box::pin(self.upload_part_copy(key)).await,
+            Operation::CreateMultipartUpload => Box::pin(self.create_upload(key)).await,
+            Operation::CompleteMultipartUpload => Box::pin(self.complete_upload(key, body)).await,
+            Operation::AbortMultipartUpload => Box::pin(self.abort_upload(key)).await,
+            Operation::ListParts => Box::pin(self.list_parts(key)).await,
+            Operation::GetObjectAttributes => Box::pin(self.attributes(key)).await,
+            Operation::GetObjectTagging => Box::pin(self.get_tags(key)).await,
+            Operation::PutObjectTagging => Box::pin(self.put_tags(key, body)).await,
+            Operation::DeleteObjectTagging => Box::pin(self.delete_tags(key)).await,
+            _ => Err(S3Error::new(Code::MethodNotAllowed)),
+        }
+    }
+
+    /// A header's value as text, if it is there and is text.
+    fn header(&self, name: &str) -> Option<&str> {
+        self.parts.headers.get(name)?.to_str().ok()
+    }
+
+    /// The whole body of a request that carries a document, verified.
+    async fn document(&self, body: Body, len_max: usize) -> Result<Bytes, S3Error> {
+        let payload = Payload::new(self.auth, self.parts, body, Digests::default());
+        payload?.read_all(len_max).await
+    }
+
+    /// As `document`, for `CompleteMultipartUpload`, whose checksum headers are about the object.
+    async fn document_about_object(&self, body: Body, len_max: usize) -> Result<Bytes, S3Error> {
+        let digests = Digests {
+            checksum_header: ChecksumHeader::Object,
+            ..Digests::default()
+        };
+        let payload = Payload::new(self.auth, self.parts, body, digests);
+        payload?.read_all(len_max).await
+    }
+
+    /// A write was refused because the bucket is being deleted: the bucket to try again on, once, if there is one of
+    /// that name still or again.
+    async fn settle(&self) -> Result<BucketId, WriteError> {
+        let gateway = self.gateway;
+        let name = &self.bucket.name;
+        let lives = settle_refused_write(&gateway.directory, &gateway.metadata, name).await?;
+        let identity = &self.auth.identity;
+        match lives {
+            Some(bucket)
+                if authorise(identity, self.operation, Resource::Bucket(&bucket)).is_ok() =>
+            {
+                Ok(bucket.id)
+            }
+            _ => Err(WriteError::NoSuchBucket),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Buckets: CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, ListBuckets.
+
+use axum::body::Body;
+use http::header::{HeaderName, LOCATION};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+
+use holdfast_placement::directory::CreateBucket;
+use holdfast_storage_node::metadata::{DeleteBucket, delete_bucket};
+
+use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
+use super::response::{empty, set, xml};
+use super::{Call, Reply, failure};
+use crate::auth::Authenticated;
+use crate::error::{Code, S3Error};
+use crate::payload::{Digests, Payload};
+use crate::router::Query;
+use crate::server::Gateway;
+use crate::xml::{XmlWriter, requests};
+
+/// Buckets of a page at most.
+const BUCKETS_PAGE_MAX: usize = 10_000;
+
+/// The region whose buckets have no location constraint.
+const CLASSIC_REGION: &str = "us-east-1";
+
+/// ListBuckets: the identity's own, by name.
+pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query: &Query) -> Reply {
+    let prefix = query.get("prefix").unwrap_or_default();
+    let max = match query.count("max-buckets")? {
+        Some(max) if (1..=BUCKETS_PAGE_MAX).contains(&max) => max,
+        Some(max) => {
+            let max = max.to_string();
+            let message = "max-buckets must be an integer between 1 and 10000";
+            return Err(failure::invalid_argument("max-buckets", &max, message));
+        }
+        None => BUCKETS_PAGE_MAX,
+    };
+    let token = non_empty(query, "continuation-token");
+    let mut after = token.map(parse_continuation_token).transpose()?;
+    let region = non_empty(query, "bucket-region");
+
+    let mut shown = Vec::new();
+    let mut more = true;
+    while more && shown.len() < max {
+        let page = gateway
+            .directory
+            .list_buckets(prefix, after.as_deref(), max);
+        let (buckets, truncated) = page.await.map_err(failure::directory)?;
+        more = truncated;
+        for bucket in buckets {
+            if shown.len() == max {
+                more = true;
+                break;
+            }
+            after = Some(bucket.name.clone());
+            let is_own = bucket.owner == auth.identity.owner_id;
+            if is_own && region.is_none_or(|region| region == bucket.region) {
+                shown.push(bucket);
+            }
+        }
+    }
+
+    let mut document = XmlWriter::new("ListAllMyBucketsResult", 512 + 160 * shown.len());
+    document.open("Owner");
+    document.text("ID", &auth.identity.owner_id);
+    document.text("DisplayName", &auth.identity.display_name);
+    document.close("Owner");
+    document.open("Buckets");
+    for bucket in &shown {
+        document.open("Bucket");
+        document.text("Name", &bucket.name);
+        document.time("CreationDate", bucket.created);
+        document.text("BucketRegion", &bucket.region);
+        document.close("Bucket");
+    }
+    document.close("Buckets");
+    if !prefix.is_empty() {
+        document.text("Prefix", prefix);
+    }
+    if let (true, Some(last)) = (more, &after) {
+        document.text("ContinuationToken", &continuation_token(last));
+    }
+    Ok(xml(document.finish("ListAllMyBucketsResult")))
+}
+
+/// CreateBucket.
+pub(super) async fn create(
+    gateway: &Gateway,
+    parts: &Parts,
+    body: Body,
+    auth: &Authenticated,
+    name: &str,
+) -> Reply {
+    let mut payload = Payload::new(auth, parts, body, Digests::default())?;
+    let document = payload.read_all(requests::SMALL_LEN_MAX).await?;
+    let constraint = match document.is_empty() {
+        true => None,
+        false => requests::create_bucket(&document)?,
+    };
+    check_location(constraint.as_deref(), &gateway.config.region)?;
+    let owner = &auth.identity.owner_id;
+    let made = gateway
+        .directory
+        .create_bucket(name, owner, &gateway.config.region);
+    match made.await.map_err(failure::directory)? {
+        CreateBucket::Created(_) => {
+            let mut response = empty(StatusCode::OK);
+            set(response.headers_mut(), LOCATION, format!("/{name}"));
+            Ok(response)
+        }
+        CreateBucket::Exists(bucket) if bucket.owner == *owner => {
+            Err(S3Error::new(Code::BucketAlreadyOwnedByYou).detail("BucketName", name))
+        }
+        CreateBucket::Exists(_) => {
+            Err(S3Error::new(Code::BucketAlreadyExists).detail("BucketName", name))
+        }
+    }
+}
+
+/// Buckets are made in the region of the gateway, whether the request says so or says nothing.
+fn check_location(constraint: Option<&str>, region: &str) -> Result<(), S3Error> {
+    match constraint {
+        None | Some("") => Ok(()),
+        Some("EU") if region == "eu-west-1" => Ok(()),
+        Some(constraint) if constraint == region => Ok(()),
+        Some(constraint) => Err(S3Error::with(
+            Code::IllegalLocationConstraintException,
+            format!(
+                "The {constraint} location constraint is incompatible for the region specific endpoint this request was sent to."
+            ),
+        )),
+    }
+}
+
+impl Call<'_> {
+    pub(super) fn head_bucket(&self) -> Reply {
+        let mut response = empty(StatusCode::OK);
+        let headers = response.headers_mut();
+        set(
+            headers,
+            HeaderName::from_static("x-amz-bucket-region"),
+            &self.bucket.region,
+        );
+        let alias = HeaderName::from_static("x-amz-access-point-alias");
+        headers.insert(alias, HeaderValue::from_static("false"));
+        Ok(response)
+    }
+
+    pub(super) fn bucket_location(&self) -> Reply {
+        let mut document = XmlWriter::new("LocationConstraint", 256);
+        if self.bucket.region != CLASSIC_REGION {
+            document.value(&self.bucket.region);
+        }
+        Ok(xml(document.finish("LocationConstraint")))
+    }
+
+    pub(super) async fn delete_bucket(&self) -> Reply {
+        let gateway = self.gateway;
+        let name = &self.bucket.name;
+        let outcome = delete_bucket(&gateway.directory, &gateway.metadata, name).await;
+        match outcome.map_err(failure::metadata)? {
+            DeleteBucket::Deleted => Ok(empty(StatusCode::NO_CONTENT)),
+            DeleteBucket::NotEmpty => {
+                Err(S3Error::new(Code::BucketNotEmpty).detail("BucketName", name))
+            }
+            DeleteBucket::NoSuchBucket => Err(failure::no_such_bucket(name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations() {
+        assert!(check_location(None, "us-east-1").is_ok());
+        assert!(check_location(Some(""), "eu-west-1").is_ok());
+        assert!(check_location(Some("EU"), "eu-west-1").is_ok());
+        assert!(check_location(Some("eu-west-1"), "eu-west-1").is_ok());
+        let refused = check_location(Some("eu-west-1"), "us-east-1").unwrap_err();
+        assert_eq!(refused.code, Code::IllegalLocationConstraintException);
+    }
+}

@@ -1,0 +1,261 @@
+//! Conditional requests (user guide, "Conditional requests"; RFC 9110, section 13).
+
+use holdfast_placement::seams::UnixMillis;
+use holdfast_storage_node::metadata::{Condition, Etag};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::failure::invalid_argument;
+use crate::error::{Code, S3Error};
+use crate::router::not_implemented;
+
+/// Names of the four headers: of a read, or of a copy's source.
+pub struct ReadConditions {
+    pub if_match: HeaderName,
+    pub if_none_match: HeaderName,
+    pub if_modified_since: HeaderName,
+    pub if_unmodified_since: HeaderName,
+}
+
+/// What the conditions of a read say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Go,
+    NotModified,
+    Failed,
+}
+
+/// The headers of GET and HEAD.
+pub const READ: ReadConditions = ReadConditions {
+    if_match: http::header::IF_MATCH,
+    if_none_match: http::header::IF_NONE_MATCH,
+    if_modified_since: http::header::IF_MODIFIED_SINCE,
+    if_unmodified_since: http::header::IF_UNMODIFIED_SINCE,
+};
+
+/// The headers of copies, about their source.
+pub fn copy_source() -> ReadConditions {
+    ReadConditions {
+        if_match: HeaderName::from_static("x-amz-copy-source-if-match"),
+        if_none_match: HeaderName::from_static("x-amz-copy-source-if-none-match"),
+        if_modified_since: HeaderName::from_static("x-amz-copy-source-if-modified-since"),
+        if_unmodified_since: HeaderName::from_static("x-amz-copy-source-if-unmodified-since"),
+    }
+}
+
+impl ReadConditions {
+    /// Judges an object. `If-Match` is stronger than `If-Unmodified-Since`, `If-None-Match` than
+    /// `If-Modified-Since` (API reference, GetObject, "Additional considerations about request headers").
+    pub fn judge(&self, headers: &HeaderMap, etag: &Etag, modified: UnixMillis) -> Verdict {
+        let since = |name: &HeaderName| headers.get(name).and_then(parse_date);
+        if let Some(list) = headers.get(&self.if_match) {
+            if !etag_list_has(list, etag) {
+                return Verdict::Failed;
+            }
+        } else if since(&self.if_unmodified_since).is_some_and(|date| modified.secs() > date) {
+            return Verdict::Failed;
+        }
+        if let Some(list) = headers.get(&self.if_none_match) {
+            if etag_list_has(list, etag) {
+                return Verdict::NotModified;
+            }
+        } else if since(&self.if_modified_since).is_some_and(|date| modified.secs() <= date) {
+            return Verdict::NotModified;
+        }
+        Verdict::Go
+    }
+}
+
+/// Seconds since 1970 of an HTTP date; a date that is none is ignored.
+fn parse_date(value: &HeaderValue) -> Option<u64> {
+    parse_http_date(value.to_str().ok()?)
+}
+
+fn parse_http_date(text: &str) -> Option<u64> {
+    let time = httpdate::parse_http_date(text.trim()).ok()?;
+    let since_epoch = time.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(since_epoch.as_secs())
+}
+
+/// Whether `etag` is in a list of entity tags: quotes are optional, `W/` is disregarded, `*` is any.
+fn etag_list_has(list: &HeaderValue, etag: &Etag) -> bool {
+    let Ok(list) = list.to_str() else {
+        return false;
+    };
+    let own = etag.to_string();
+    list.split(',').any(|tag| {
+        let tag = bare_etag(tag);
+        tag == "*" || tag == own
+    })
+}
+
+/// An entity tag without white space, `W/` and quotes.
+pub fn bare_etag(tag: &str) -> &str {
+    let tag = tag.trim();
+    tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"')
+}
+
+/// The condition of a PUT, a copy or a completion: `If-None-Match: *` or `If-Match: etag`.
+pub fn of_write(headers: &HeaderMap) -> Result<Condition, S3Error> {
+    let mut condition = Condition::default();
+    if let Some(value) = headers.get(http::header::IF_NONE_MATCH) {
+        if bare_etag(value.to_str().unwrap_or_default()) != "*" {
+            return Err(not_implemented("If-None-Match other than * on a write")
+                .detail("Header", "If-None-Match"));
+        }
+        condition.absent = true;
+    }
+    condition.etag = etag_of(headers)?;
+    if condition.absent && condition.etag.is_some() {
+        return Err(S3Error::with(
+            Code::NotImplemented,
+            "If-Match and If-None-Match together are not implemented.",
+        ));
+    }
+    Ok(condition)
+}
+
+/// The condition of a DELETE: `If-Match`, `x-amz-if-match-last-modified-time`, `x-amz-if-match-size`.
+pub fn of_delete(headers: &HeaderMap) -> Result<Condition, S3Error> {
+    let text = |name: &'static str| match headers.get(name) {
+        Some(value) => {
+            Ok(Some(value.to_str().map_err(|_| {
+                invalid_argument(name, "", "The header is not text.")
+            })?))
+        }
+        None => Ok::<_, S3Error>(None),
+    };
+    if headers.contains_key(http::header::IF_NONE_MATCH) {
+        return Err(not_implemented("If-None-Match on a deletion"));
+    }
+    let mut condition = Condition {
+        etag: etag_of(headers)?,
+        ..Condition::default()
+    };
+    if let Some(date) = text("x-amz-if-match-last-modified-time")? {
+        condition.modified_secs = Some(parse_time(date).ok_or_else(|| {
+            invalid_argument("x-amz-if-match-last-modified-time", date, "Not a date.")
+        })?);
+    }
+    if let Some(size) = text("x-amz-if-match-size")? {
+        condition.size = Some(
+            size.parse()
+                .map_err(|_| invalid_argument("x-amz-if-match-size", size, "Not a size."))?,
+        );
+    }
+    Ok(condition)
+}
+
+fn etag_of(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
+    let Some(value) = headers.get(http::header::IF_MATCH) else {
+        return Ok(None);
+    };
+    match value.to_str().map(bare_etag) {
+        Ok(etag) if !etag.is_empty() && !etag.contains(',') => Ok(Some(etag.to_owned())),
+        _ => Err(invalid_argument(
+            "If-Match",
+            "",
+            "If-Match takes one entity tag.",
+        )),
+    }
+}
+
+/// Seconds since 1970 of an HTTP date or an ISO 8601 time.
+pub fn parse_time(text: &str) -> Option<u64> {
+    parse_http_date(text).or_else(|| {
+        let iso = &time::format_description::well_known::Rfc3339;
+        let time = time::OffsetDateTime::parse(text.trim(), iso).ok()?;
+        time.unix_timestamp().try_into().ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ETAG: Etag = Etag::Md5([0x11; 16]);
+    const MODIFIED: UnixMillis = UnixMillis(784_111_777_500);
+    const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
+
+    fn judge(headers: &[(HeaderName, &str)]) -> Verdict {
+        let pair = |(name, value): &(HeaderName, &str)| {
+            (name.clone(), HeaderValue::from_str(value).unwrap())
+        };
+        let headers: HeaderMap = headers.iter().map(pair).collect();
+        READ.judge(&headers, &ETAG, MODIFIED)
+    }
+
+    #[test]
+    fn reads_follow_s3s_precedence() {
+        use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+        let own = "\"11111111111111111111111111111111\"";
+        let bare = "11111111111111111111111111111111";
+        let weak = "W/\"11111111111111111111111111111111\"";
+        let list = "\"a\", \"11111111111111111111111111111111\"";
+        for (headers, verdict) in [
+            (&[][..], Verdict::Go),
+            (&[(IF_MATCH, own)], Verdict::Go),
+            (&[(IF_MATCH, bare)], Verdict::Go),
+            (&[(IF_MATCH, list)], Verdict::Go),
+            (&[(IF_MATCH, "*")], Verdict::Go),
+            (&[(IF_MATCH, "\"a\"")], Verdict::Failed),
+            (&[(IF_NONE_MATCH, own)], Verdict::NotModified),
+            (&[(IF_NONE_MATCH, weak)], Verdict::NotModified),
+            (&[(IF_NONE_MATCH, list)], Verdict::NotModified),
+            (&[(IF_NONE_MATCH, "*")], Verdict::NotModified),
+            (&[(IF_NONE_MATCH, "a")], Verdict::Go),
+            (&[(IF_MODIFIED_SINCE, THEN)], Verdict::NotModified),
+            (&[(IF_MODIFIED_SINCE, BEFORE)], Verdict::Go),
+            (&[(IF_MODIFIED_SINCE, "nonsense")], Verdict::Go),
+            (&[(IF_UNMODIFIED_SINCE, THEN)], Verdict::Go),
+            (&[(IF_UNMODIFIED_SINCE, BEFORE)], Verdict::Failed),
+            (
+                &[(IF_MATCH, own), (IF_UNMODIFIED_SINCE, BEFORE)],
+                Verdict::Go,
+            ),
+            (
+                &[(IF_NONE_MATCH, "a"), (IF_MODIFIED_SINCE, THEN)],
+                Verdict::Go,
+            ),
+            (
+                &[(IF_MATCH, own), (IF_NONE_MATCH, own)],
+                Verdict::NotModified,
+            ),
+            (&[(IF_MATCH, "a"), (IF_NONE_MATCH, own)], Verdict::Failed),
+        ] {
+            assert_eq!(judge(headers), verdict, "{headers:?}");
+        }
+    }
+
+    fn headers(name: &'static str, value: &'static str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_static(value));
+        headers
+    }
+
+    #[test]
+    fn writes_take_one_condition() {
+        assert!(of_write(&headers("if-none-match", "*")).unwrap().absent);
+        let etag = of_write(&headers("if-match", "\"abc\"")).unwrap().etag;
+        assert_eq!(etag.as_deref(), Some("abc"));
+        let other = of_write(&headers("if-none-match", "\"abc\"")).unwrap_err();
+        assert_eq!(other.code, Code::NotImplemented);
+        assert!(of_write(&headers("if-match", "a,b")).is_err());
+        assert!(of_write(&headers("if-match", "")).is_err());
+    }
+
+    #[test]
+    fn deletions_take_more() {
+        let on = |name, value| of_delete(&headers(name, value));
+        let time = "x-amz-if-match-last-modified-time";
+        assert_eq!(on(time, THEN).unwrap().modified_secs, Some(784_111_777));
+        assert_eq!(
+            on(time, "1994-11-06T08:49:37Z").unwrap().modified_secs,
+            Some(784_111_777)
+        );
+        assert!(on(time, "yesterday").is_err());
+        assert_eq!(on("x-amz-if-match-size", "12").unwrap().size, Some(12));
+        assert!(on("x-amz-if-match-size", "-1").is_err());
+        assert_eq!(on("if-match", "*").unwrap().etag.as_deref(), Some("*"));
+    }
+}

@@ -1,0 +1,216 @@
+//! What a copy reads: `x-amz-copy-source`, its conditions, its bytes.
+
+use bytes::Bytes;
+use md5::{Digest, Md5};
+use std::ops::Range;
+use std::sync::Arc;
+
+use holdfast_placement::directory::Bucket;
+use holdfast_storage_node::metadata::{
+    self, ChecksumAlgorithm, ChecksumKind, Etag, ObjectChecksum, VersionRecord,
+};
+
+use super::authorise::{Resource, authorise, check_expected_owner};
+use super::conditions::{self, Verdict};
+use super::get_object::Located;
+use super::put_object::Received;
+use super::{Call, failure, find_bucket};
+use crate::body::{BodySource, ByteSource, Written};
+use crate::checksum::Hasher;
+use crate::error::{Code, S3Error};
+use crate::router::{
+    Operation, Query, percent_decode, refuse_version, validate_bucket_name, validate_key,
+};
+
+/// An object to copy from, as it was when the copy began.
+pub(super) struct Source {
+    pub bucket: Arc<Bucket>,
+    pub key: String,
+    pub record: VersionRecord,
+    inline: Bytes,
+}
+
+/// Bucket and key of `x-amz-copy-source`: `bucket/key` or `/bucket/key`, URL-encoded, perhaps `?versionId=null`.
+fn parse(header: &[u8]) -> Result<(String, String), S3Error> {
+    let wrong = |value: &str| {
+        failure::invalid_argument(
+            "x-amz-copy-source",
+            value,
+            "Copy Source must mention the source bucket and key: sourcebucket/sourcekey",
+        )
+    };
+    let text = std::str::from_utf8(header).map_err(|_| wrong(""))?;
+    if text.starts_with("arn:") {
+        return Err(crate::router::not_implemented(
+            "Copying from an access point",
+        ));
+    }
+    let (path, query) = match text.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (text, None),
+    };
+    if let Some(version) = Query::parse(query)?.get("versionId") {
+        refuse_version(version)?;
+    }
+    // Some clients escape the slash between bucket and key too.
+    let path = percent_decode(path, false).map_err(|_| wrong(text))?;
+    let path = path.strip_prefix('/').unwrap_or(&path);
+    match path.split_once('/') {
+        Some((bucket, key)) if !key.is_empty() => {
+            validate_bucket_name(bucket)?;
+            validate_key(key)?;
+            Ok((bucket.to_owned(), key.to_owned()))
+        }
+        _ => Err(wrong(text)),
+    }
+}
+
+impl Call<'_> {
+    /// The source of a copy, if the identity may read it and its conditions hold.
+    pub(super) async fn copy_source(&self) -> Result<Source, S3Error> {
+        let headers = &self.parts.headers;
+        let header = headers.get("x-amz-copy-source");
+        let (name, key) = parse(header.map(|value| value.as_bytes()).unwrap_or_default())?;
+        let bucket = find_bucket(self.gateway, &name).await?;
+        let identity = &self.auth.identity;
+        authorise(identity, Operation::GetObject, Resource::Bucket(&bucket))?;
+        check_expected_owner(headers, "x-amz-source-expected-bucket-owner", &bucket)?;
+        let found = self.gateway.metadata.get(bucket.id, &key).await;
+        let version = found
+            .map_err(failure::metadata)?
+            .ok_or_else(|| failure::no_such_key(&key))?;
+        let summary = &version.record.summary;
+        let conditions = conditions::copy_source();
+        if conditions.judge(headers, &summary.etag, summary.modified) != Verdict::Go {
+            return Err(S3Error::new(Code::PreconditionFailed));
+        }
+        Ok(Source {
+            bucket,
+            key,
+            record: version.record,
+            inline: version.inline,
+        })
+    }
+
+    /// Copies bytes `range` of the source to a body of its own; with its checksum by `algorithm`.
+    pub(super) async fn copy_bytes(
+        &self,
+        source: &Source,
+        range: Range<u64>,
+        algorithm: ChecksumAlgorithm,
+        inline_len_max: usize,
+    ) -> Result<Received, S3Error> {
+        let len = range.end - range.start;
+        let record = &source.record;
+        let whole = len == record.summary.size;
+        let known = known_digests(record, algorithm).filter(|_| whole);
+        let inline = source.inline.clone();
+        let located = self.locate(source.bucket.id, &source.key, record, inline, range);
+        let bodies = &self.gateway.bodies;
+        let from = match located.await? {
+            Located::Bytes(bytes) => From::Bytes(bytes),
+            Located::Pieces(pieces) => From::Body(bodies.source(pieces)),
+        };
+        let mut tap = Tap::new(from, algorithm, known.is_none());
+        let written = bodies.write(&mut tap, Some(len), inline_len_max).await?;
+        Ok(tap.received(written, known))
+    }
+}
+
+/// MD5 and checksum of an object, where its record has both: the bytes are verified by checksums of their own as they are
+/// read, so they need not be hashed again.
+fn known_digests(
+    record: &VersionRecord,
+    algorithm: ChecksumAlgorithm,
+) -> Option<([u8; 16], ObjectChecksum)> {
+    let Etag::Md5(md5) = record.summary.etag else {
+        return None;
+    };
+    let checksum = record.checksum.as_ref()?;
+    let fits = checksum.algorithm == algorithm && checksum.kind == ChecksumKind::FullObject;
+    let is_multipart = matches!(record.body, metadata::Body::Multipart { .. });
+    (fits && !is_multipart).then(|| (md5, checksum.clone()))
+}
+
+/// Where the bytes come from.
+enum From {
+    Bytes(Bytes),
+    Body(BodySource),
+}
+
+/// Passes bytes on and computes their digests.
+struct Tap {
+    from: From,
+    algorithm: ChecksumAlgorithm,
+    digests: Option<(Md5, Hasher)>,
+}
+
+impl Tap {
+    fn new(from: From, algorithm: ChecksumAlgorithm, compute: bool) -> Self {
+        Self {
+            from,
+            algorithm,
+            digests: compute.then(|| (Md5::new(), Hasher::new(algorithm))),
+        }
+    }
+
+    fn received(self, written: Written, known: Option<([u8; 16], ObjectChecksum)>) -> Received {
+        let (md5, checksum) = match self.digests {
+            Some((md5, hasher)) => {
+                let checksum = ObjectChecksum {
+                    algorithm: self.algorithm,
+                    kind: ChecksumKind::FullObject,
+                    value: hasher.finish(),
+                };
+                (md5.finalize().into(), Some(checksum))
+            }
+            None => known.map_or(([0; 16], None), |(md5, checksum)| (md5, Some(checksum))),
+        };
+        Received {
+            written,
+            md5,
+            checksum,
+        }
+    }
+}
+
+impl ByteSource for Tap {
+    async fn prepare(&mut self) -> Result<(), S3Error> {
+        match &mut self.from {
+            From::Bytes(_) => Ok(()),
+            From::Body(source) => source.prepare().await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, S3Error> {
+        let bytes = match &mut self.from {
+            From::Bytes(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
+            From::Body(source) => source.next().await?,
+        };
+        if let (Some((md5, checksum)), Some(bytes)) = (&mut self.digests, &bytes) {
+            md5.update(bytes);
+            checksum.update(bytes);
+        }
+        Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_sources() {
+        let source = |text: &str| parse(text.as_bytes()).map_err(|error| error.code);
+        let found = |bucket: &str, key: &str| Ok((bucket.to_owned(), key.to_owned()));
+        assert_eq!(source("bucket/key"), found("bucket", "key"));
+        assert_eq!(source("/bucket/a/../b//"), found("bucket", "a/../b//"));
+        assert_eq!(source("bucket%2Fa%20b+c%3F"), found("bucket", "a b+c?"));
+        assert_eq!(source("bucket/ä?versionId=null"), found("bucket", "ä"));
+        assert_eq!(source("bucket/k?versionId=1"), Err(Code::NotImplemented));
+        for wrong in ["", "/", "bucket", "bucket/", "bucket/%zz", "bucket/%ff"] {
+            assert_eq!(source(wrong), Err(Code::InvalidArgument), "{wrong}");
+        }
+        assert_eq!(source("B/k"), Err(Code::InvalidBucketName));
+    }
+}

@@ -1,0 +1,97 @@
+//! What S3 calls the failures of the parts below.
+
+use holdfast_placement::directory::DirectoryError;
+use holdfast_storage_node::metadata::{MetadataError, WriteError};
+
+use crate::error::{Code, S3Error};
+
+fn unavailable(reason: &str) -> S3Error {
+    tracing::debug!("no quorum: {reason}");
+    S3Error::with(
+        Code::ServiceUnavailable,
+        "The metadata has no quorum at the moment; nothing was changed. Try again.",
+    )
+}
+
+fn indeterminate(reason: &str) -> S3Error {
+    tracing::warn!("a write's fate is not known: {reason}");
+    S3Error::with(
+        Code::ServiceUnavailable,
+        "The change may or may not have been made. Look, or try again.",
+    )
+}
+
+fn failed(reason: &str) -> S3Error {
+    tracing::error!("the metadata failed: {reason}");
+    S3Error::new(Code::InternalError)
+}
+
+/// A failure of the directory.
+pub fn directory(error: DirectoryError) -> S3Error {
+    match error {
+        DirectoryError::Unavailable(reason) => unavailable(&reason),
+        DirectoryError::Indeterminate(reason) => indeterminate(&reason),
+        DirectoryError::Failed(reason) => failed(&reason),
+        DirectoryError::Full => S3Error::new(Code::StorageFull),
+    }
+}
+
+/// A failure of the metadata.
+pub fn metadata(error: MetadataError) -> S3Error {
+    match error {
+        MetadataError::Unavailable(reason) => unavailable(&reason),
+        MetadataError::Indeterminate(reason) => indeterminate(&reason),
+        MetadataError::Failed(reason) => failed(&reason),
+        MetadataError::Full => S3Error::new(Code::StorageFull),
+    }
+}
+
+/// A write that was refused, or failed.
+pub fn write(error: WriteError, bucket: &str, key: &str) -> S3Error {
+    match error {
+        WriteError::PreconditionFailed => S3Error::new(Code::PreconditionFailed),
+        WriteError::NoSuchKey => no_such_key(key),
+        WriteError::NoSuchBucket => no_such_bucket(bucket),
+        WriteError::NoSuchUpload => S3Error::new(Code::NoSuchUpload),
+        WriteError::Metadata(error) => metadata(error),
+    }
+}
+
+/// Whether a write that ended so is known not to have happened, and never to happen: only then what it refers to may be
+/// thrown away.
+pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
+    match error {
+        WriteError::PreconditionFailed
+        | WriteError::NoSuchKey
+        | WriteError::NoSuchBucket
+        | WriteError::NoSuchUpload
+        | WriteError::Metadata(MetadataError::Unavailable(_) | MetadataError::Full) => true,
+        WriteError::Metadata(MetadataError::Indeterminate(_) | MetadataError::Failed(_)) => false,
+    }
+}
+
+pub fn no_such_bucket(bucket: &str) -> S3Error {
+    S3Error::new(Code::NoSuchBucket).detail("BucketName", bucket)
+}
+
+pub fn no_such_key(key: &str) -> S3Error {
+    S3Error::new(Code::NoSuchKey).detail("Key", key)
+}
+
+/// `InvalidArgument` about an argument.
+pub fn invalid_argument(name: &str, value: &str, message: impl Into<String>) -> S3Error {
+    S3Error::with(Code::InvalidArgument, message.into())
+        .detail("ArgumentName", name)
+        .detail("ArgumentValue", value)
+}
+
+/// `InvalidRequest` with a reason.
+pub fn invalid_request(message: impl Into<String>) -> S3Error {
+    S3Error::with(Code::InvalidRequest, message.into())
+}
+
+/// The record and the bytes of an object disagree: an error, never data.
+pub fn inconsistent(key: &str) -> S3Error {
+    tracing::error!(key, "the record of an object does not fit its body");
+    S3Error::new(Code::InternalError)
+}

@@ -1,0 +1,274 @@
+//! GetObject and HeadObject.
+
+use axum::body::Body;
+use bytes::Bytes;
+use holdfast_placement::ids::{BucketId, UploadId};
+use holdfast_storage_node::metadata::{self, PartRecord, VersionRecord};
+use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use std::ops::Range;
+
+use super::conditions::{self, Verdict};
+use super::range::{self, Asked};
+use super::response::{empty, set, set_etag, set_last_modified};
+use super::{Call, Reply, checksums, failure, object_headers};
+use crate::body::BodyPiece;
+use crate::error::{Code, S3Error};
+
+static MP_PARTS_COUNT: HeaderName = HeaderName::from_static("x-amz-mp-parts-count");
+static TAGGING_COUNT: HeaderName = HeaderName::from_static("x-amz-tagging-count");
+
+/// The bytes of a version that a response is about.
+struct Selection {
+    range: Range<u64>,
+    /// Whether it was asked for as a part of the object (206).
+    partial: bool,
+    /// The part of a multipart object that `partNumber` asked for.
+    part: Option<PartRecord>,
+}
+
+/// Where bytes of a version are.
+pub(super) enum Located {
+    /// At hand.
+    Bytes(Bytes),
+    /// On drives.
+    Pieces(Vec<BodyPiece>),
+}
+
+impl Call<'_> {
+    pub(super) async fn get_object(&self, key: &str) -> Reply {
+        let found = self.gateway.metadata.get(self.bucket.id, key).await;
+        let version = found
+            .map_err(failure::metadata)?
+            .ok_or_else(|| failure::no_such_key(key))?;
+        let record = version.record;
+        if let Some(response) = self.judge(&record)? {
+            return Ok(response);
+        }
+        let selection = self.select(key, &record).await?;
+        let mut response = self.describe(&record, &selection)?;
+        let bytes = self.read(key, &record, version.inline, selection.range);
+        *response.body_mut() = bytes.await?;
+        Ok(response)
+    }
+
+    pub(super) async fn head_object(&self, key: &str) -> Reply {
+        let found = self.gateway.metadata.head(self.bucket.id, key).await;
+        let record = found
+            .map_err(failure::metadata)?
+            .ok_or_else(|| failure::no_such_key(key))?;
+        if let Some(response) = self.judge(&record)? {
+            return Ok(response);
+        }
+        let selection = self.select(key, &record).await?;
+        self.describe(&record, &selection)
+    }
+
+    /// Checks the conditions: the response if it is "not modified".
+    fn judge(&self, record: &VersionRecord) -> Result<Option<Response<Body>>, S3Error> {
+        let summary = &record.summary;
+        let headers = &self.parts.headers;
+        match conditions::READ.judge(headers, &summary.etag, summary.modified) {
+            Verdict::Go => Ok(None),
+            Verdict::Failed => Err(S3Error::new(Code::PreconditionFailed)),
+            Verdict::NotModified => {
+                let mut response = empty(StatusCode::NOT_MODIFIED);
+                set_etag(response.headers_mut(), &summary.etag);
+                set_last_modified(response.headers_mut(), summary.modified);
+                Ok(Some(response))
+            }
+        }
+    }
+
+    /// What the request is about: the whole, a `Range`, or a `partNumber`.
+    async fn select(&self, key: &str, record: &VersionRecord) -> Result<Selection, S3Error> {
+        let size = record.summary.size;
+        let range = self.parts.headers.get(RANGE);
+        if let Some(number) = self.query.get("partNumber") {
+            if range.is_some() {
+                return Err(failure::invalid_request(
+                    "Cannot specify both Range header and partNumber query parameter",
+                ));
+            }
+            return self.select_part(key, record, number).await;
+        }
+        let asked = match range {
+            Some(range) => range::asked(range.to_str().unwrap_or_default(), size)?,
+            None => Asked::Whole,
+        };
+        let (range, partial) = match asked {
+            Asked::Whole => (0..size, false),
+            Asked::Part(range) => (range, true),
+        };
+        Ok(Selection {
+            range,
+            partial,
+            part: None,
+        })
+    }
+
+    async fn select_part(
+        &self,
+        key: &str,
+        record: &VersionRecord,
+        number: &str,
+    ) -> Result<Selection, S3Error> {
+        let number = super::multipart::part_number(number)?;
+        let none = || {
+            S3Error::new(Code::InvalidPartNumber).detail("PartNumberRequested", number.to_string())
+        };
+        let metadata::Body::Multipart { table, parts: _ } = record.body else {
+            return match number {
+                1 => Ok(Selection {
+                    range: 0..record.summary.size,
+                    partial: true,
+                    part: None,
+                }),
+                _ => Err(none()),
+            };
+        };
+        let metadata = &self.gateway.metadata;
+        let found = metadata.parts_after(self.bucket.id, key, table, number - 1, 1);
+        let found = found.await.map_err(failure::metadata)?;
+        let (offset, part) = found
+            .into_iter()
+            .next()
+            .filter(|(_, part)| part.number == number)
+            .ok_or_else(none)?;
+        Ok(Selection {
+            range: offset..offset + part.size,
+            partial: true,
+            part: Some(part),
+        })
+    }
+
+    /// Status and headers of the response.
+    fn describe(&self, record: &VersionRecord, selection: &Selection) -> Reply {
+        let summary = &record.summary;
+        let mut response = empty(StatusCode::OK);
+        let mut headers = HeaderMap::with_capacity(20);
+        set_last_modified(&mut headers, summary.modified);
+        set_etag(&mut headers, &summary.etag);
+        headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        object_headers::show(&record.headers, self.query, &mut headers)?;
+        if !record.tags.is_empty() {
+            headers.insert(TAGGING_COUNT.clone(), record.tags.len().into());
+        }
+        let part_count = match record.body {
+            metadata::Body::Multipart { parts, .. } => Some(parts),
+            _ => None,
+        };
+        let is_whole = selection.range == (0..summary.size);
+        if checksums::wanted(&self.parts.headers) {
+            match (&selection.part, &record.checksum) {
+                (Some(part), _) => {
+                    if let Some(checksum) = &part.checksum {
+                        checksums::show(checksum, None, &mut headers);
+                    }
+                }
+                // A checksum of the whole beside a part of it would only mislead.
+                (None, Some(checksum)) if is_whole => {
+                    checksums::show(checksum, part_count, &mut headers);
+                }
+                (None, _) => {}
+            }
+        }
+        let Range { start, end } = selection.range;
+        headers.insert(CONTENT_LENGTH, (end - start).into());
+        if selection.partial {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            if start < end {
+                let range = format!("bytes {start}-{}/{}", end - 1, summary.size);
+                set(&mut headers, CONTENT_RANGE, range);
+            }
+            if let (Some(count), true) = (part_count, self.query.has("partNumber")) {
+                headers.insert(MP_PARTS_COUNT.clone(), count.into());
+            }
+        }
+        *response.headers_mut() = headers;
+        Ok(response)
+    }
+
+    /// The bytes `range` of a version, verified as they stream.
+    async fn read(
+        &self,
+        key: &str,
+        record: &VersionRecord,
+        inline: Bytes,
+        range: Range<u64>,
+    ) -> Result<Body, S3Error> {
+        match self
+            .locate(self.bucket.id, key, record, inline, range)
+            .await?
+        {
+            Located::Bytes(bytes) => Ok(Body::from(bytes)),
+            Located::Pieces(pieces) => self.gateway.bodies.read(pieces).await,
+        }
+    }
+
+    /// Where the bytes `range` of a version are.
+    pub(super) async fn locate(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        record: &VersionRecord,
+        inline: Bytes,
+        range: Range<u64>,
+    ) -> Result<Located, S3Error> {
+        let pieces = match &record.body {
+            _ if range.is_empty() => return Ok(Located::Bytes(Bytes::new())),
+            metadata::Body::Inline => {
+                if inline.len() as u64 != record.summary.size {
+                    return Err(failure::inconsistent(key));
+                }
+                let bytes = inline.slice(range.start as usize..range.end as usize);
+                return Ok(Located::Bytes(bytes));
+            }
+            metadata::Body::Empty => return Err(failure::inconsistent(key)),
+            metadata::Body::Chunked(body) => vec![BodyPiece { body: *body, range }],
+            metadata::Body::Multipart { table, .. } => {
+                self.pieces(bucket, key, *table, range).await?
+            }
+        };
+        Ok(Located::Pieces(pieces))
+    }
+
+    /// Where the bytes `range` of a multipart object are.
+    async fn pieces(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        table: UploadId,
+        range: Range<u64>,
+    ) -> Result<Vec<BodyPiece>, S3Error> {
+        let metadata = &self.gateway.metadata;
+        let parts = metadata.parts_in_range(bucket, key, table, range.clone());
+        let parts = parts.await.map_err(failure::metadata)?;
+        pieces_of(&parts, range).ok_or_else(|| failure::inconsistent(key))
+    }
+}
+
+/// Cuts `range` of an object into ranges of its parts; `None` if the parts do not cover it.
+pub(super) fn pieces_of(parts: &[(u64, PartRecord)], range: Range<u64>) -> Option<Vec<BodyPiece>> {
+    let mut pieces = Vec::with_capacity(parts.len());
+    let mut at = range.start;
+    for (offset, part) in parts {
+        let from = at.max(*offset);
+        let to = range.end.min(offset + part.size);
+        if from >= to {
+            continue;
+        }
+        let metadata::Body::Chunked(body) = part.body else {
+            return None;
+        };
+        if from != at {
+            return None;
+        }
+        pieces.push(BodyPiece {
+            body,
+            range: from - offset..to - offset,
+        });
+        at = to;
+    }
+    (at == range.end).then_some(pieces)
+}

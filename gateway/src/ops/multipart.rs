@@ -1,0 +1,555 @@
+//! Multipart uploads: from CreateMultipartUpload to CompleteMultipartUpload or AbortMultipartUpload
+//! (user guide, "Uploading and copying objects using multipart upload").
+
+use axum::body::Body;
+use bytes::Bytes;
+use http::header::{HOST, HeaderName};
+use http::{HeaderValue, StatusCode};
+use md5::{Digest, Md5};
+
+use holdfast_placement::ids::UploadId;
+use holdfast_placement::seams::UnixMillis;
+use holdfast_storage_node::metadata::{
+    ChecksumAlgorithm, ChecksumKind, CompleteUpload, CompleteUploadError, Condition, Etag,
+    ListParts, NewPart, NewUpload, ObjectChecksum, PartRecord, UploadRecord, VersionSummary,
+    WriteError,
+};
+
+use super::failure::{self, invalid_argument, invalid_request};
+use super::put_object::{BODY_LEN_MAX, Received, RequestBody};
+use super::response::{empty, quoted, set, set_etag, xml};
+use super::{Call, Reply, checksums, conditions, object_headers, on_bucket, range, tags};
+use crate::body::ByteSource;
+use crate::checksum::{self, Hasher};
+use crate::error::{Code, S3Error};
+use crate::payload::{Digests, Payload};
+use crate::xml::requests::{self, NamedPart, PARTS_MAX};
+use crate::xml::{XmlWriter, encode_uri_into};
+
+/// Bytes of a part, unless it is the last, at least.
+const PART_LEN_MIN: u64 = 5 * 1024 * 1024;
+
+/// How often a completion is tried again because parts were uploaded meanwhile.
+const COMPLETE_TRIES_MAX: usize = 4;
+
+/// `partNumber`: 1 to 10,000.
+pub(super) fn part_number(text: &str) -> Result<u16, S3Error> {
+    match text.parse::<u16>() {
+        Ok(number) if number >= 1 && usize::from(number) <= PARTS_MAX => Ok(number),
+        _ => Err(invalid_argument(
+            "partNumber",
+            text,
+            "Part number must be an integer between 1 and 10000, inclusive",
+        )),
+    }
+}
+
+/// The id that clients know as `UploadId`; `None` for what is none of ours.
+pub(super) fn parse_upload_id(text: &str) -> Option<UploadId> {
+    let mut id = [0u8; 16];
+    hex::decode_to_slice(text, &mut id).ok()?;
+    Some(UploadId(id))
+}
+
+impl Call<'_> {
+    pub(super) async fn create_upload(&self, key: &str) -> Reply {
+        let headers = &self.parts.headers;
+        let new = NewUpload {
+            headers: object_headers::from_request(headers)?,
+            tags: tags::from_header(headers)?,
+            checksum: checksums::of_upload(headers)?,
+        };
+        let metadata = &self.gateway.metadata;
+        let upload = on_bucket!(self, |bucket| metadata.create_upload(
+            bucket,
+            key,
+            new.clone()
+        ))
+        .map_err(|error| failure::write(error, &self.bucket.name, key))?;
+        let mut document = XmlWriter::new("InitiateMultipartUploadResult", 512 + key.len());
+        document.text("Bucket", &self.bucket.name);
+        document.text("Key", key);
+        document.text("UploadId", &upload.to_string());
+        let mut response = xml(document.finish("InitiateMultipartUploadResult"));
+        if let Some((algorithm, kind)) = new.checksum {
+            let mut show = |name, value| {
+                set(response.headers_mut(), HeaderName::from_static(name), value);
+            };
+            show("x-amz-checksum-algorithm", checksum::name(algorithm));
+            show("x-amz-checksum-type", checksum::kind_name(kind));
+        }
+        Ok(response)
+    }
+
+    /// The upload that the request names.
+    pub(super) fn upload_id(&self) -> Result<UploadId, S3Error> {
+        let id = self.query.get("uploadId").and_then(parse_upload_id);
+        id.ok_or_else(|| self.no_such_upload())
+    }
+
+    fn no_such_upload(&self) -> S3Error {
+        let id = self.query.get("uploadId").unwrap_or_default();
+        S3Error::new(Code::NoSuchUpload).detail("UploadId", id)
+    }
+
+    async fn find_upload(&self, key: &str) -> Result<UploadRecord, S3Error> {
+        let id = self.upload_id()?;
+        let found = self.gateway.metadata.upload(self.bucket.id, key, id).await;
+        found
+            .map_err(failure::metadata)?
+            .ok_or_else(|| self.no_such_upload())
+    }
+
+    fn part_number(&self) -> Result<u16, S3Error> {
+        part_number(self.query.get("partNumber").unwrap_or_default())
+    }
+
+    pub(super) async fn upload_part(&self, key: &str, body: Body) -> Reply {
+        let number = self.part_number()?;
+        let upload = self.find_upload(key).await?;
+        let algorithm = upload.checksum.map(|(algorithm, _)| algorithm);
+        let digests = Digests {
+            md5: true,
+            checksum: algorithm,
+            ..Digests::default()
+        };
+        let payload = Payload::new(self.auth, self.parts, body, digests)?;
+        let (received, of_client) = match algorithm {
+            Some(algorithm) => {
+                let received = self.receive(payload, 0).await?;
+                self.check_algorithm(&received, algorithm)?;
+                let checksum = received.checksum.clone();
+                (received, checksum)
+            }
+            // The object is to get the default checksum, whatever the client verifies its parts with.
+            None => {
+                let mut hashing = Hashing::new(payload);
+                let mut received = self.receive_from(&mut hashing, 0).await?;
+                let default = hashing.finish();
+                let of_client = received.checksum.replace(default);
+                (received, of_client)
+            }
+        };
+        let md5 = received.md5;
+        self.record_part(key, upload.upload, number, received)
+            .await?;
+        let mut response = empty(StatusCode::OK);
+        set_etag(response.headers_mut(), &Etag::Md5(md5));
+        if let Some(checksum) = of_client {
+            checksums::show(&checksum, None, response.headers_mut());
+            response.headers_mut().remove("x-amz-checksum-type");
+        }
+        Ok(response)
+    }
+
+    /// Refuses a part with a checksum of another algorithm than the upload's.
+    fn check_algorithm(
+        &self,
+        received: &Received,
+        expected: ChecksumAlgorithm,
+    ) -> Result<(), S3Error> {
+        let actual = received
+            .checksum
+            .as_ref()
+            .map(|checksum| checksum.algorithm);
+        if actual == Some(expected) {
+            return Ok(());
+        }
+        self.gateway.bodies.discard(&received.written.body);
+        Err(invalid_request(format!(
+            "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+            checksum::name(expected).to_ascii_lowercase(),
+            actual.map_or("null".to_owned(), |own| checksum::name(own)
+                .to_ascii_lowercase()),
+        )))
+    }
+
+    async fn record_part(
+        &self,
+        key: &str,
+        upload: UploadId,
+        number: u16,
+        received: Received,
+    ) -> Result<(UnixMillis, Option<ObjectChecksum>), S3Error> {
+        let part = NewPart {
+            number,
+            size: received.written.len,
+            md5: received.md5,
+            checksum: received.checksum,
+            body: received.written.body,
+        };
+        let metadata = &self.gateway.metadata;
+        // Without a second try on another bucket: an upload lives in one.
+        let recorded = metadata
+            .put_part(self.bucket.id, key, upload, part.clone())
+            .await;
+        match recorded {
+            Ok(modified) => Ok((modified, part.checksum)),
+            Err(error) => {
+                if failure::is_known_not_to_have_happened(&error) {
+                    self.gateway.bodies.discard(&part.body);
+                }
+                Err(match error {
+                    WriteError::NoSuchUpload | WriteError::NoSuchBucket => self.no_such_upload(),
+                    error => failure::write(error, &self.bucket.name, key),
+                })
+            }
+        }
+    }
+
+    pub(super) async fn upload_part_copy(&self, key: &str) -> Reply {
+        let number = self.part_number()?;
+        let upload = self.find_upload(key).await?;
+        let source = self.copy_source().await?;
+        let size = source.record.summary.size;
+        let range = match self.header("x-amz-copy-source-range") {
+            Some(header) => range::copy_range(header, size)?,
+            None => 0..size,
+        };
+        if range.end - range.start > BODY_LEN_MAX {
+            return Err(invalid_request(format!(
+                "The specified copy source is larger than the maximum allowable size for a copy source: {BODY_LEN_MAX}"
+            )));
+        }
+        let algorithm = upload.checksum.map(|(algorithm, _)| algorithm);
+        let algorithm = algorithm.unwrap_or(checksums::DEFAULT);
+        let received = self.copy_bytes(&source, range, algorithm, 0).await?;
+        let etag = Etag::Md5(received.md5);
+        let recorded = self
+            .record_part(key, upload.upload, number, received)
+            .await?;
+        let (modified, part_checksum) = recorded;
+        let mut document = XmlWriter::new("CopyPartResult", 512);
+        document.time("LastModified", modified);
+        document.etag(&etag);
+        if let (Some(checksum), true) = (part_checksum, upload.checksum.is_some()) {
+            checksums::write(&mut document, &checksum, None, false);
+        }
+        Ok(xml(document.finish("CopyPartResult")))
+    }
+
+    pub(super) async fn abort_upload(&self, key: &str) -> Reply {
+        if self
+            .parts
+            .headers
+            .contains_key("x-amz-if-match-initiated-time")
+        {
+            return Err(crate::router::not_implemented(
+                "x-amz-if-match-initiated-time",
+            ));
+        }
+        let upload = self.upload_id()?;
+        let metadata = &self.gateway.metadata;
+        match metadata.abort_upload(self.bucket.id, key, upload).await {
+            Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
+            Err(WriteError::NoSuchUpload | WriteError::NoSuchBucket) => Err(self.no_such_upload()),
+            Err(error) => Err(failure::write(error, &self.bucket.name, key)),
+        }
+    }
+
+    pub(super) async fn complete_upload(&self, key: &str, body: Body) -> Reply {
+        let id = self.upload_id()?;
+        let condition = conditions::of_write(&self.parts.headers)?;
+        let document = self.document_about_object(body, requests::COMPLETE_LEN_MAX);
+        let named = requests::complete_upload(&document.await?)?;
+        check_order(&named)?;
+        for _ in 0..COMPLETE_TRIES_MAX {
+            let Some((upload, parts)) = self.all_parts(key, id).await? else {
+                return self.completed_before(key, id).await;
+            };
+            let complete = self.assemble(&upload, &named, parts)?;
+            match self.try_complete(key, &complete, &condition).await {
+                Ok(summary) => {
+                    let checksum = complete.checksum.as_ref();
+                    return Ok(self.completion(key, &summary, checksum, complete.parts.len()));
+                }
+                Err(CompleteUploadError::PartsChanged) => {}
+                Err(CompleteUploadError::Write(WriteError::NoSuchUpload)) => {
+                    return self.completed_before(key, id).await;
+                }
+                Err(CompleteUploadError::Write(error)) => {
+                    return Err(failure::write(error, &self.bucket.name, key));
+                }
+            }
+        }
+        Err(S3Error::new(Code::ConditionalRequestConflict))
+    }
+
+    async fn try_complete(
+        &self,
+        key: &str,
+        complete: &CompleteUpload,
+        condition: &Condition,
+    ) -> Result<VersionSummary, CompleteUploadError> {
+        let metadata = &self.gateway.metadata;
+        metadata
+            .complete_upload(self.bucket.id, key, complete.clone(), condition)
+            .await
+    }
+
+    /// The upload with all its parts, by number.
+    async fn all_parts(
+        &self,
+        key: &str,
+        upload: UploadId,
+    ) -> Result<Option<(UploadRecord, Vec<PartRecord>)>, S3Error> {
+        let list = ListParts {
+            upload,
+            after: 0,
+            max: PARTS_MAX,
+        };
+        let page = self
+            .gateway
+            .metadata
+            .list_parts(self.bucket.id, key, &list)
+            .await;
+        let page = page.map_err(failure::metadata)?;
+        Ok(page.map(|page| (page.upload, page.parts)))
+    }
+
+    /// Checks the parts that the client names against those that are there, and computes what the object will be.
+    fn assemble(
+        &self,
+        upload: &UploadRecord,
+        named: &[NamedPart],
+        parts: Vec<PartRecord>,
+    ) -> Result<CompleteUpload, S3Error> {
+        let upload_id = upload.upload.to_string();
+        let wrong = |code, named: &NamedPart| {
+            S3Error::new(code)
+                .detail("UploadId", &*upload_id)
+                .detail("PartNumber", named.number.to_string())
+                .detail("ETag", &*named.etag)
+        };
+        let mut chosen: Vec<PartRecord> = Vec::with_capacity(named.len());
+        let mut stored = parts.into_iter();
+        for named_part in named {
+            // Both are in ascending order.
+            let part = stored
+                .find(|part| u32::from(part.number) >= named_part.number)
+                .filter(|part| is_meant(part, named_part, upload))
+                .ok_or_else(|| wrong(Code::InvalidPart, named_part))?;
+            chosen.push(part);
+        }
+        let but_last = chosen.len() - 1;
+        for (part, named_part) in chosen.iter().zip(named).take(but_last) {
+            if part.size < PART_LEN_MIN {
+                return Err(wrong(Code::EntityTooSmall, named_part)
+                    .detail("ProposedSize", part.size.to_string())
+                    .detail("MinSizeAllowed", PART_LEN_MIN.to_string()));
+            }
+        }
+        let size = chosen.iter().map(|part| part.size).sum();
+        let mut md5 = Md5::new();
+        for part in &chosen {
+            md5.update(part.md5);
+        }
+        self.check_object_size(size)?;
+        let checksum = object_checksum(upload, &chosen);
+        self.check_object_checksum(checksum.as_ref(), chosen.len())?;
+        Ok(CompleteUpload {
+            upload: upload.upload,
+            etag: Etag::Multipart(md5.finalize().into(), chosen.len() as u16),
+            parts: chosen,
+            size,
+            checksum,
+        })
+    }
+
+    fn check_object_size(&self, size: u64) -> Result<(), S3Error> {
+        match self.header("x-amz-mp-object-size") {
+            Some(expected) if expected.parse() != Ok(size) => Err(invalid_request(format!(
+                "The provided 'x-amz-mp-object-size' header value {expected} does not match what was computed: {size}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Honours `x-amz-checksum-type` and `x-amz-checksum-*`, which are about the object here.
+    fn check_object_checksum(
+        &self,
+        computed: Option<&ObjectChecksum>,
+        parts: usize,
+    ) -> Result<(), S3Error> {
+        let headers = &self.parts.headers;
+        if let Some(kind) = checksums::kind(headers)?
+            && let Some(computed) = computed
+            && computed.kind != kind
+        {
+            return Err(invalid_request(format!(
+                "The upload was created using the {} checksum mode. The complete request must use the same checksum mode.",
+                checksum::kind_name(computed.kind)
+            )));
+        }
+        for algorithm in checksum::ALGORITHMS {
+            let Some(given) = self.header(checksum::header(algorithm)) else {
+                continue;
+            };
+            let shown = computed
+                .filter(|computed| computed.algorithm == algorithm)
+                .map(|computed| checksum::format(computed, Some(parts as u16)));
+            let fits = shown.is_some_and(|shown| {
+                shown == given
+                    || shown
+                        .rsplit_once('-')
+                        .is_some_and(|(value, _)| value == given)
+            });
+            if !fits {
+                return Err(S3Error::with(
+                    Code::BadDigest,
+                    format!(
+                        "The {} you specified did not match the calculated checksum.",
+                        checksum::name(algorithm)
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A repeated completion is answered like the first.
+    async fn completed_before(&self, key: &str, upload: UploadId) -> Reply {
+        let metadata = &self.gateway.metadata;
+        let completed = metadata.completed(self.bucket.id, key, upload).await;
+        let summary = completed
+            .map_err(failure::metadata)?
+            .ok_or_else(|| self.no_such_upload())?;
+        let record = metadata.head(self.bucket.id, key).await;
+        let record = record.map_err(failure::metadata)?;
+        let record = record.filter(|record| record.summary.version == summary.version);
+        let checksum = record.and_then(|record| record.checksum);
+        let parts = match summary.etag {
+            Etag::Multipart(_, parts) => usize::from(parts),
+            Etag::Md5(_) => 0,
+        };
+        Ok(self.completion(key, &summary, checksum.as_ref(), parts))
+    }
+
+    fn completion(
+        &self,
+        key: &str,
+        summary: &VersionSummary,
+        checksum: Option<&ObjectChecksum>,
+        parts: usize,
+    ) -> axum::response::Response {
+        let mut document = XmlWriter::new("CompleteMultipartUploadResult", 1024);
+        document.text("Location", &self.location(key));
+        document.text("Bucket", &self.bucket.name);
+        document.text("Key", key);
+        document.text("ETag", &quoted(&summary.etag));
+        if let Some(checksum) = checksum {
+            checksums::write(&mut document, checksum, Some(parts as u16), true);
+        }
+        xml(document.finish("CompleteMultipartUploadResult"))
+    }
+
+    fn location(&self, key: &str) -> String {
+        let host = self.parts.headers.get(HOST).map(HeaderValue::to_str);
+        let host = host.and_then(Result::ok).unwrap_or("localhost");
+        let mut url = format!("http://{host}/").into_bytes();
+        if !matches!(self.parts.uri.path().strip_prefix('/'), Some(path) if !path.starts_with(self.bucket.name.as_str()))
+        {
+            url.extend_from_slice(self.bucket.name.as_bytes());
+            url.push(b'/');
+        }
+        encode_uri_into(&mut url, key);
+        String::from_utf8(url).unwrap_or_default()
+    }
+}
+
+fn check_order(named: &[NamedPart]) -> Result<(), S3Error> {
+    let ascending = named.windows(2).all(|pair| pair[0].number < pair[1].number);
+    if !ascending {
+        return Err(S3Error::new(Code::InvalidPartOrder));
+    }
+    let numbers = 1..=PARTS_MAX as u32;
+    match named.iter().find(|part| !numbers.contains(&part.number)) {
+        Some(part) => Err(invalid_argument(
+            "PartNumber",
+            &part.number.to_string(),
+            "PartNumber must be >= 1 and <= 10000",
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether `part` is what the client means by `named`: number, etag and, if it names one, checksum.
+fn is_meant(part: &PartRecord, named: &NamedPart, upload: &UploadRecord) -> bool {
+    let etag_fits = hex::encode(part.md5).eq_ignore_ascii_case(&named.etag);
+    // A part of an upload without an algorithm is kept with the default checksum only.
+    let checksum_fits = match (&named.checksum, &part.checksum) {
+        (Some(named), Some(own)) if named.algorithm == own.algorithm => named.value == own.value,
+        (Some(_), _) => upload.checksum.is_none(),
+        (None, _) => true,
+    };
+    u32::from(part.number) == named.number && etag_fits && checksum_fits
+}
+
+/// The object's checksum from its parts'.
+fn object_checksum(upload: &UploadRecord, parts: &[PartRecord]) -> Option<ObjectChecksum> {
+    let (algorithm, kind) = upload
+        .checksum
+        .unwrap_or((checksums::DEFAULT, ChecksumKind::FullObject));
+    let mut values = Vec::with_capacity(parts.len());
+    for part in parts {
+        let checksum = part.checksum.as_ref()?;
+        if checksum.algorithm != algorithm {
+            return None;
+        }
+        values.push((checksum.value.as_slice(), part.size));
+    }
+    let value = match kind {
+        ChecksumKind::Composite => {
+            checksum::composite(algorithm, values.into_iter().map(|(value, _)| value))
+        }
+        ChecksumKind::FullObject => checksum::combine_full_object(algorithm, values)?,
+    };
+    Some(ObjectChecksum {
+        algorithm,
+        kind,
+        value,
+    })
+}
+
+/// A payload of which the default checksum is computed besides.
+pub(super) struct Hashing {
+    payload: Payload,
+    hasher: Hasher,
+}
+
+impl Hashing {
+    fn new(payload: Payload) -> Self {
+        Self {
+            payload,
+            hasher: Hasher::new(checksums::DEFAULT),
+        }
+    }
+
+    fn finish(self) -> ObjectChecksum {
+        ObjectChecksum {
+            algorithm: checksums::DEFAULT,
+            kind: ChecksumKind::FullObject,
+            value: self.hasher.finish(),
+        }
+    }
+}
+
+impl ByteSource for Hashing {
+    async fn prepare(&mut self) -> Result<(), S3Error> {
+        self.payload.prepare().await
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, S3Error> {
+        let bytes = self.payload.next().await?;
+        if let Some(bytes) = &bytes {
+            self.hasher.update(bytes);
+        }
+        Ok(bytes)
+    }
+}
+
+impl RequestBody for Hashing {
+    fn payload(&self) -> &Payload {
+        &self.payload
+    }
+}

@@ -1,0 +1,148 @@
+//! Object tags (user guide, "Categorizing your objects using tags").
+
+use axum::body::Body;
+use holdfast_storage_node::metadata::WriteError;
+use http::{HeaderMap, StatusCode};
+
+use super::failure;
+use super::response::{empty, xml};
+use super::{Call, Reply, on_bucket};
+use crate::error::{Code, S3Error};
+use crate::router::Query;
+use crate::xml::{XmlWriter, requests};
+
+const TAGS_MAX: usize = 10;
+const KEY_CHARS_MAX: usize = 128;
+const VALUE_CHARS_MAX: usize = 256;
+
+/// Judges tags as S3 does: how many, how long, which characters, no key twice.
+fn validate(tags: &[(String, String)]) -> Result<(), S3Error> {
+    let wrong = |message: &'static str| Err(S3Error::with(Code::InvalidTag, message));
+    if tags.len() > TAGS_MAX {
+        return wrong("Object tags cannot be greater than 10");
+    }
+    for (at, (key, value)) in tags.iter().enumerate() {
+        let key_chars = key.chars().count();
+        if key_chars == 0 || key_chars > KEY_CHARS_MAX || !key.chars().all(is_allowed) {
+            return wrong("The TagKey you have provided is invalid");
+        }
+        if value.chars().count() > VALUE_CHARS_MAX || !value.chars().all(is_allowed) {
+            return wrong("The TagValue you have provided is invalid");
+        }
+        if key.starts_with("aws:") {
+            return wrong("System tags cannot be added/updated by requester");
+        }
+        if tags[..at].iter().any(|(other, _)| other == key) {
+            return wrong("Cannot provide multiple Tags with the same key");
+        }
+    }
+    Ok(())
+}
+
+fn is_allowed(character: char) -> bool {
+    character.is_alphanumeric()
+        || character == ' '
+        || "+-=._:/@".contains(character)
+        || (!character.is_ascii() && character.is_whitespace())
+}
+
+/// The tags of an `x-amz-tagging` header: `key=value` pairs as in a query.
+pub fn from_header(headers: &HeaderMap) -> Result<Vec<(String, String)>, S3Error> {
+    let Some(value) = headers.get("x-amz-tagging") else {
+        return Ok(Vec::new());
+    };
+    let wrong = || {
+        failure::invalid_argument(
+            "x-amz-tagging",
+            &String::from_utf8_lossy(value.as_bytes()),
+            "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name duplicates.",
+        )
+    };
+    let text = value.to_str().map_err(|_| wrong())?;
+    let query = Query::parse(Some(text)).map_err(|_| wrong())?;
+    let tags: Vec<_> = query
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect();
+    validate(&tags)?;
+    Ok(tags)
+}
+
+impl Call<'_> {
+    pub(super) async fn get_tags(&self, key: &str) -> Reply {
+        let found = self.gateway.metadata.head(self.bucket.id, key).await;
+        let record = found
+            .map_err(failure::metadata)?
+            .ok_or_else(|| failure::no_such_key(key))?;
+        let mut document = XmlWriter::new("Tagging", 512);
+        document.open("TagSet");
+        for (key, value) in &record.tags {
+            document.open("Tag");
+            document.text("Key", key);
+            document.text("Value", value);
+            document.close("Tag");
+        }
+        document.close("TagSet");
+        Ok(xml(document.finish("Tagging")))
+    }
+
+    pub(super) async fn put_tags(&self, key: &str, body: Body) -> Reply {
+        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        let tags = requests::tagging(&document)?;
+        validate(&tags)?;
+        self.set_tags(key, tags).await?;
+        Ok(empty(StatusCode::OK))
+    }
+
+    pub(super) async fn delete_tags(&self, key: &str) -> Reply {
+        self.set_tags(key, Vec::new()).await?;
+        Ok(empty(StatusCode::NO_CONTENT))
+    }
+
+    async fn set_tags(&self, key: &str, tags: Vec<(String, String)>) -> Result<(), S3Error> {
+        let metadata = &self.gateway.metadata;
+        on_bucket!(self, |bucket| metadata.set_tags(bucket, key, tags.clone()))
+            .map_err(|error| failure::write(error, &self.bucket.name, key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn header(value: &str) -> Result<Vec<(String, String)>, Code> {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-amz-tagging", HeaderValue::from_str(value).unwrap());
+        from_header(&headers).map_err(|error| error.code)
+    }
+
+    #[test]
+    fn reads_the_header() {
+        let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!(
+            header("a=1&b&c=%C3%A4+x"),
+            Ok(vec![pair("a", "1"), pair("b", ""), pair("c", "ä x")])
+        );
+        assert_eq!(header("a=%zz"), Err(Code::InvalidArgument));
+        assert_eq!(header("a=1&a=2"), Err(Code::InvalidTag));
+        assert_eq!(header("=1"), Err(Code::InvalidTag));
+        assert_eq!(header("a=%3C"), Err(Code::InvalidTag));
+        assert_eq!(header("aws:a=1"), Err(Code::InvalidTag));
+        assert_eq!(
+            header(&format!("{}=1", "k".repeat(128))).map(|tags| tags.len()),
+            Ok(1)
+        );
+        assert_eq!(
+            header(&format!("{}=1", "k".repeat(129))),
+            Err(Code::InvalidTag)
+        );
+        assert_eq!(
+            header(&format!("a={}", "v".repeat(257))),
+            Err(Code::InvalidTag)
+        );
+        let eleven: Vec<_> = (0..11).map(|n| format!("k{n}=v")).collect();
+        assert_eq!(header(&eleven.join("&")), Err(Code::InvalidTag));
+    }
+}

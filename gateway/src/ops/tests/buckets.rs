@@ -1,0 +1,98 @@
+use super::*;
+
+#[tokio::test]
+async fn come_and_go() {
+    let store = Store::new();
+    store.get("/bucket").await.expect_error(404, "NoSuchBucket");
+    let made = store.send(ask("PUT", "/bucket")).await.expect(200);
+    assert_eq!(made.header("location"), "/bucket");
+    let again = store.send(ask("PUT", "/bucket")).await;
+    again.expect_error(409, "BucketAlreadyOwnedByYou");
+    let head = store.head("/bucket").await.expect(200);
+    assert_eq!(head.header("x-amz-bucket-region"), "us-east-1");
+    let location = store.get("/bucket?location").await.expect(200);
+    assert!(location.body.ends_with(b"<LocationConstraint xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"></LocationConstraint>"));
+
+    store.put("/bucket/key", "x").await;
+    store
+        .send(ask("DELETE", "/bucket"))
+        .await
+        .expect_error(409, "BucketNotEmpty");
+    store.put("/bucket/key2", "x").await;
+    store.send(ask("DELETE", "/bucket/key")).await.expect(204);
+    store.send(ask("DELETE", "/bucket/key2")).await.expect(204);
+    store
+        .send(ask("POST", "/bucket/key?uploads"))
+        .await
+        .expect(200);
+    store
+        .send(ask("DELETE", "/bucket"))
+        .await
+        .expect_error(409, "BucketNotEmpty");
+    let uploads = store.get("/bucket?uploads").await.expect(200);
+    let id = uploads.element("UploadId").unwrap();
+    let abort = ask("DELETE", format!("/bucket/key?uploadId={id}"));
+    store.send(abort).await.expect(204);
+    store.send(ask("DELETE", "/bucket")).await.expect(204);
+    store.head("/bucket").await.expect(404);
+    let put = ask("PUT", "/bucket/key").body("x");
+    store.send(put).await.expect_error(404, "NoSuchBucket");
+    store.send(ask("PUT", "/bucket")).await.expect(200);
+    store.put("/bucket/key", "x").await;
+}
+
+#[tokio::test]
+async fn locations() {
+    let store = Store::new();
+    let with = |region: &str| {
+        format!(
+            "<CreateBucketConfiguration><LocationConstraint>{region}</LocationConstraint></CreateBucketConfiguration>"
+        )
+    };
+    let elsewhere = ask("PUT", "/bucket").body(with("eu-west-1"));
+    let elsewhere = store.send(elsewhere).await;
+    elsewhere.expect_error(400, "IllegalLocationConstraintException");
+    store
+        .send(ask("PUT", "/bucket").body(with("us-east-1")))
+        .await
+        .expect(200);
+    let broken = ask("PUT", "/bucket2").body("<CreateBucketConfiguration>");
+    store.send(broken).await.expect_error(400, "MalformedXML");
+}
+
+#[tokio::test]
+async fn listing() {
+    let store = Store::new();
+    for n in 0..12 {
+        store
+            .send(ask("PUT", format!("/bucket-{n:02}")))
+            .await
+            .expect(200);
+    }
+    store.send(ask("PUT", "/other")).await.expect(200);
+    let all = store.get("/").await.expect(200);
+    assert_eq!(all.elements("Name").len(), 13);
+    assert_eq!(all.element("ID"), Some("owner"));
+    assert_eq!(
+        all.element("CreationDate"),
+        Some("2013-05-24T00:00:00.000Z")
+    );
+    let mut names = Vec::new();
+    let mut uri = "/?prefix=bucket-&max-buckets=5".to_owned();
+    loop {
+        let page = store.get(&uri).await.expect(200);
+        names.extend(page.elements("Name").into_iter().map(str::to_owned));
+        match page.element("ContinuationToken") {
+            Some(token) => {
+                uri = format!("/?prefix=bucket-&max-buckets=5&continuation-token={token}");
+            }
+            None => break,
+        }
+    }
+    let expected: Vec<_> = (0..12).map(|n| format!("bucket-{n:02}")).collect();
+    assert_eq!(names, expected);
+    store
+        .get("/?max-buckets=0")
+        .await
+        .expect_error(400, "InvalidArgument");
+}

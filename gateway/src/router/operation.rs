@@ -1,0 +1,562 @@
+//! Which operation a request asks for. What S3 has and Holdfast has not is refused by name, never ignored.
+
+use http::{HeaderMap, Method};
+
+use super::query::Query;
+use super::target::Target;
+use crate::checksum;
+use crate::error::{Code, S3Error};
+
+/// The operations that are supported, by S3's names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    ListBuckets,
+    CreateBucket,
+    HeadBucket,
+    DeleteBucket,
+    GetBucketLocation,
+    ListObjects,
+    ListObjectsV2,
+    ListMultipartUploads,
+    DeleteObjects,
+    PutObject,
+    CopyObject,
+    GetObject,
+    HeadObject,
+    DeleteObject,
+    GetObjectAttributes,
+    GetObjectTagging,
+    PutObjectTagging,
+    DeleteObjectTagging,
+    CreateMultipartUpload,
+    UploadPart,
+    UploadPartCopy,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+}
+
+impl Operation {
+    /// Whether it needs room on the drives.
+    pub fn adds_data(self) -> bool {
+        match self {
+            Operation::CreateBucket
+            | Operation::PutObject
+            | Operation::CopyObject
+            | Operation::PutObjectTagging
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload => true,
+            Operation::ListBuckets
+            | Operation::HeadBucket
+            | Operation::DeleteBucket
+            | Operation::GetBucketLocation
+            | Operation::ListObjects
+            | Operation::ListObjectsV2
+            | Operation::ListMultipartUploads
+            | Operation::DeleteObjects
+            | Operation::GetObject
+            | Operation::HeadObject
+            | Operation::DeleteObject
+            | Operation::GetObjectAttributes
+            | Operation::GetObjectTagging
+            | Operation::DeleteObjectTagging
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts => false,
+        }
+    }
+}
+
+/// Sub-resources of buckets that are not supported.
+const BUCKET_UNSUPPORTED: &[&str] = &[
+    "abac",
+    "accelerate",
+    "acl",
+    "analytics",
+    "cors",
+    "encryption",
+    "intelligent-tiering",
+    "inventory",
+    "lifecycle",
+    "logging",
+    "metadataConfiguration",
+    "metadataInventoryTable",
+    "metadataJournalTable",
+    "metadataTable",
+    "metrics",
+    "notification",
+    "object-lock",
+    "ownershipControls",
+    "policy",
+    "policyStatus",
+    "publicAccessBlock",
+    "replication",
+    "requestPayment",
+    "session",
+    "tagging",
+    "versioning",
+    "versions",
+    "website",
+];
+
+/// Sub-resources of objects that are not supported.
+const OBJECT_UNSUPPORTED: &[&str] = &[
+    "acl",
+    "annotation",
+    "encryption",
+    "legal-hold",
+    "renameObject",
+    "restore",
+    "retention",
+    "select",
+    "select-type",
+    "torrent",
+];
+
+/// Finds the operation, from the method and the query's sub-resources. Parameters that are unknown are ignored.
+pub fn route(
+    method: &Method,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Operation, S3Error> {
+    match target {
+        Target::Service => match *method {
+            Method::GET => Ok(Operation::ListBuckets),
+            Method::POST | Method::OPTIONS => Err(not_implemented("This request")),
+            _ => Err(method_not_allowed(method, "SERVICE")),
+        },
+        Target::Bucket(_) => {
+            refuse_sub_resources(query, BUCKET_UNSUPPORTED)?;
+            bucket_operation(method, query, headers)
+        }
+        Target::Object(..) => {
+            refuse_sub_resources(query, OBJECT_UNSUPPORTED)?;
+            if let Some(version) = query.get("versionId") {
+                refuse_version(version)?;
+            }
+            object_operation(method, query, headers)
+        }
+    }
+}
+
+/// Without versioning there is one version, `null`.
+pub fn refuse_version(version: &str) -> Result<(), S3Error> {
+    if version == "null" {
+        Ok(())
+    } else {
+        Err(not_implemented("Versions (versionId other than null)"))
+    }
+}
+
+fn refuse_sub_resources(query: &Query, unsupported: &[&str]) -> Result<(), S3Error> {
+    match query.iter().find(|(name, _)| unsupported.contains(name)) {
+        Some((name, _)) => Err(not_implemented(&format!("The sub-resource ?{name}"))),
+        None => Ok(()),
+    }
+}
+
+fn bucket_operation(
+    method: &Method,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Operation, S3Error> {
+    let sub_resource = ["delete", "location", "uploads"]
+        .into_iter()
+        .find(|name| query.has(name));
+    match (method.as_str(), sub_resource) {
+        ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
+        ("GET", Some("uploads")) => Ok(Operation::ListMultipartUploads),
+        ("GET", None) => match query.get("list-type") {
+            None | Some("1") => Ok(Operation::ListObjects),
+            Some("2") => Ok(Operation::ListObjectsV2),
+            Some(other) => Err(S3Error::with(Code::InvalidArgument, "Invalid List Type")
+                .detail("ArgumentName", "list-type")
+                .detail("ArgumentValue", other)),
+        },
+        ("PUT", None) => Ok(Operation::CreateBucket),
+        ("HEAD", None) => Ok(Operation::HeadBucket),
+        ("DELETE", None) => Ok(Operation::DeleteBucket),
+        ("POST", Some("delete")) => Ok(Operation::DeleteObjects),
+        ("POST", None) if is_form(headers) => {
+            Err(not_implemented("POST Object (a browser's form)"))
+        }
+        ("OPTIONS", _) => Err(not_implemented("CORS")),
+        _ => Err(method_not_allowed(method, "BUCKET")),
+    }
+}
+
+fn object_operation(
+    method: &Method,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Operation, S3Error> {
+    let sub_resource = ["tagging", "attributes", "uploads", "uploadId"]
+        .into_iter()
+        .find(|name| query.has(name));
+    let is_copy = headers.contains_key("x-amz-copy-source");
+    match (method.as_str(), sub_resource) {
+        ("GET", None) => Ok(Operation::GetObject),
+        ("HEAD", None) => Ok(Operation::HeadObject),
+        ("PUT", None) if query.has("partNumber") => Err(S3Error::with(
+            Code::InvalidArgument,
+            "This operation does not accept a partNumber without an uploadId.",
+        )
+        .detail("ArgumentName", "uploadId")
+        .detail("ArgumentValue", "null")),
+        ("PUT", None) if is_copy => Ok(Operation::CopyObject),
+        ("PUT", None) => Ok(Operation::PutObject),
+        ("DELETE", None) => Ok(Operation::DeleteObject),
+        ("GET", Some("tagging")) => Ok(Operation::GetObjectTagging),
+        ("PUT", Some("tagging")) => Ok(Operation::PutObjectTagging),
+        ("DELETE", Some("tagging")) => Ok(Operation::DeleteObjectTagging),
+        ("GET", Some("attributes")) => Ok(Operation::GetObjectAttributes),
+        ("POST", Some("uploads")) => Ok(Operation::CreateMultipartUpload),
+        ("GET", Some("uploadId")) => Ok(Operation::ListParts),
+        ("POST", Some("uploadId")) => Ok(Operation::CompleteMultipartUpload),
+        ("DELETE", Some("uploadId")) => Ok(Operation::AbortMultipartUpload),
+        ("PUT", Some("uploadId")) if !query.has("partNumber") => Err(S3Error::with(
+            Code::InvalidArgument,
+            "This operation does not accept an uploadId without a partNumber.",
+        )
+        .detail("ArgumentName", "partNumber")
+        .detail("ArgumentValue", "null")),
+        ("PUT", Some("uploadId")) if is_copy => Ok(Operation::UploadPartCopy),
+        ("PUT", Some("uploadId")) => Ok(Operation::UploadPart),
+        ("OPTIONS", _) => Err(not_implemented("CORS")),
+        _ => Err(method_not_allowed(method, "OBJECT")),
+    }
+}
+
+fn is_form(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"multipart/form-data"))
+}
+
+fn method_not_allowed(method: &Method, resource_type: &str) -> S3Error {
+    S3Error::new(Code::MethodNotAllowed)
+        .detail("Method", method.as_str())
+        .detail("ResourceType", resource_type)
+}
+
+/// `NotImplemented`, and of what.
+pub fn not_implemented(what: &str) -> S3Error {
+    S3Error::with(Code::NotImplemented, format!("{what} is not implemented."))
+}
+
+/// Headers that are understood, or that change nothing here; sorted.
+const KNOWN_HEADERS: &[&str] = &[
+    "x-amz-api-version",
+    "x-amz-apigw-id",
+    "x-amz-cf-id",
+    "x-amz-checksum-algorithm",
+    "x-amz-checksum-crc32",
+    "x-amz-checksum-crc32c",
+    "x-amz-checksum-crc64nvme",
+    "x-amz-checksum-mode",
+    "x-amz-checksum-sha1",
+    "x-amz-checksum-sha256",
+    "x-amz-checksum-type",
+    "x-amz-content-sha256",
+    "x-amz-copy-source",
+    "x-amz-copy-source-if-match",
+    "x-amz-copy-source-if-modified-since",
+    "x-amz-copy-source-if-none-match",
+    "x-amz-copy-source-if-unmodified-since",
+    "x-amz-copy-source-range",
+    "x-amz-date",
+    "x-amz-decoded-content-length",
+    "x-amz-expected-bucket-owner",
+    "x-amz-id-2",
+    "x-amz-if-match-initiated-time",
+    "x-amz-if-match-last-modified-time",
+    "x-amz-if-match-size",
+    "x-amz-max-parts",
+    "x-amz-metadata-directive",
+    "x-amz-mp-object-size",
+    "x-amz-object-attributes",
+    "x-amz-optional-object-attributes",
+    "x-amz-part-number-marker",
+    "x-amz-request-id",
+    "x-amz-request-payer",
+    "x-amz-sdk-checksum-algorithm",
+    "x-amz-security-token",
+    "x-amz-source-expected-bucket-owner",
+    "x-amz-storage-class",
+    "x-amz-tagging",
+    "x-amz-tagging-directive",
+    "x-amz-te",
+    "x-amz-trailer",
+    "x-amz-user-agent",
+    "x-amz-website-redirect-location",
+];
+
+/// Refuses `x-amz-*` headers that ask for what is not there: encryption, locks, grants, appending, and all that is not
+/// known. A request must never get less than it asked for without a word.
+pub fn refuse_unsupported_headers(headers: &HeaderMap) -> Result<(), S3Error> {
+    for (name, value) in headers {
+        let name = name.as_str();
+        if !name.starts_with("x-amz-")
+            || name.starts_with("x-amz-meta-")
+            || KNOWN_HEADERS.binary_search(&name).is_ok()
+        {
+            continue;
+        }
+        if name.starts_with("x-amz-checksum-") {
+            // Says by itself what is wrong with the algorithm, if anything.
+            checksum::by_header(name)?;
+        }
+        let value = value.as_bytes();
+        let harmless = match name {
+            "x-amz-acl" => value == b"private" || value == b"bucket-owner-full-control",
+            "x-amz-bucket-object-lock-enabled" => value.eq_ignore_ascii_case(b"false"),
+            "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
+            _ => false,
+        };
+        if !harmless {
+            return Err(not_implemented(&format!("The header {name}")).detail("Header", name));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http::header::HeaderName;
+
+    use super::*;
+
+    fn find(
+        method: &str,
+        on: &str,
+        raw_query: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Operation, Code> {
+        let target = match on {
+            "service" => Target::Service,
+            "bucket" => Target::Bucket("bucket".into()),
+            _ => Target::Object("bucket".into(), "key".into()),
+        };
+        let query = Query::parse(Some(raw_query)).unwrap();
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        route(&method, &target, &query, &header_map(headers)).map_err(|error| error.code)
+    }
+
+    fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&str, &str)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        };
+        headers.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn finds_operations() {
+        let copy = [("x-amz-copy-source", "b/k")];
+        for (method, on, query, headers, operation) in [
+            ("GET", "service", "", &[][..], Operation::ListBuckets),
+            (
+                "GET",
+                "service",
+                "x-id=ListBuckets&prefix=a",
+                &[],
+                Operation::ListBuckets,
+            ),
+            ("PUT", "bucket", "", &[], Operation::CreateBucket),
+            ("HEAD", "bucket", "", &[], Operation::HeadBucket),
+            ("DELETE", "bucket", "", &[], Operation::DeleteBucket),
+            (
+                "GET",
+                "bucket",
+                "location",
+                &[],
+                Operation::GetBucketLocation,
+            ),
+            (
+                "GET",
+                "bucket",
+                "location=",
+                &[],
+                Operation::GetBucketLocation,
+            ),
+            (
+                "GET",
+                "bucket",
+                "prefix=a&delimiter=%2F",
+                &[],
+                Operation::ListObjects,
+            ),
+            (
+                "GET",
+                "bucket",
+                "list-type=2&unknown=1",
+                &[],
+                Operation::ListObjectsV2,
+            ),
+            (
+                "GET",
+                "bucket",
+                "uploads&prefix=p",
+                &[],
+                Operation::ListMultipartUploads,
+            ),
+            ("POST", "bucket", "delete", &[], Operation::DeleteObjects),
+            ("PUT", "object", "x-id=PutObject", &[], Operation::PutObject),
+            ("PUT", "object", "", &copy, Operation::CopyObject),
+            (
+                "GET",
+                "object",
+                "response-content-type=a",
+                &[],
+                Operation::GetObject,
+            ),
+            ("GET", "object", "partNumber=1", &[], Operation::GetObject),
+            ("GET", "object", "versionId=null", &[], Operation::GetObject),
+            ("HEAD", "object", "", &[], Operation::HeadObject),
+            ("DELETE", "object", "", &[], Operation::DeleteObject),
+            (
+                "GET",
+                "object",
+                "attributes",
+                &[],
+                Operation::GetObjectAttributes,
+            ),
+            ("GET", "object", "tagging", &[], Operation::GetObjectTagging),
+            ("PUT", "object", "tagging", &[], Operation::PutObjectTagging),
+            (
+                "DELETE",
+                "object",
+                "tagging",
+                &[],
+                Operation::DeleteObjectTagging,
+            ),
+            (
+                "POST",
+                "object",
+                "uploads",
+                &[],
+                Operation::CreateMultipartUpload,
+            ),
+            (
+                "PUT",
+                "object",
+                "partNumber=1&uploadId=u",
+                &[],
+                Operation::UploadPart,
+            ),
+            (
+                "PUT",
+                "object",
+                "partNumber=1&uploadId=u",
+                &copy,
+                Operation::UploadPartCopy,
+            ),
+            (
+                "POST",
+                "object",
+                "uploadId=u",
+                &[],
+                Operation::CompleteMultipartUpload,
+            ),
+            (
+                "DELETE",
+                "object",
+                "uploadId=u",
+                &[],
+                Operation::AbortMultipartUpload,
+            ),
+            (
+                "GET",
+                "object",
+                "uploadId=u&max-parts=3",
+                &[],
+                Operation::ListParts,
+            ),
+        ] {
+            assert_eq!(
+                find(method, on, query, headers),
+                Ok(operation),
+                "{method} {on} ?{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_by_name() {
+        let form = [("content-type", "multipart/form-data; boundary=x")];
+        for (method, on, query, headers, code) in [
+            ("POST", "service", "", &[][..], Code::NotImplemented),
+            ("DELETE", "service", "", &[], Code::MethodNotAllowed),
+            ("PATCH", "bucket", "", &[], Code::MethodNotAllowed),
+            ("POST", "bucket", "", &[], Code::MethodNotAllowed),
+            ("POST", "bucket", "", &form, Code::NotImplemented),
+            ("PUT", "bucket", "location", &[], Code::MethodNotAllowed),
+            ("GET", "bucket", "delete", &[], Code::MethodNotAllowed),
+            ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
+            ("GET", "bucket", "versions", &[], Code::NotImplemented),
+            ("GET", "bucket", "acl", &[], Code::NotImplemented),
+            ("PUT", "bucket", "policy", &[], Code::NotImplemented),
+            ("DELETE", "bucket", "lifecycle", &[], Code::NotImplemented),
+            ("OPTIONS", "object", "", &[], Code::NotImplemented),
+            ("POST", "object", "", &[], Code::MethodNotAllowed),
+            (
+                "POST",
+                "object",
+                "select&select-type=2",
+                &[],
+                Code::NotImplemented,
+            ),
+            ("POST", "object", "restore", &[], Code::NotImplemented),
+            ("GET", "object", "torrent", &[], Code::NotImplemented),
+            ("PUT", "object", "acl", &[], Code::NotImplemented),
+            ("GET", "object", "versionId=abc", &[], Code::NotImplemented),
+            ("DELETE", "object", "versionId=", &[], Code::NotImplemented),
+            ("GET", "object", "uploads", &[], Code::MethodNotAllowed),
+            ("POST", "object", "tagging", &[], Code::MethodNotAllowed),
+            ("PUT", "object", "partNumber=1", &[], Code::InvalidArgument),
+            ("PUT", "object", "uploadId=u", &[], Code::InvalidArgument),
+        ] {
+            assert_eq!(
+                find(method, on, query, headers),
+                Err(code),
+                "{method} {on} ?{query}"
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_headers_that_would_be_ignored() {
+        assert!(KNOWN_HEADERS.is_sorted());
+        for (name, value) in [
+            ("x-amz-acl", "public-read"),
+            ("x-amz-server-side-encryption", "AES256"),
+            ("x-amz-server-side-encryption-customer-key", "a"),
+            ("x-amz-object-lock-mode", "GOVERNANCE"),
+            ("x-amz-grant-read", "id=1"),
+            ("x-amz-write-offset-bytes", "0"),
+            ("x-amz-mfa", "1 2"),
+            ("x-amz-bucket-object-lock-enabled", "true"),
+            ("x-amz-checksum-sha512", "a"),
+            ("x-amz-something-new", "a"),
+        ] {
+            let refused = refuse_unsupported_headers(&header_map(&[(name, value)]));
+            assert_eq!(refused.unwrap_err().code, Code::NotImplemented, "{name}");
+        }
+        for (name, value) in [
+            ("x-amz-acl", "private"),
+            ("x-amz-acl", "bucket-owner-full-control"),
+            ("x-amz-meta-anything", "a"),
+            ("x-amz-request-payer", "requester"),
+            ("x-amzn-trace-id", "Root=1"),
+            ("x-amz-tagging", "a=b"),
+        ] {
+            assert!(
+                refuse_unsupported_headers(&header_map(&[(name, value)])).is_ok(),
+                "{name}"
+            );
+        }
+    }
+}

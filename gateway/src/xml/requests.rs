@@ -1,0 +1,287 @@
+//! The request bodies that are read.
+
+use holdfast_storage_node::metadata::{ChecksumAlgorithm, ChecksumKind, ObjectChecksum};
+
+use super::reader::{Element, Limits, malformed, parse};
+use crate::error::{Code, S3Error};
+
+/// Keys of a `DeleteObjects` at most.
+pub const DELETE_KEYS_MAX: usize = 1000;
+
+/// Parts of an upload at most.
+pub const PARTS_MAX: usize = 10_000;
+
+/// Bytes of a `CreateBucketConfiguration` or `Tagging` at most.
+pub const SMALL_LEN_MAX: usize = 64 * 1024;
+
+/// Bytes of a `Delete` at most: 1000 keys of 1024 bytes, with room for escapes.
+pub const DELETE_LEN_MAX: usize = 2 * 1024 * 1024;
+
+/// Bytes of a `CompleteMultipartUpload` at most: 10,000 parts with a checksum each.
+pub const COMPLETE_LEN_MAX: usize = 5 * 1024 * 1024;
+
+const SMALL: Limits = Limits {
+    len_max: SMALL_LEN_MAX,
+    depth_max: 5,
+    elements_max: 1000,
+};
+
+/// `CreateBucketConfiguration`: the location constraint, if one is given.
+pub fn create_bucket(document: &[u8]) -> Result<Option<String>, S3Error> {
+    let root = parse(document, "CreateBucketConfiguration", SMALL)?;
+    for child in &root.children {
+        if ["Location", "Bucket", "Tags"].contains(&child.name.as_ref()) {
+            return Err(S3Error::with(
+                Code::NotImplemented,
+                format!("Buckets with {} are not implemented.", child.name),
+            ));
+        }
+    }
+    root.expect_only(&["LocationConstraint"])?;
+    Ok(root.child_text("LocationConstraint")?.map(str::to_owned))
+}
+
+/// A key to delete, and on what condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteKey {
+    pub key: String,
+    pub version: Option<String>,
+    pub etag: Option<String>,
+    /// An HTTP date or an ISO 8601 time.
+    pub modified: Option<String>,
+    pub size: Option<u64>,
+}
+
+/// `Delete`: keys and `Quiet`.
+pub fn delete_objects(document: &[u8]) -> Result<(Vec<DeleteKey>, bool), S3Error> {
+    let limits = Limits {
+        len_max: DELETE_LEN_MAX,
+        depth_max: 4,
+        elements_max: 8 * DELETE_KEYS_MAX,
+    };
+    let root = parse(document, "Delete", limits)?;
+    root.expect_only(&["Object", "Quiet"])?;
+    let quiet = match root.child_text("Quiet")?.map(str::trim) {
+        None | Some("false") => false,
+        Some("true") => true,
+        Some(_) => return Err(malformed()),
+    };
+    let objects = || root.children.iter().filter(|child| child.name == "Object");
+    let count = objects().count();
+    if count == 0 || count > DELETE_KEYS_MAX {
+        return Err(malformed());
+    }
+    let mut keys = Vec::with_capacity(count);
+    for object in objects() {
+        object.expect_only(&["Key", "VersionId", "ETag", "LastModifiedTime", "Size"])?;
+        let text = |name| Ok::<_, S3Error>(object.child_text(name)?.map(str::to_owned));
+        let key = text("Key")?.filter(|key| !key.is_empty());
+        let size = match object.child_text("Size")? {
+            Some(size) => Some(size.trim().parse().map_err(|_| malformed())?),
+            None => None,
+        };
+        keys.push(DeleteKey {
+            key: key.ok_or_else(malformed)?,
+            version: text("VersionId")?,
+            etag: text("ETag")?,
+            modified: text("LastModifiedTime")?,
+            size,
+        });
+    }
+    Ok((keys, quiet))
+}
+
+/// A part as `CompleteMultipartUpload` names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedPart {
+    pub number: u32,
+    /// Without quotes.
+    pub etag: String,
+    pub checksum: Option<ObjectChecksum>,
+}
+
+/// Elements of a part's checksums.
+pub const CHECKSUM_ELEMENTS: [(&str, ChecksumAlgorithm); 5] = [
+    ("ChecksumCRC32", ChecksumAlgorithm::Crc32),
+    ("ChecksumCRC32C", ChecksumAlgorithm::Crc32c),
+    ("ChecksumCRC64NVME", ChecksumAlgorithm::Crc64Nvme),
+    ("ChecksumSHA1", ChecksumAlgorithm::Sha1),
+    ("ChecksumSHA256", ChecksumAlgorithm::Sha256),
+];
+
+/// `CompleteMultipartUpload`: the parts as listed, in whatever order.
+pub fn complete_upload(document: &[u8]) -> Result<Vec<NamedPart>, S3Error> {
+    let limits = Limits {
+        len_max: COMPLETE_LEN_MAX,
+        depth_max: 4,
+        elements_max: 8 * PARTS_MAX + 1,
+    };
+    let root = parse(document, "CompleteMultipartUpload", limits)?;
+    root.expect_only(&["Part"])?;
+    if root.children.is_empty() || root.children.len() > PARTS_MAX {
+        return Err(malformed());
+    }
+    root.children.iter().map(named_part).collect()
+}
+
+fn named_part(part: &Element<'_>) -> Result<NamedPart, S3Error> {
+    let mut named = NamedPart {
+        number: 0,
+        etag: String::new(),
+        checksum: None,
+    };
+    let (mut has_number, mut has_etag) = (false, false);
+    for child in &part.children {
+        if !child.children.is_empty() {
+            return Err(malformed());
+        }
+        let text = child.text.trim();
+        match child.name.as_ref() {
+            "PartNumber" if !has_number => {
+                named.number = text.parse().map_err(|_| malformed())?;
+                has_number = true;
+            }
+            "ETag" if !has_etag => {
+                named.etag = text.trim_matches('"').to_owned();
+                has_etag = true;
+            }
+            name => {
+                let algorithm = CHECKSUM_ELEMENTS
+                    .iter()
+                    .find(|(element, _)| *element == name)
+                    .map(|(_, algorithm)| *algorithm)
+                    .ok_or_else(malformed)?;
+                if named.checksum.is_some() {
+                    return Err(malformed());
+                }
+                named.checksum = Some(ObjectChecksum {
+                    algorithm,
+                    kind: ChecksumKind::FullObject,
+                    value: decode_checksum(text).ok_or_else(malformed)?,
+                });
+            }
+        }
+    }
+    if has_number && has_etag {
+        Ok(named)
+    } else {
+        Err(malformed())
+    }
+}
+
+fn decode_checksum(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+/// `Tagging`: the tags, not yet judged.
+pub fn tagging(document: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
+    let root = parse(document, "Tagging", SMALL)?;
+    root.expect_only(&["TagSet"])?;
+    let set = root.child("TagSet")?.ok_or_else(malformed)?;
+    set.expect_only(&["Tag"])?;
+    let mut tags = Vec::with_capacity(set.children.len());
+    for tag in &set.children {
+        tag.expect_only(&["Key", "Value"])?;
+        let key = tag.child_text("Key")?.ok_or_else(malformed)?;
+        let value = tag.child_text("Value")?.ok_or_else(malformed)?;
+        tags.push((key.to_owned(), value.to_owned()));
+    }
+    Ok(tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::{any, prop, proptest};
+
+    use super::*;
+
+    #[test]
+    fn reads_a_bucket_configuration() {
+        let document = b"<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>eu-west-1</LocationConstraint></CreateBucketConfiguration>";
+        assert_eq!(
+            create_bucket(document).unwrap().as_deref(),
+            Some("eu-west-1")
+        );
+        assert_eq!(
+            create_bucket(b"<CreateBucketConfiguration/>").unwrap(),
+            None
+        );
+        let with_bucket = b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>";
+        assert_eq!(
+            create_bucket(with_bucket).unwrap_err().code,
+            Code::NotImplemented
+        );
+    }
+
+    #[test]
+    fn reads_a_deletion() {
+        let document = b"<Delete><Quiet>true</Quiet><Object><Key> a/../ </Key><VersionId>null</VersionId></Object><Object><Key>b</Key><ETag>\"e\"</ETag><Size>5</Size></Object></Delete>";
+        let (keys, quiet) = delete_objects(document).unwrap();
+        assert!(quiet);
+        assert_eq!(keys[0].key, " a/../ ");
+        assert_eq!(keys[0].version.as_deref(), Some("null"));
+        assert_eq!(keys[1].size, Some(5));
+        for wrong in [
+            "<Delete/>",
+            "<Delete><Object/></Delete>",
+            "<Delete><Object><Key/></Object></Delete>",
+            "<Delete><Object><Key>a</Key><Key>b</Key></Object></Delete>",
+            "<Delete><Object><Key>a</Key><Size>-1</Size></Object></Delete>",
+            "<Delete><Quiet>perhaps</Quiet><Object><Key>a</Key></Object></Delete>",
+            "<Delete><Key>a</Key></Delete>",
+        ] {
+            assert!(delete_objects(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+        let many = format!(
+            "<Delete>{}</Delete>",
+            "<Object><Key>a</Key></Object>".repeat(1001)
+        );
+        assert!(delete_objects(many.as_bytes()).is_err());
+    }
+
+    #[test]
+    fn reads_a_completion() {
+        let document = b"<CompleteMultipartUpload><Part><ETag>&quot;0a&quot;</ETag><PartNumber>1</PartNumber><ChecksumCRC32>AAAAAQ==</ChecksumCRC32></Part></CompleteMultipartUpload>";
+        let parts = complete_upload(document).unwrap();
+        assert_eq!((parts[0].number, parts[0].etag.as_str()), (1, "0a"));
+        assert_eq!(parts[0].checksum.as_ref().unwrap().value, [0, 0, 0, 1]);
+        for wrong in [
+            "<CompleteMultipartUpload/>",
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber></Part></CompleteMultipartUpload>",
+            "<CompleteMultipartUpload><Part><PartNumber>x</PartNumber><ETag>a</ETag></Part></CompleteMultipartUpload>",
+            "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>a</ETag><Other/></Part></CompleteMultipartUpload>",
+        ] {
+            assert!(complete_upload(wrong.as_bytes()).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn reads_tags() {
+        let document = b"<Tagging><TagSet><Tag><Key>k</Key><Value/></Tag></TagSet></Tagging>";
+        assert_eq!(
+            tagging(document).unwrap(),
+            [("k".to_owned(), String::new())]
+        );
+        assert!(tagging(b"<Tagging/>").is_err());
+        assert!(tagging(b"<Tagging><TagSet><Tag><Key>k</Key></Tag></TagSet></Tagging>").is_err());
+        assert_eq!(tagging(b"<Tagging><TagSet/></Tagging>").unwrap(), []);
+    }
+
+    proptest! {
+        #[test]
+        fn never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = create_bucket(&bytes);
+            let _ = delete_objects(&bytes);
+            let _ = complete_upload(&bytes);
+            let _ = tagging(&bytes);
+        }
+
+        #[test]
+        fn never_panic_on_almost_right(body in "(</?(Delete|Object|Key|Part|PartNumber|ETag|Size|TagSet|Tag|Value|Quiet|CompleteMultipartUpload)/?>|[a1 ]){0,40}") {
+            let _ = delete_objects(format!("<Delete>{body}</Delete>").as_bytes());
+            let _ = complete_upload(format!("<CompleteMultipartUpload>{body}</CompleteMultipartUpload>").as_bytes());
+            let _ = tagging(format!("<Tagging><TagSet>{body}</TagSet></Tagging>").as_bytes());
+        }
+    }
+}
