@@ -47,7 +47,7 @@ impl StoreBuilder<TypeConfig, LogStore, Applier> for Builder {
             watch::channel(()).0,
         )
         .unwrap();
-        Ok(((), store, applier))
+        Ok(((), store, applier.allow_gaps()))
     }
 }
 
