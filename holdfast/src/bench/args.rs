@@ -299,7 +299,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 
-    /// After writes, watch this long what the server goes on doing
+    /// After writes, watch this long what the server goes on doing; also the pause after --prepare
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "1s")]
     pub settle: Duration,
 

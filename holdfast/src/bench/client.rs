@@ -4,7 +4,6 @@
 //! redirect or pool. A connection that went away between two requests is opened anew; one that goes away within
 //! a request is a failed request.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -13,12 +12,10 @@ use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpStream;
 
-use super::args::{Endpoint, Payload, Plan};
+use super::args::{Payload, Plan};
+use super::connection::{Links, Target, describe};
 use super::content::Content;
 use super::listing::{self, Page};
 use super::sign::{AmzDate, EMPTY_SHA256, Signer, ToSign, hex_of};
@@ -26,6 +23,8 @@ use super::upload::{Framing, ObjectUpload, Upload, crc_text, for_each_slice};
 
 /// The most of an error or a listing that is read, in bytes.
 const ANSWER_MAX: usize = 8 << 20;
+/// A body up to this long has gone out with its headers when an answer comes, in bytes.
+const AT_ONCE: u64 = 16 << 10;
 const TRAILER_PAYLOAD: &str = "STREAMING-UNSIGNED-PAYLOAD-TRAILER";
 const SIGNED_PAYLOAD: &str = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD";
 
@@ -75,55 +74,39 @@ pub struct Download {
     pub first_byte: Duration,
 }
 
-/// An endpoint with its address.
-#[derive(Debug, Clone)]
-pub struct Target {
-    pub endpoint: Endpoint,
-    pub address: SocketAddr,
-}
-
-struct Link {
-    address: SocketAddr,
-    authority: String,
-    sender: Option<SendRequest<Upload>>,
-}
-
 /// One worker's client. Must live on a `tokio::task::LocalSet`, since its connections are driven there.
 pub struct Client {
     plan: Arc<Plan>,
     content: Content,
-    links: Vec<Link>,
-    turn: usize,
+    links: Links,
     signer: Signer,
-    /// Connections opened after the first to each endpoint.
-    pub reconnects: u64,
 }
 
 impl Client {
     /// A client of `targets` that begins its round at number `first`.
     pub fn new(plan: Arc<Plan>, content: Content, targets: &[Target], first: usize) -> Self {
         let signer = Signer::new(plan.credentials.clone(), &plan.region);
-        let links = targets.iter().map(|target| Link {
-            address: target.address,
-            authority: target.endpoint.authority(),
-            sender: None,
-        });
         Self {
             content,
-            links: links.collect(),
-            turn: first,
+            links: Links::new(targets, first),
             signer,
-            reconnects: 0,
             plan,
         }
     }
 
     /// Opens a connection to every endpoint.
     pub async fn connect(&mut self) -> Result<(), Failure> {
-        for link in &mut self.links {
-            link.sender = Some(open(link.address).await?);
-        }
-        Ok(())
+        self.links.connect().await
+    }
+
+    /// Connections opened after the first to each endpoint.
+    pub fn reconnects(&self) -> u64 {
+        self.links.reconnects()
+    }
+
+    /// Closes the connection in use, so that the next request to its endpoint opens another.
+    pub fn close_connection(&mut self) {
+        self.links.close_current();
     }
 
     /// Makes the bucket if it is not there.
@@ -163,6 +146,15 @@ impl Client {
 
     /// Writes `key`.
     pub async fn put(&mut self, key: &str) -> Result<(), Failure> {
+        let result = self.upload(key).await;
+        if result.is_err() && self.plan.size > AT_ONCE {
+            // A refusal may come before the body has gone out; nobody wants the rest of it.
+            self.links.close_current();
+        }
+        result
+    }
+
+    async fn upload(&mut self, key: &str) -> Result<(), Failure> {
         let size = self.plan.size;
         let start = self.content.start(key);
         let chunk_len = self.plan.chunk;
@@ -250,7 +242,7 @@ impl Client {
                 self.content
                     .compare(start, download.bytes, data)
                     .map_err(|difference| {
-                        self.drop_link();
+                        self.links.close_current();
                         Failure::Wrong(format!(
                             "{key}: byte {} is {:#04x}, must be {:#04x}",
                             difference.offset, difference.found, difference.expected
@@ -341,7 +333,7 @@ impl Client {
         upload: Upload,
     ) -> Result<Response<Incoming>, Failure> {
         let (request, _, _) = self.signed(&method, path, query, payload, extra);
-        self.exchange(finish_request(request, upload)?).await
+        self.links.exchange(finish_request(request, upload)?).await
     }
 
     async fn send_signed_stream(
@@ -357,7 +349,8 @@ impl Client {
             signer: Box::new(self.signer.chunks(&date, seed)),
         };
         let upload = ObjectUpload::new(self.content.clone(), start, self.plan.size, framing);
-        self.exchange(finish_request(request, Upload::Object(Box::new(upload)))?)
+        self.links
+            .exchange(finish_request(request, Upload::Object(Box::new(upload)))?)
             .await
     }
 
@@ -370,9 +363,9 @@ impl Client {
         payload: &str,
         extra: &[(&'static str, &str)],
     ) -> (http::request::Builder, AmzDate, String) {
-        self.turn = (self.turn + 1) % self.links.len();
+        self.links.advance();
         let date = AmzDate::of(SystemTime::now());
-        let authority = &self.links[self.turn].authority;
+        let authority = self.links.authority();
         let mut headers: Vec<(&str, &str)> = Vec::with_capacity(8);
         headers.extend_from_slice(extra);
         headers.push(("host", authority));
@@ -402,40 +395,6 @@ impl Client {
             .header(HeaderName::from_static("x-amz-date"), date.as_str())
             .header(AUTHORIZATION, signed.authorization);
         (request, date, signed.signature)
-    }
-
-    async fn exchange(
-        &mut self,
-        mut request: Request<Upload>,
-    ) -> Result<Response<Incoming>, Failure> {
-        // A second attempt only for a request of which nothing was sent.
-        for attempt in 0..2 {
-            let link = &mut self.links[self.turn];
-            let mut sender = match link.sender.take() {
-                Some(sender) => sender,
-                None => {
-                    self.reconnects += 1;
-                    open(link.address).await?
-                }
-            };
-            if sender.ready().await.is_err() {
-                continue;
-            }
-            match sender.try_send_request(request).await {
-                Ok(response) => {
-                    link.sender = Some(sender);
-                    return Ok(response);
-                }
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if attempt == 0 => request = unsent,
-                    _ => return Err(Failure::Transport(describe(error.error()))),
-                },
-            }
-        }
-        Err(Failure::Transport(format!(
-            "{} closes new connections",
-            self.links[self.turn].authority
-        )))
     }
 
     async fn expect_success(
@@ -470,7 +429,7 @@ impl Client {
                 all.extend_from_slice(data);
             }
             if all.len() > ANSWER_MAX {
-                self.drop_link();
+                self.links.close_current();
                 return Err(Failure::Wrong("an answer is longer than 8 MiB".to_owned()));
             }
         }
@@ -478,13 +437,8 @@ impl Client {
     }
 
     fn broken(&mut self, error: &hyper::Error) -> Failure {
-        self.drop_link();
+        self.links.close_current();
         Failure::Transport(describe(error))
-    }
-
-    /// Forgets the connection in use, so that the next request opens another.
-    pub fn drop_link(&mut self) {
-        self.links[self.turn].sender = None;
     }
 
     fn bucket_path(&self) -> String {
@@ -503,19 +457,6 @@ impl Client {
     }
 }
 
-async fn open(address: SocketAddr) -> Result<SendRequest<Upload>, Failure> {
-    let failed =
-        |e: &dyn std::fmt::Display| Failure::Transport(format!("cannot connect to {address}: {e}"));
-    let stream = TcpStream::connect(address).await.map_err(|e| failed(&e))?;
-    stream.set_nodelay(true).map_err(|e| failed(&e))?;
-    let (sender, connection) = handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| failed(&e))?;
-    // Its errors reach the request that they concern.
-    tokio::task::spawn_local(async move { drop(connection.await) });
-    Ok(sender)
-}
-
 fn finish_request(
     request: http::request::Builder,
     upload: Upload,
@@ -523,17 +464,6 @@ fn finish_request(
     request
         .body(upload)
         .map_err(|e| Failure::Transport(format!("the request cannot be written as HTTP: {e}")))
-}
-
-fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        source = inner.source();
-    }
-    text
 }
 
 /// Percent-encodes as Signature Version 4 wants it: all but unreserved characters, and `/` unless `keep_slash`.

@@ -31,6 +31,8 @@ pub struct Faults {
     pub cut_get_every: Option<u64>,
     /// Lists keys in falling order.
     pub list_backwards: bool,
+    /// Answers every PUT of an object with `503 SlowDown` before its body was read, and reads none of it.
+    pub refuse_unread: bool,
     /// Never answers a HEAD of an object.
     pub hang_head: bool,
 }
@@ -49,6 +51,8 @@ pub struct FakeS3 {
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
     requests: Arc<AtomicU64>,
+    /// Bodies that are left where they are.
+    unread: Arc<Mutex<Vec<Incoming>>>,
 }
 
 impl FakeS3 {
@@ -63,6 +67,7 @@ impl FakeS3 {
                 ..State::default()
             })),
             requests: Arc::default(),
+            unread: Arc::default(),
         };
         let serving = fake.clone();
         std::thread::Builder::new()
@@ -140,6 +145,13 @@ impl FakeS3 {
     ) -> Result<Response<Full<Bytes>>, std::io::Error> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (parts, body) = request.into_parts();
+        let refuse_unread = self.state.lock().expect("no panic").faults.refuse_unread;
+        if refuse_unread && parts.method == Method::PUT && parts.uri.path().ends_with("0") {
+            // The body is neither read nor dropped, so the connection stays open and stuck.
+            self.unread.lock().expect("no panic").push(body);
+            let code = StatusCode::SERVICE_UNAVAILABLE;
+            return Ok(error(code, "SlowDown", "reduce your request rate"));
+        }
         let body = body
             .collect()
             .await

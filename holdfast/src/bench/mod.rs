@@ -9,6 +9,7 @@
 
 mod args;
 mod client;
+mod connection;
 mod content;
 mod histogram;
 mod limits;
@@ -38,7 +39,8 @@ use std::time::Duration;
 pub use args::BenchArgs;
 
 use args::{Endpoint, Op, Plan};
-use client::{Client, Failure, Target};
+use client::{Client, Failure};
+use connection::Target;
 use content::Content;
 use limits::Limits;
 use phase::{Phase, Work};
@@ -147,6 +149,8 @@ fn measure(args: &BenchArgs, stop: &Arc<AtomicBool>) -> Result<Report, BenchErro
         (!args.no_limits).then(|| limits::measure(&args.limits_dir, false));
     if plan.prepare {
         prepare(&plan, &content, &targets, stop)?;
+        // What the server still does for these writes is not to count as a cost of what follows.
+        std::thread::sleep(args.settle);
     }
 
     let outcome = phase::run(&plan, &content, &targets, main_phase(&plan), stop, || {

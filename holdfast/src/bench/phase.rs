@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::BenchError;
 use super::args::{Kind, Plan};
-use super::client::{Client, Failure, Target};
+use super::client::{Client, Failure};
+use super::connection::Target;
 use super::content::Content;
 use super::progress::Progress;
 use super::tally::Tally;
@@ -270,7 +271,7 @@ impl<'a> Worker<'a> {
     }
 
     fn finish(mut self) -> Tally {
-        self.tally.reconnects = self.client.reconnects;
+        self.tally.reconnects = self.client.reconnects();
         self.tally
     }
 
@@ -422,7 +423,7 @@ impl<'a> Worker<'a> {
             self.shared.stop.store(true, Ordering::Relaxed);
         }
         if matches!(failure, Failure::Timeout(_) | Failure::Transport(_)) {
-            self.client.drop_link();
+            self.client.close_connection();
             // A server that is down is asked again ten times a second, not as fast as refusals come.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -176,6 +176,20 @@ fn errors_are_counted_by_code_and_fail_the_run() {
 }
 
 #[test]
+fn a_refusal_before_the_body_was_read_does_not_hold_up_what_follows() {
+    let server = FakeS3::start(Faults {
+        refuse_unread: true,
+        ..Faults::default()
+    });
+    // The key that ends in 0 is refused, the other two are written after it on the same worker.
+    let report =
+        bench(&[&server], "put --count 3 -c 1 --size 32MiB --timeout 20s").expect("it ends");
+    assert_eq!(report.errors["SlowDown"].count, 1, "{report}");
+    assert_eq!(report.errors.len(), 1, "{report}");
+    assert_eq!(report.requests["put"].ops, 2);
+}
+
+#[test]
 fn missing_objects_stop_the_run_at_max_errors() {
     let server = FakeS3::start(Faults::default());
     succeed(&server, "put --count 1");
