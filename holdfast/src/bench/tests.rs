@@ -332,7 +332,7 @@ fn several_endpoints_take_turns() {
         succeed(server, "put --count 1 --prefix own/");
     }
     let before: Vec<u64> = servers.iter().map(FakeS3::requests).collect();
-    let report = bench(&[&servers[0], &servers[1]], "put --count 100 -c 4").expect("it ends");
+    let report = bench(&[&servers[0], &servers[1]], "put --count 100 -c 1").expect("it ends");
     assert_eq!(report.requests["put"].ops, 100);
     for (server, before) in servers.iter().zip(before) {
         let asked = server.requests() - before;
