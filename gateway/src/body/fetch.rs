@@ -236,9 +236,10 @@ impl Shared {
         let counter = match error {
             GetShardError::Corrupt(_) => &self.counters.corrupt_reads,
             GetShardError::NotFound => &self.counters.missing_reads,
-            GetShardError::OutOfRange | GetShardError::Busy | GetShardError::Down(_) | GetShardError::Io(_) => {
-                &self.counters.failed_reads
-            }
+            GetShardError::OutOfRange
+            | GetShardError::Busy
+            | GetShardError::Down(_)
+            | GetShardError::Io(_) => &self.counters.failed_reads,
         };
         counter.add(1);
         tracing::warn!(

@@ -79,7 +79,11 @@ impl Shared {
                 Ok(()) => Slot::Held,
                 Err(PutShardError::Full) => Slot::Full,
                 Err(PutShardError::Down(_)) => Slot::Down,
-                Err(error @ (PutShardError::Io(_) | PutShardError::Busy | PutShardError::TooLarge(_))) => {
+                Err(
+                    error @ (PutShardError::Io(_)
+                    | PutShardError::Busy
+                    | PutShardError::TooLarge(_)),
+                ) => {
                     tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
                     Slot::Failed
                 }

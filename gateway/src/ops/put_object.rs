@@ -47,6 +47,10 @@ impl Call<'_> {
         };
         let inline_len_max = self.gateway.config.inline_len_max;
         let payload = Payload::new(self.auth, self.parts, body, digests)?;
+        let is_long = payload.len().is_none_or(|len| len > inline_len_max as u64);
+        if is_long && condition.absent {
+            self.refuse_if_there(key).await?;
+        }
         let received = self.receive(payload, inline_len_max).await?;
 
         let new = NewVersion {
@@ -65,6 +69,15 @@ impl Call<'_> {
             checksums::show(checksum, None, response.headers_mut());
         }
         Ok(response)
+    }
+
+    /// Spares a client the sending of a long body in vain. What decides is still the condition at commit.
+    async fn refuse_if_there(&self, key: &str) -> Result<(), S3Error> {
+        let found = self.gateway.metadata.head(self.bucket.id, key).await;
+        match found.map_err(failure::metadata)? {
+            Some(_) => Err(S3Error::new(Code::PreconditionFailed)),
+            None => Ok(()),
+        }
     }
 
     /// Reads a request's body to flash, verified. Nothing is left behind if it ends in an error.

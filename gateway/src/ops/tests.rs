@@ -3,6 +3,7 @@
 
 mod buckets;
 mod copies;
+mod cost;
 mod errors;
 mod listings;
 mod multipart;
@@ -110,8 +111,8 @@ impl Ask {
             ("x-amz-date", "20130524T000000Z"),
         ];
         let streamed = has("transfer-encoding");
-        let wanted = |name: &str| !has(name) && !(streamed && name == "content-length");
-        headers.extend(defaults.iter().filter(|(name, _)| wanted(name)));
+        let given = |name: &str| has(name) || (streamed && name == "content-length");
+        headers.extend(defaults.iter().filter(|(name, _)| !given(name)));
         signed(self.method, &self.uri, &headers)
     }
 
@@ -300,7 +301,7 @@ impl Store {
 /// Bytes that differ from place to place.
 pub(crate) fn pattern(len: usize, seed: u8) -> Bytes {
     (0..len)
-        .map(|at| (at as u64 * 2_654_435_761 >> 11) as u8 ^ seed)
+        .map(|at| ((at as u64 * 2_654_435_761) >> 11) as u8 ^ seed)
         .collect::<Vec<u8>>()
         .into()
 }

@@ -44,8 +44,8 @@ pub(super) fn error(
 ) -> Response<Body> {
     let status =
         StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    if status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED {
-        tracing::warn!(code = error.code.as_str(), resource, "{}", error.message);
+    if error.code == Code::InternalError {
+        tracing::warn!(resource, "{}", error.message);
     }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;

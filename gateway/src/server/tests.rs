@@ -202,11 +202,17 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
 }
 
 #[tokio::test]
-async fn heads_of_errors_have_no_body() {
+async fn answers_to_head_have_no_body() {
     let (server, _store) = Server::start(GatewayConfig::default()).await;
     let mut client = server.connect().await;
     client.ask(&ask("HEAD", "/bucket/none"), b"").await;
     assert!(client.head().await.starts_with("HTTP/1.1 404 "));
+    client
+        .ask(&ask("PUT", "/bucket/key").body("hello"), b"hello")
+        .await;
+    client.response().await.expect(200, "");
+    client.ask(&ask("HEAD", "/bucket/key"), b"").await;
+    assert!(client.head().await.contains("\r\ncontent-length: 5\r\n"));
     client.ask(&ask("GET", "/bucket?location"), b"").await;
     client.response().await.expect(200, "LocationConstraint");
 }
