@@ -1,26 +1,53 @@
-//! `holdfast`: the one binary.
-
-mod bench;
+//! The one binary of Holdfast.
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+mod admin;
+mod bench;
+mod credentials;
+mod serve;
+mod units;
+
+/// S3-compatible object gateway over a scale-out flash store.
 #[derive(Parser)]
-#[command(name = "holdfast", version, about)]
-enum Cli {
-    /// Load an S3 endpoint, check what comes back and say what it cost.
+#[command(name = "holdfast", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node: S3 gateway, object metadata and shards in one process.
+    Serve(serve::ServeArgs),
+    /// Look after a running node.
+    Admin(admin::AdminArgs),
+    /// Put load on any S3 endpoint and measure it.
     Bench(bench::BenchArgs),
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    let Cli::Bench(args) = Cli::parse();
-    match bench::run(args).await {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Serve(args) => serve::run(args).map_err(|error| error.to_string()),
+        Command::Admin(args) => admin::run(args).map_err(|error| error.to_string()),
+        Command::Bench(args) => run_bench(args).map_err(|error| error.to_string()),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast bench: {error}");
+            eprintln!("holdfast: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_bench(args: bench::BenchArgs) -> Result<(), bench::BenchError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("the operating system gives threads")
+        .block_on(bench::run(args))
 }

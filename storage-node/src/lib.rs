@@ -4,6 +4,7 @@ pub mod buffer;
 pub mod erasure;
 pub mod memory_shards;
 pub mod metadata;
+pub mod node;
 pub mod repair;
 pub mod shard_store;
 pub mod shards;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::BenchError;
 use super::sign::Credentials;
-use super::units::{ByteSize, parse_duration};
+use crate::units::{ByteSize, parse_duration};
 
 /// The largest body of one PUT (S3 API reference, "PutObject").
 const PUT_MAX: u64 = 5 << 30;

@@ -20,7 +20,6 @@ mod progress;
 mod report;
 mod sign;
 mod tally;
-mod units;
 mod upload;
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::phase::Shared;
-use super::units::show_number;
+use crate::units::show_number;
 
 /// What the last line said.
 pub struct Progress {

@@ -11,7 +11,7 @@ use super::histogram::Histogram;
 use super::limits::Limits;
 use super::process::{CpuTime, Memory};
 use super::tally::{KindTally, Tally};
-use super::units::{ByteSize, show_nanos, show_number};
+use crate::units::{ByteSize, show_nanos, show_number};
 
 /// All results of a run.
 #[derive(Debug, Serialize)]

@@ -252,7 +252,7 @@ impl ShardStore {
     }
 
     /// Finishes what is under way and makes the next start quick.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         let _growing = self.core.growing.lock().await;
         self.core.flush_now().await;
         self.core.space.lock().close_open();

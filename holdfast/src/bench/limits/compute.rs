@@ -10,7 +10,7 @@ use reed_solomon_erasure::galois_8::ReedSolomon;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::super::units::show_number;
+use crate::units::show_number;
 
 /// What hashes are fed: larger than a first-level cache, as bodies are.
 const HASH_LEN: usize = 1 << 20;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::super::histogram::Histogram;
-use super::super::units::{show_nanos, show_number};
+use crate::units::{show_nanos, show_number};
 
 const BLOCK_LEN: usize = 1 << 20;
 const PAGE_LEN: usize = 4096;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::super::process::thread_cpu_s;
-use super::super::units::show_number;
+use crate::units::show_number;
 
 const BLOCK_LEN: usize = 256 << 10;
 const TIME: Duration = Duration::from_millis(300);

@@ -1,0 +1,159 @@
+//! The root key: from the environment, or made at the first start and kept.
+
+use std::io;
+use std::path::Path;
+
+use holdfast_placement::seams::Rng;
+use holdfast_storage_node::node::write_durably;
+use serde::{Deserialize, Serialize};
+
+/// Name of the file in the data directory, mode 0600.
+pub const FILE: &str = "root-credentials.json";
+
+/// An access key and its secret.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct RootCredentials {
+    pub access_key: String,
+    pub secret_key: String,
+}
+
+/// Why there is no root key.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("{0} is set but {1} is not: set both, or none to have a key made")]
+    HalfSet(&'static str, &'static str),
+    #[error(
+        "HOLDFAST_ROOT_ACCESS_KEY has {0} characters: it needs 3 to 128 letters, digits, `-`, `_` or `.`"
+    )]
+    AccessKey(usize),
+    #[error("HOLDFAST_ROOT_SECRET_KEY has {0} characters: it needs 8 to 256")]
+    SecretKey(usize),
+    #[error("{FILE} cannot be read or written: {0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "{FILE} is damaged ({0}): restore it, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY"
+    )]
+    Damaged(serde_json::Error),
+}
+
+/// Where the key came from, for what is printed at the start.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Environment,
+    Made,
+    Kept,
+}
+
+impl RootCredentials {
+    /// From the environment, else from the data directory, else made and kept there.
+    pub fn load(
+        data: &Path,
+        access_key: Option<String>,
+        secret_key: Option<String>,
+        rng: &dyn Rng,
+    ) -> Result<(Self, Source), CredentialsError> {
+        match (access_key, secret_key) {
+            (Some(access_key), Some(secret_key)) => {
+                let root = Self {
+                    access_key,
+                    secret_key,
+                };
+                root.validate()?;
+                return Ok((root, Source::Environment));
+            }
+            (None, None) => {}
+            (Some(_), None) => {
+                return Err(CredentialsError::HalfSet(
+                    "HOLDFAST_ROOT_ACCESS_KEY",
+                    "HOLDFAST_ROOT_SECRET_KEY",
+                ));
+            }
+            (None, Some(_)) => {
+                return Err(CredentialsError::HalfSet(
+                    "HOLDFAST_ROOT_SECRET_KEY",
+                    "HOLDFAST_ROOT_ACCESS_KEY",
+                ));
+            }
+        }
+        if let Some(kept) = Self::read(data)? {
+            return Ok((kept, Source::Kept));
+        }
+        let made = Self {
+            access_key: format!(
+                "HF{}",
+                random_text(rng, b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", 18)
+            ),
+            secret_key: random_text(
+                rng,
+                b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_",
+                40,
+            ),
+        };
+        let text = serde_json::to_vec_pretty(&made).map_err(CredentialsError::Damaged)?;
+        write_durably(&data.join(FILE), &text)?;
+        Ok((made, Source::Made))
+    }
+
+    /// What an earlier start kept in `data`.
+    pub fn read(data: &Path) -> Result<Option<Self>, CredentialsError> {
+        match std::fs::read(data.join(FILE)) {
+            Ok(text) => serde_json::from_slice(&text)
+                .map(Some)
+                .map_err(CredentialsError::Damaged),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn validate(&self) -> Result<(), CredentialsError> {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !(3..=128).contains(&self.access_key.len()) || !self.access_key.chars().all(plain) {
+            return Err(CredentialsError::AccessKey(self.access_key.chars().count()));
+        }
+        if !(8..=256).contains(&self.secret_key.len()) {
+            return Err(CredentialsError::SecretKey(self.secret_key.len()));
+        }
+        Ok(())
+    }
+}
+
+/// `length` characters of `alphabet`, whose length is a power of two so that each is as likely.
+fn random_text(rng: &dyn Rng, alphabet: &[u8], length: usize) -> String {
+    let mut bytes = vec![0; length];
+    rng.fill(&mut bytes);
+    bytes
+        .into_iter()
+        .map(|byte| alphabet[byte as usize % alphabet.len()] as char)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::seams::SystemRng;
+
+    use super::*;
+
+    #[test]
+    fn a_made_key_is_kept_private_and_found_again() {
+        use std::os::unix::fs::PermissionsExt;
+        let data = tempfile::tempdir().unwrap();
+        let (made, source) = RootCredentials::load(data.path(), None, None, &SystemRng).unwrap();
+        assert!(source == Source::Made);
+        assert_eq!(made.secret_key.len(), 40);
+        let mode = std::fs::metadata(data.path().join(FILE))
+            .unwrap()
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        let (kept, source) = RootCredentials::load(data.path(), None, None, &SystemRng).unwrap();
+        assert!(source == Source::Kept);
+        assert_eq!(kept.secret_key, made.secret_key);
+    }
+
+    #[test]
+    fn half_a_key_is_refused() {
+        let data = tempfile::tempdir().unwrap();
+        let loaded = RootCredentials::load(data.path(), Some("someone".into()), None, &SystemRng);
+        assert!(matches!(loaded, Err(CredentialsError::HalfSet(..))));
+        assert!(!data.path().join(FILE).exists());
+    }
+}
