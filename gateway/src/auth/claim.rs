@@ -259,10 +259,17 @@ fn query_error(message: impl Into<Cow<'static, str>>) -> S3Error {
     S3Error::with(Code::AuthorizationQueryParametersError, message)
 }
 
+/// The value of a parameter. Errors repeat it in XML, where control characters have no place.
 fn decode(value: &str) -> Result<Cow<'_, str>, S3Error> {
     percent_decode_str(value)
         .decode_utf8()
-        .map_err(|_| query_error("The authorization query parameters must be UTF-8."))
+        .ok()
+        .filter(|value| !value.contains(char::is_control))
+        .ok_or_else(|| {
+            query_error(
+                "The authorization query parameters must be UTF-8 without control characters.",
+            )
+        })
 }
 
 impl<'a> QueryClaim<'a> {

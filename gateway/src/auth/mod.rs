@@ -179,7 +179,14 @@ impl Authenticator {
         self
     }
 
-    /// Who signed the request. A request without a signature is `AccessDenied`.
+    /// Who signed the request, whose head must be as it was received: the path of a virtual-hosted request as
+    /// well as its `Host` are signed as they were sent. A request without a signature is `AccessDenied`.
+    ///
+    /// Errors, as S3 gives them: `AuthorizationHeaderMalformed`, `AuthorizationQueryParametersError`,
+    /// `InvalidRequest` (Signature Version 2; no `x-amz-content-sha256`), `InvalidArgument` (two signatures, another
+    /// kind of authorization, a wrong `x-amz-content-sha256`), `InvalidAccessKeyId`, `RequestTimeTooSkewed`,
+    /// `AccessDenied` (expired; headers that should be signed are not), `InvalidToken` (there are no sessions),
+    /// `NotImplemented` (Signature Version 4A), `SignatureDoesNotMatch`.
     pub fn authenticate(&self, parts: &Parts) -> Result<Authenticated, S3Error> {
         let in_header = Claim::from_header(parts);
         let in_query;

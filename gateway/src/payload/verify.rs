@@ -17,14 +17,9 @@ pub(super) struct Verifier {
     expected_md5: Option<[u8; 16]>,
     sha256: Option<Sha256>,
     expected_sha256: Option<[u8; 32]>,
-    checksum: Option<(ChecksumAlgorithm, ChecksumHasher)>,
+    /// Without a hasher it is the SHA-256 that is computed anyway.
+    checksum: Option<(ChecksumAlgorithm, Option<Hasher>)>,
     announced: Option<Announced>,
-}
-
-enum ChecksumHasher {
-    Own(Hasher),
-    /// The checksum is the SHA-256 that is computed anyway.
-    SharedSha256,
 }
 
 impl Verifier {
@@ -45,12 +40,8 @@ impl Verifier {
             sha256: expected_sha256.is_some().then(Sha256::new),
             expected_sha256,
             checksum: algorithm.map(|algorithm| {
-                let hasher = if algorithm == ChecksumAlgorithm::Sha256 && expected_sha256.is_some()
-                {
-                    ChecksumHasher::SharedSha256
-                } else {
-                    ChecksumHasher::Own(Hasher::new(algorithm))
-                };
+                let shared = algorithm == ChecksumAlgorithm::Sha256 && expected_sha256.is_some();
+                let hasher = (!shared).then(|| Hasher::new(algorithm));
                 (algorithm, hasher)
             }),
             announced,
@@ -58,7 +49,7 @@ impl Verifier {
     }
 
     pub fn update(&mut self, bytes: &[u8]) {
-        if let Some((_, ChecksumHasher::Own(hasher))) = &mut self.checksum {
+        if let Some((_, Some(hasher))) = &mut self.checksum {
             hasher.update(bytes);
         }
         if let Some(sha256) = &mut self.sha256 {
@@ -98,8 +89,8 @@ impl Verifier {
         }
         let checksum = self.checksum.take().map(|(algorithm, hasher)| {
             let value = match hasher {
-                ChecksumHasher::Own(hasher) => hasher.finish(),
-                ChecksumHasher::SharedSha256 => sha256.unwrap_or_default().to_vec(),
+                Some(hasher) => hasher.finish(),
+                None => sha256.unwrap_or_default().to_vec(),
             };
             ObjectChecksum {
                 algorithm,

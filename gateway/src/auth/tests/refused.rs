@@ -513,6 +513,12 @@ fn presigned_parameters() {
         ),
         (
             "X-Amz-Signature",
+            Some("%00".into()),
+            bad,
+            "control characters",
+        ),
+        (
+            "X-Amz-Signature",
             Some("0".into()),
             Code::SignatureDoesNotMatch,
             "",

@@ -17,7 +17,8 @@ fn refused(headers: &[(&str, &str)]) -> (Code, String) {
 
 #[test]
 fn refusals() {
-    let table: &[(&[(&str, &str)], Code, &str)] = &[
+    type Headers = &'static [(&'static str, &'static str)];
+    let table: &[(Headers, Code, &str)] = &[
         (
             &[PLAIN, ("content-md5", "x")],
             Code::InvalidDigest,
