@@ -31,6 +31,7 @@ use http::request::Parts;
 use http::{HeaderValue, Response};
 
 use crate::auth::Authenticated;
+use crate::checksum;
 use crate::error::{Code, S3Error};
 use crate::payload::{ChecksumHeader, Digests, Payload};
 use crate::router::{Operation, Query, Target, refuse_unsupported_headers, route};
@@ -71,6 +72,9 @@ macro_rules! on_bucket {
 use on_bucket;
 
 /// Presigned requests may carry `x-amz-*` headers as query parameters (SDK for JavaScript); they count like headers.
+///
+/// Not so checksums, which S3 ignores there: when that SDK presigns an upload it has no body yet, and signs the
+/// checksum of nothing.
 pub fn hoist_headers(parts: &mut Parts, query: &Query) {
     for (name, value) in query.iter() {
         let bytes = name.as_bytes();
@@ -84,11 +88,14 @@ pub fn hoist_headers(parts: &mut Parts, query: &Query) {
             "X-Amz-Signature",
             "X-Amz-SignedHeaders",
             "X-Amz-Content-Sha256",
+            "X-Amz-Sdk-Checksum-Algorithm",
         ];
+        let is_checksum = || !matches!(checksum::by_header(&name.to_ascii_lowercase()), Ok(None));
         if !is_header
             || is_signature
                 .iter()
                 .any(|own| name.eq_ignore_ascii_case(own))
+            || is_checksum()
         {
             continue;
         }

@@ -386,3 +386,17 @@ async fn keys_of_all_kinds() {
         Some(keys.len().to_string().as_str())
     );
 }
+
+/// The SDK for JavaScript presigns uploads with headers as parameters, among them the checksum of no bytes.
+#[tokio::test]
+async fn parameters_that_stand_for_headers() {
+    let store = Store::with_bucket().await;
+    let uri = "/bucket/key?x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&x-amz-meta-a=b";
+    let put = store.send(ask("PUT", uri).body("hello")).await.expect(200);
+    assert_eq!(put.header("x-amz-checksum-crc32"), "");
+    let get = ask("GET", "/bucket/key?x-amz-checksum-mode=ENABLED");
+    let get = store.send(get).await.expect(200);
+    assert_eq!(get.body, "hello");
+    assert_eq!(get.header("x-amz-meta-a"), "b");
+    assert_eq!(get.header("x-amz-checksum-crc64nvme").len(), 12);
+}
