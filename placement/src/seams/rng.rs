@@ -20,6 +20,7 @@ pub trait Rng: Send + Sync + 'static {
 pub struct SystemRng;
 
 impl Rng for SystemRng {
+    #[expect(clippy::disallowed_methods, reason = "this is the seam")]
     fn fill(&self, bytes: &mut [u8]) {
         // A machine that cannot give random bytes can make neither secrets nor ids: nothing sane is left to do.
         getrandom::fill(bytes).expect("the operating system gives random bytes");
