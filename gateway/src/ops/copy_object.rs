@@ -33,10 +33,9 @@ impl Call<'_> {
         }
         let new_headers = match metadata_directive {
             Directive::Replace => given,
-            // Class and redirect are the new object's own (API reference, CopyObject).
+            // The class is the new object's own (API reference, CopyObject).
             Directive::Copy => ObjectHeaders {
                 storage_class: given.storage_class,
-                website_redirect: given.website_redirect,
                 ..source.record.headers.clone()
             },
         };
@@ -93,11 +92,7 @@ impl Call<'_> {
         key: &str,
         metadata_directive: Directive,
     ) -> Result<(), S3Error> {
-        let changes = [
-            "x-amz-storage-class",
-            "x-amz-website-redirect-location",
-            "x-amz-checksum-algorithm",
-        ];
+        let changes = ["x-amz-storage-class", "x-amz-checksum-algorithm"];
         let same = source.bucket.id == self.bucket.id && source.key == key;
         let changed = metadata_directive == Directive::Replace
             || changes

@@ -1,4 +1,4 @@
-//! The headers that an object keeps: content headers, user metadata, storage class, redirect
+//! The headers that an object keeps: content headers, user metadata, storage class
 //! (user guide, "Working with object metadata").
 
 use base64::Engine as _;
@@ -19,9 +19,6 @@ use crate::router::{Query, not_implemented};
 /// Bytes of names and values of user metadata at most.
 const USER_METADATA_LEN_MAX: usize = 2048;
 
-/// Bytes of a website redirect at most.
-const REDIRECT_LEN_MAX: usize = 2048;
-
 const USER_PREFIX: &str = "x-amz-meta-";
 
 /// What S3 answers for objects that were stored without a type.
@@ -40,7 +37,7 @@ pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
         content_disposition: keep(CONTENT_DISPOSITION),
         cache_control: keep(CACHE_CONTROL),
         expires: keep(EXPIRES),
-        website_redirect: redirect(headers)?,
+        website_redirect: None,
         storage_class: storage_class(headers)?,
         user_metadata: user_metadata(headers)?,
     })
@@ -111,26 +108,6 @@ pub fn storage_class(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
     }
 }
 
-fn redirect(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
-    let name = "x-amz-website-redirect-location";
-    let Some(value) = headers.get(name) else {
-        return Ok(None);
-    };
-    let to = text(value);
-    let right = ["/", "http://", "https://"]
-        .iter()
-        .any(|start| to.starts_with(start));
-    if right && to.len() <= REDIRECT_LEN_MAX {
-        Ok(Some(to))
-    } else {
-        Err(invalid_argument(
-            name,
-            &to,
-            "The website redirect location must begin with http://, https:// or /, and have at most 2048 bytes.",
-        ))
-    }
-}
-
 /// `response-*` parameters of GET and HEAD with the header that each replaces.
 const OVERRIDES: [(&str, HeaderName); 6] = [
     ("response-content-type", CONTENT_TYPE),
@@ -155,13 +132,6 @@ pub fn show(object: &ObjectHeaders, query: &Query, headers: &mut HeaderMap) -> R
         if let Some(value) = value {
             set(headers, name, value);
         }
-    }
-    if let Some(to) = &object.website_redirect {
-        set(
-            headers,
-            HeaderName::from_static("x-amz-website-redirect-location"),
-            to,
-        );
     }
     if let Some(class) = &object.storage_class {
         set(

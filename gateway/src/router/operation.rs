@@ -290,7 +290,6 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-te",
     "x-amz-trailer",
     "x-amz-user-agent",
-    "x-amz-website-redirect-location",
 ];
 
 /// Refuses `x-amz-*` headers that ask for what is not there: encryption, locks, grants, appending, and all that is not
