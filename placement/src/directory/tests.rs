@@ -6,7 +6,7 @@ use crate::consensus::Groups;
 use crate::ids::{ClusterId, Epoch, GroupId};
 use crate::map::ClusterMap;
 use crate::protection::Protection;
-use crate::seams::{ManualClock, MemoryIndex, SeededRng, UnixMillis};
+use crate::seams::{ManualClock, MemoryIndex, Rng, SeededRng, UnixMillis};
 use crate::testing::DirectGroups;
 
 fn directory() -> (Directory, Arc<DirectGroups>, ManualClock) {
@@ -114,10 +114,10 @@ async fn the_map_changes_by_compare_and_set() {
 #[tokio::test]
 async fn strange_commands_are_refused_and_change_nothing() {
     let (_, groups, _) = directory();
-    let mut seed = SeededRng::new(7);
+    let rng = SeededRng::new(7);
     for length in 0..200usize {
         let mut command = vec![0; length];
-        crate::seams::Rng::fill(&mut seed, &mut command);
+        rng.fill(&mut command);
         if let Some(first) = command.first_mut() {
             *first = 1 + (length % 2) as u8;
         }

@@ -124,7 +124,7 @@ pub fn complete(
     if let Err(refusal) = condition.allows_write(newest.as_ref().map(|found| &found.summary)) {
         return Ok(Outcome::Refused(refusal));
     }
-    let Some((chosen, unused)) = choose(change, &completion)? else {
+    let Some(Choice { chosen, unused }) = choose(change, &completion)? else {
         return Ok(Outcome::Refused(Refusal::PartsChanged));
     };
 
@@ -169,11 +169,17 @@ pub fn complete(
     Ok(Outcome::Written(summary))
 }
 
-/// The upload's parts, chosen and unused; `None` if the chosen ones are not those that the caller saw.
+/// An upload's parts.
+struct Choice {
+    chosen: Vec<PartRecord>,
+    unused: Vec<PartRecord>,
+}
+
+/// The upload's parts; `None` if the chosen ones are not those that the caller saw.
 fn choose(
     change: &Change<'_, '_>,
     completion: &Completion<'_>,
-) -> Result<Option<(Vec<PartRecord>, Vec<PartRecord>)>, IndexError> {
+) -> Result<Option<Choice>, IndexError> {
     let from = keys::parts(change.turn.group, completion.upload);
     let to = keys::successor(&from).unwrap_or_default();
     let mut cursor = change.turn.state.cursor(Keyspace::Records, &from, &to)?;
@@ -196,7 +202,7 @@ fn choose(
     }
     let same =
         wanted.peek().is_none() && digest.finish() == completion.digest && size == completion.size;
-    Ok(same.then_some((chosen, unused)))
+    Ok(same.then_some(Choice { chosen, unused }))
 }
 
 fn write_table(

@@ -385,7 +385,7 @@ impl Run {
         let set = self.metadata.set_tags(BUCKET, &key, tags.clone()).await;
         let object = self.model.objects.get_mut(&key);
         let expected = object.map(|object| object.tags = tags).ok_or("NoSuchKey");
-        assert_eq!(verdict(set.as_ref().map(|()| ())), expected);
+        assert_eq!(verdict(set.as_ref().copied()), expected);
     }
 
     async fn create_upload(&mut self) {
