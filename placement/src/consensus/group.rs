@@ -1,14 +1,14 @@
 //! A group as its users see it: whoever leads it at the moment.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
 use futures_util::future::{self, Either};
 use openraft::ReadPolicy;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{ClientWriteError, ForwardReason, LinearizableReadError, RaftError};
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
@@ -22,6 +22,9 @@ use crate::seams::{Clock, Index, spawn};
 /// Pause between attempts while a group has no leader; a change of leader ends it.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 
+/// Heartbeat intervals that a leader may go without a quorum, once its time has run out.
+const SUSPICION_MAX: u32 = 3;
+
 type ReadResult = Result<Arc<dyn Index>, ReadError>;
 
 /// The replicas of a group in this process.
@@ -33,6 +36,8 @@ pub(crate) struct Group {
     leader: ArcSwapOption<Replica>,
     changed: Notify,
     barrier: Mutex<Barrier>,
+    /// Heartbeat intervals in a row in which the leader has heard of no quorum.
+    suspicion: AtomicU32,
 }
 
 /// Readers that wait for the next read barrier.
@@ -52,6 +57,7 @@ impl Group {
             leader: ArcSwapOption::empty(),
             changed: Notify::new(),
             barrier: Mutex::default(),
+            suspicion: AtomicU32::new(0),
         }
     }
 
@@ -90,6 +96,7 @@ impl Group {
             here
         });
         self.update_leader();
+        self.set_ticks();
     }
 
     /// The replica that leads, as far as is known.
@@ -112,6 +119,20 @@ impl Group {
             .map(|(_, replica)| replica.clone());
         self.leader.store(leader);
         self.changed.notify_waiters();
+    }
+
+    /// openraft's own timers are needed where voters are out of this process's sight: see [`Group::pulse`].
+    fn set_ticks(&self) {
+        let here = self.here.load();
+        for replica in here.iter() {
+            let voters = replica.log().voters().map(|(_, configs)| configs);
+            let elsewhere = voters
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|voter| !here.iter().any(|replica| replica.drive().0 == voter));
+            replica.raft().runtime_config().tick(elsewhere);
+        }
     }
 
     /// Waits until the leader may have changed, for a short while.
@@ -169,8 +190,12 @@ impl Group {
             appended.store(true, Ordering::Relaxed);
             match leader.raft().client_write(command.clone()).await {
                 Ok(answer) => return Ok(answer.data.0),
-                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => {
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(refusal))) => {
                     appended.store(in_doubt, Ordering::Relaxed);
+                    if refusal.reason == ForwardReason::LeaseExpired {
+                        // It has heard of no quorum for long; if there is one, it hears of it now.
+                        leader.beat().await;
+                    }
                 }
                 Err(RaftError::Fatal(error)) => {
                     in_doubt = true;
@@ -270,10 +295,48 @@ impl Group {
     /// Has a replica stand for election, if any here is a voter: the one with the most complete log.
     pub async fn elect(&self) {
         let candidate = self.best(|replica| replica.log().initialised() && is_voter(replica));
-        if let Some(candidate) = candidate
-            && let Err(error) = candidate.raft().trigger().elect(false).await
+        if let Some(candidate) = candidate {
+            stand(&candidate, false).await;
+        }
+    }
+
+    /// To be called once every heartbeat interval. Has the leader send its heartbeats, and sees to it that there is
+    /// one: it takes over what openraft's own ticks do where all voters are in this process, at far less cost.
+    /// `silence_max` is how long a leader may hear of no quorum.
+    pub async fn pulse(&self, silence_max: Duration) {
+        let Some(leader) = self.leader() else {
+            self.suspicion.store(0, Ordering::Relaxed);
+            if let Some(candidate) =
+                self.best(|replica| replica.log().initialised() && is_voter(replica))
+            {
+                stand(&candidate, true).await;
+            }
+            return;
+        };
+        let alone = leader
+            .log()
+            .voters()
+            .is_some_and(|(_, configs)| configs.iter().all(|voters| voters.len() == 1));
+        if alone {
+            return;
+        }
+        leader.beat().await;
+        if leader
+            .silence()
+            .is_some_and(|silence| silence <= silence_max)
         {
-            tracing::warn!(group = %self.id, drive = %candidate.drive(), %error, "cannot stand for election");
+            self.suspicion.store(0, Ordering::Relaxed);
+            return;
+        }
+        // It may be this process that stood still; only heartbeats that go unanswered count.
+        if self.suspicion.fetch_add(1, Ordering::Relaxed) + 1 < SUSPICION_MAX {
+            return;
+        }
+        self.suspicion.store(0, Ordering::Relaxed);
+        let other = |replica: &Replica| replica.drive() != leader.drive() && is_voter(replica);
+        if let Some(candidate) = self.best(other) {
+            tracing::warn!(group = %self.id, silent = %leader.drive(), candidate = %candidate.drive(), "a leader hears of no quorum");
+            stand(&candidate, true).await;
         }
     }
 
@@ -309,6 +372,13 @@ impl Group {
     }
 }
 
+/// Has the replica stand for election; with `ask_first`, only if a quorum would vote for it.
+async fn stand(candidate: &Replica, ask_first: bool) {
+    if let Err(error) = candidate.raft().trigger().elect(ask_first).await {
+        tracing::warn!(replica = ?candidate.address(), %error, "cannot stand for election");
+    }
+}
+
 fn is_voter(replica: &Replica) -> bool {
     replica.log().voters().is_some_and(|(_, configs)| {
         configs
@@ -322,6 +392,7 @@ async fn follow(group: Arc<Group>, replica: Arc<Replica>) {
     let mut metrics = replica.raft().server_metrics();
     loop {
         group.update_leader();
+        group.set_ticks();
         if metrics.changed().await.is_err() {
             break;
         }

@@ -112,25 +112,35 @@ pub struct GroupStatus {
 }
 
 /// Timing of the groups.
+///
+/// A replica that fails with its drive, or ends, is replaced as leader at once; time-outs are for replicas that
+/// hang, or that are on other nodes. They are long: a disk or a processor that is slow for a moment must not cost an
+/// election.
 #[derive(Debug, Clone)]
 pub struct ConsensusConfig {
+    /// Between heartbeats of a leader; groups of one voter have none.
     pub heartbeat: Duration,
     pub election_timeout_min: Duration,
+    /// Also how long a leader that hears of no quorum still takes commands. Reads do not count on it.
     pub election_timeout_max: Duration,
     /// Upper bound of `propose` and `read`.
     pub deadline: Duration,
-    /// Log entries kept behind the last applied one before a snapshot point is taken and the log is purged.
+    /// By how many entries a group's log grows, at most about, before its state is made durable and the log is
+    /// purged. Half of them are kept for replicas that were away, where there are several.
     pub log_entries_kept: u64,
+    /// The same in bytes of commands.
+    pub log_bytes_kept: u64,
 }
 
 impl Default for ConsensusConfig {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(250),
-            election_timeout_min: Duration::from_millis(700),
-            election_timeout_max: Duration::from_millis(1400),
+            heartbeat: Duration::from_millis(500),
+            election_timeout_min: Duration::from_millis(1500),
+            election_timeout_max: Duration::from_millis(3000),
             deadline: Duration::from_secs(5),
-            log_entries_kept: 4096,
+            log_entries_kept: 2048,
+            log_bytes_kept: 1 << 20,
         }
     }
 }

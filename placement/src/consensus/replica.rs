@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use openraft::raft::{SnapshotResponse, TransferLeaderRequest};
 use openraft::storage::RaftLogStorage;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
-use openraft::{Config, ServerState, Snapshot};
+use openraft::{Config, Instant, ServerState, Snapshot};
 
 use tokio::sync::watch;
 
@@ -17,7 +18,7 @@ use super::log_store::{GroupLog, LogStore};
 use super::network::{Address, Links, Transport};
 use super::raft_types::{Raft, SnapshotMeta, TypeConfig, Vote};
 use super::snapshot::{self, Image, Pieces};
-use super::state_machine::Applier;
+use super::state_machine::{Applier, Growth};
 use crate::ids::{DriveId, GroupId};
 use crate::seams::{Index, IndexError};
 
@@ -27,6 +28,11 @@ pub(crate) struct Surroundings {
     pub state: Arc<dyn Index>,
     pub machines: MachineFactory,
     pub transport: Arc<dyn Transport>,
+    /// For a group's only voter, and for one of several.
+    pub alone: Arc<Config>,
+    pub among_others: Arc<Config>,
+    /// How far the log may grow before the state is made durable and the log purged.
+    pub point_every: Growth,
 }
 
 /// A replica that runs, or has stopped.
@@ -78,11 +84,12 @@ pub struct StartError {
 
 impl Replica {
     /// Opens the group's log and state on the drive, both whatever they are (also nothing at all), and starts the
-    /// Raft node. The drive remembers that it hosts the group.
+    /// Raft node. The drive remembers that it hosts the group. `alone` says whether it is to be a new group's only
+    /// voter.
     pub async fn start(
         group: GroupId,
         around: &Surroundings,
-        config: Arc<Config>,
+        alone: bool,
     ) -> Result<Arc<Self>, StartError> {
         let drive = around.log.drive();
         let failed = |reason: String| StartError {
@@ -107,7 +114,16 @@ impl Replica {
             group,
             transport: around.transport.clone(),
         };
-        let raft = Raft::new(drive.0, config, links, store, applier)
+        let alone = match log.voters() {
+            Some((_, configs)) => configs.iter().all(|voters| voters.len() == 1),
+            None => alone,
+        };
+        let config = if alone {
+            &around.alone
+        } else {
+            &around.among_others
+        };
+        let raft = Raft::new(drive.0, config.clone(), links, store, applier)
             .await
             .map_err(|error| failed(error.to_string()))?;
         Ok(Arc::new(Self {
@@ -140,7 +156,14 @@ impl Replica {
         let machine = (around.machines)(group, drive);
         let (end_tx, end) = watch::channel(());
         let state = around.state.clone();
-        let applier = Applier::open(log.clone(), state, machine, applied_next.clone(), end_tx)?;
+        let applier = Applier::open(
+            log.clone(),
+            state,
+            machine,
+            applied_next.clone(),
+            end_tx,
+            around.point_every,
+        )?;
         let stored = applier.membership();
         if let Some(id) = stored.log_id() {
             log.know_membership(id.index(), stored.membership());
@@ -200,6 +223,19 @@ impl Replica {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         (metrics.state == ServerState::Leader).then_some(metrics.vote.leader_id.term)
+    }
+
+    /// Has the replica send heartbeats, if it leads.
+    pub async fn beat(&self) {
+        // A replica that has ended needs none.
+        let _ended = self.raft.trigger().heartbeat().await;
+    }
+
+    /// How long ago a quorum last heard of this leader, as far as it knows.
+    pub fn silence(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        Some(metrics.last_quorum_acked.as_ref()?.elapsed())
     }
 
     /// The leader that this replica knows of.

@@ -1,7 +1,8 @@
 //! All replicas of this process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,6 +21,7 @@ use super::log_store::hosted_groups;
 use super::network::LocalTransport;
 use super::raft_types::TypeConfig;
 use super::replica::{Replica, StartError, Surroundings};
+use super::state_machine::Growth;
 use super::{
     ConsensusConfig, GroupStatus, Groups, MachineFactory, ProposeError, ReadError, ReplicaDrive,
 };
@@ -41,7 +43,8 @@ const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
 /// waits: openraft keeps time by tokio's.
 pub struct Replicas {
     config: ConsensusConfig,
-    raft_config: Arc<Config>,
+    alone: Arc<Config>,
+    among_others: Arc<Config>,
     clock: Arc<dyn Clock>,
     machines: MachineFactory,
     transport: Arc<LocalTransport>,
@@ -49,6 +52,7 @@ pub struct Replicas {
     groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
     /// One change of who hosts what at a time.
     changes: tokio::sync::Mutex<()>,
+    ended: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -98,7 +102,8 @@ impl Replicas {
         config: ConsensusConfig,
     ) -> Changed<Arc<Self>> {
         let replicas = Arc::new(Self {
-            raft_config: Arc::new(raft_config(&config)?),
+            alone: Arc::new(raft_config(&config, true)?),
+            among_others: Arc::new(raft_config(&config, false)?),
             config,
             clock,
             machines,
@@ -106,6 +111,7 @@ impl Replicas {
             drives: Mutex::default(),
             groups: ArcSwap::default(),
             changes: tokio::sync::Mutex::new(()),
+            ended: AtomicBool::new(false),
         });
         let starts = drives.into_iter().map(|drive| {
             let replicas = replicas.clone();
@@ -121,6 +127,7 @@ impl Replicas {
         }
         let groups = replicas.groups.load_full();
         join_all(groups.values().map(|group| group.elect())).await;
+        spawn(pulse(Arc::downgrade(&replicas)));
         Ok(replicas)
     }
 
@@ -225,7 +232,13 @@ impl Replicas {
         let Some(first) = voters.get(id.0 as usize % voters.len().max(1)) else {
             return Err(ChangeError::NoVoters(id));
         };
-        for started in join_all(voters.iter().map(|drive| self.host(id, *drive))).await {
+        for started in join_all(
+            voters
+                .iter()
+                .map(|drive| self.host(id, *drive, voters.len() == 1)),
+        )
+        .await
+        {
             started?;
         }
         let replica = self
@@ -251,7 +264,7 @@ impl Replicas {
         let wanted: BTreeSet<u64> = voters.iter().map(|drive| drive.0).collect();
         for drive in voters {
             if self.drive(*drive).is_ok() {
-                self.host(id, *drive).await?;
+                self.host(id, *drive, false).await?;
             }
         }
         let leader = self.leader(&group).await?;
@@ -317,6 +330,7 @@ impl Replicas {
     /// Ends all replicas; what was written is durable when this returns.
     pub async fn shutdown(&self) {
         let _one_at_a_time = self.changes.lock().await;
+        self.ended.store(true, Ordering::Release);
         let drives: Vec<_> = self
             .drives
             .lock()
@@ -402,7 +416,9 @@ impl Replicas {
             });
             let found = found.await.map_err(|error| unusable(error.to_string()))?;
             let groups = found.map_err(|error| unusable(error.to_string()))?;
-            for started in join_all(groups.into_iter().map(|group| self.host(group, id))).await {
+            for started in
+                join_all(groups.into_iter().map(|group| self.host(group, id, false))).await
+            {
                 // One group's bad state does not take the drive from the others.
                 if let Err(error) = started {
                     tracing::error!(%error, "a replica is left out");
@@ -420,8 +436,8 @@ impl Replicas {
         result
     }
 
-    /// Sees to it that the drive has a running replica of the group.
-    async fn host(&self, id: GroupId, drive: DriveId) -> Changed<()> {
+    /// Sees to it that the drive has a running replica of the group; `alone`: as the only voter, if it is new.
+    async fn host(&self, id: GroupId, drive: DriveId, alone: bool) -> Changed<()> {
         let group = self.group_or_new(id);
         if self.is_live(&group, drive) {
             return Ok(());
@@ -432,8 +448,14 @@ impl Replicas {
             state: found.state,
             machines: self.machines.clone(),
             transport: self.transport.clone(),
+            alone: self.alone.clone(),
+            among_others: self.among_others.clone(),
+            point_every: Growth {
+                entries: self.config.log_entries_kept,
+                bytes: self.config.log_bytes_kept,
+            },
         };
-        let replica = Replica::start(id, &around, self.raft_config.clone()).await?;
+        let replica = Replica::start(id, &around, alone).await?;
         self.transport.insert(replica.clone());
         group.insert(replica);
         Ok(())
@@ -691,6 +713,21 @@ fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
     status
 }
 
+/// One timer for all groups: a timer for each of a hundred replicas would cost more than their work while idle.
+async fn pulse(replicas: Weak<Replicas>) {
+    while let Some(replicas) = replicas.upgrade() {
+        if replicas.ended.load(Ordering::Acquire) {
+            return;
+        }
+        for group in replicas.groups.load_full().values() {
+            group.pulse(replicas.config.election_timeout_max).await;
+        }
+        let pause = replicas.clock.sleep(replicas.config.heartbeat);
+        drop(replicas);
+        pause.await;
+    }
+}
+
 /// Writes what is queued and makes the state durable.
 async fn close(drive: Drive) -> Result<(), String> {
     let closed = tokio::task::spawn_blocking(move || {
@@ -701,7 +738,7 @@ async fn close(drive: Drive) -> Result<(), String> {
     synced.map_err(|error| error.to_string())
 }
 
-fn raft_config(config: &ConsensusConfig) -> Changed<Config> {
+fn raft_config(config: &ConsensusConfig, alone: bool) -> Changed<Config> {
     let millis = |time: Duration| time.as_millis() as u64;
     let kept = config.log_entries_kept.max(1);
     let config = Config {
@@ -711,15 +748,19 @@ fn raft_config(config: &ConsensusConfig) -> Changed<Config> {
         heartbeat_min_interval: Some(millis(config.heartbeat) / 2),
         election_timeout_min: millis(config.election_timeout_min),
         election_timeout_max: millis(config.election_timeout_max),
+        // Set where they are needed, see `Group::set_ticks`.
+        enable_tick: false,
         // Replicas that are cut off must not depose a leader that works when they come back.
         enable_pre_vote: Some(true),
         // A leader that starts again may have lost what it had applied, and must not answer reads before it has
         // committed an entry in a new term.
         enable_leader_restore: Some(false),
         max_payload_entries: 128,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(kept),
-        max_in_snapshot_log_to_keep: kept / 2,
-        purge_batch_size: (kept / 4).max(1),
+        // How often the state machine is asked whether a durable point is due.
+        snapshot_policy: SnapshotPolicy::LogsSinceLast((kept / 16).max(1)),
+        // A replica that was away for less goes on from the log; nobody needs the log of a group's only voter.
+        max_in_snapshot_log_to_keep: if alone { 0 } else { kept / 2 },
+        purge_batch_size: 1,
         replication_lag_threshold: kept * 4,
         ..Config::default()
     };

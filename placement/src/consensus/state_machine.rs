@@ -23,6 +23,13 @@ use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace};
 
 type ImageSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Image>;
 
+/// An amount of log.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Growth {
+    pub entries: u64,
+    pub bytes: u64,
+}
+
 /// Applies a group's committed entries to a drive's state index.
 pub(crate) struct Applier {
     group: GroupId,
@@ -33,6 +40,9 @@ pub(crate) struct Applier {
     membership: StoredMembership,
     /// The index of `applied`, plus one, for those who look on.
     applied_next: Arc<AtomicU64>,
+    /// What the log has grown by since the last durable point, and when that is worth another.
+    since_point: Growth,
+    point_every: Growth,
     /// For openraft's own suite, which makes up logs as it likes.
     gaps_allowed: bool,
     /// Dropped with the applier: nothing is written to the state any more.
@@ -47,6 +57,7 @@ impl Applier {
         mut machine: Box<dyn StateMachine>,
         applied_next: Arc<AtomicU64>,
         end: watch::Sender<()>,
+        point_every: Growth,
     ) -> Result<Self, IndexError> {
         let view: &dyn IndexView = state.as_ref();
         let head = Head::read(view, log.group())?;
@@ -63,6 +74,9 @@ impl Applier {
             applied: head.applied,
             membership: head.membership,
             applied_next,
+            // What is in the log may be as much as makes a point due.
+            since_point: point_every,
+            point_every,
             gaps_allowed: false,
             _end: end,
         })
@@ -99,9 +113,11 @@ impl Applier {
             )));
         }
         let mut batch = Batch::new();
+        self.since_point.entries += 1;
         let outcome = match payload {
             EntryPayload::Blank => Opaque::default(),
             EntryPayload::Normal(command) => {
+                self.since_point.bytes += command.0.len() as u64;
                 let view: &dyn IndexView = self.state.as_ref();
                 Opaque(self.machine.apply(view, &mut batch, &command.0)?)
             }
@@ -164,7 +180,16 @@ impl RaftStateMachine<TypeConfig> for Applier {
         Ok(())
     }
 
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<DurablePoint> {
+        let (grown, enough) = (self.since_point, self.point_every);
+        if !force && grown.entries < enough.entries && grown.bytes < enough.bytes {
+            return None;
+        }
+        Some(self.get_snapshot_builder().await)
+    }
+
     async fn get_snapshot_builder(&mut self) -> DurablePoint {
+        self.since_point = Growth::default();
         DurablePoint {
             group: self.group,
             state: self.state.clone(),

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::consensus::StateMachine;
 use crate::consensus::raft_types::{Opaque, log_id};
-use crate::consensus::state_machine::Applier;
+use crate::consensus::state_machine::{Applier, Growth};
 use crate::seams::{Batch, MemoryIndex};
 
 struct NoMachine;
@@ -45,6 +45,7 @@ impl StoreBuilder<TypeConfig, LogStore, Applier> for Builder {
             Box::new(NoMachine),
             applied,
             watch::channel(()).0,
+            Growth::default(),
         )
         .unwrap();
         Ok(((), store, applier.allow_gaps()))
