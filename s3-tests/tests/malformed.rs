@@ -82,7 +82,7 @@ impl Ground {
     }
 }
 
-const CHUNKED_DATA: [u8; 20_000] = [b'c'; 20_000];
+static CHUNKED_DATA: [u8; 20_000] = [b'c'; 20_000];
 
 /// What the connection is good for after the answer.
 #[derive(Clone, Copy, PartialEq, Debug)]
