@@ -124,6 +124,58 @@ fn four_drives_lose_one_and_another_once_it_is_absorbed() {
     verify(&server, &ledgers);
 }
 
+/// With two drives each holds a copy of everything, but one of two is no quorum (SEMANTICS.md).
+#[test]
+fn two_drives_lose_one_and_serve_again_when_it_is_back() {
+    let mut seed = Seed::for_test("two-drives");
+    let scratch = Scratch::new("two-drives");
+    let drives = scratch.drives(2);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let ledger = Ledger::fill(&mut client, BUCKET, "before-", 40, &mut seed);
+    let gone = seed.within(0..2) as usize;
+    let away = scratch.join("away");
+    assert!(server.stop().success());
+    std::fs::rename(&drives[gone], &away).expect("take the drive away");
+
+    match server.try_restart() {
+        // No quorum: refused, with the reason, and never an empty or a half store.
+        Ok(()) => {
+            let mut client = server.client();
+            for request in [
+                Request::get("/bucket/before-0000"),
+                Request::get("/bucket?list-type=2"),
+                Request::put("/bucket/new").body("x"),
+            ] {
+                let response = client.send(&request).expect("an answer");
+                assert_eq!(
+                    response.status, 503,
+                    "{} {}: {response:?}",
+                    request.method, request.target
+                );
+            }
+            assert_eq!(server.status()["healthy"], false);
+            assert!(server.stop().success());
+        }
+        Err(error) => {
+            assert!(
+                error.status.is_none_or(|status| !status.success()),
+                "{error}"
+            );
+            assert!(error.log.contains("quorum"), "the reason is said: {error}");
+            assert!(!error.log.contains("panicked"), "{error}");
+        }
+    }
+
+    let _ = std::fs::remove_dir_all(&drives[gone]);
+    std::fs::rename(&away, &drives[gone]).expect("bring the drive back");
+    server.restart();
+    ledger.verify_all(&mut server.client());
+    verify_listing(&mut server.client(), &[ledger]);
+    server.client().ok(&Request::put("/bucket/new").body("x"));
+}
+
 /// Flips one bit in each of `count` places of `path`; false if there is nothing to flip.
 fn flip(path: &Path, count: u64, seed: &mut Seed) -> bool {
     let mut file = std::fs::File::options()

@@ -796,6 +796,12 @@ fn transport() -> Vec<Case> {
             })
         })
         .then(After::New),
+        case(
+            "headers of 20 KiB",
+            400,
+            &["RequestHeaderSectionTooLarge"],
+            |g| g.sign(g.put()).add("x-filler", &"x".repeat(20 << 10)),
+        ),
         case("a header of a mebibyte", 431, &[], |g| {
             g.sign(g.put()).add("x-filler", &"x".repeat(1 << 20))
         })
@@ -1472,12 +1478,6 @@ fn unsupported() -> Vec<Case> {
             501,
             NOT,
             header("x-amz-object-lock-mode", "GOVERNANCE"),
-        ),
-        case(
-            "website redirect",
-            501,
-            NOT,
-            header("x-amz-website-redirect-location", "/x"),
         ),
         case("grant", 501, NOT, header("x-amz-grant-read", "id=\"x\"")),
         case("public ACL", 501, NOT, header("x-amz-acl", "public-read")),
