@@ -230,12 +230,14 @@ impl Server {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
-        let keys = match &options.keys {
-            Some(keys) => keys.clone(),
-            None => match printed_keys(&log.text()) {
-                Some(keys) => keys,
-                None => return give_up(child, "it printed no keys"),
-            },
+        let keys = loop {
+            if let Some(keys) = options.keys.clone().or_else(|| printed_keys(&log.text())) {
+                break keys;
+            }
+            if Instant::now() > deadline {
+                return give_up(child, "it printed no keys");
+            }
+            log.wait(Duration::from_millis(5));
         };
         Ok(Self {
             child,
@@ -429,6 +431,8 @@ fn memory_of(pid: u32, field: &str) -> u64 {
 
 /// The keys in a start-up banner: the words after "access key" and "secret".
 fn printed_keys(log: &str) -> Option<Keys> {
+    // A line that is still being written has no end yet.
+    let (log, _) = log.rsplit_once('\n')?;
     let value_after = |label: &str| {
         log.lines().find_map(|line| {
             let lower = line.to_lowercase();

@@ -179,8 +179,8 @@ fn authentication() -> Vec<Case> {
         ),
         case(
             "empty signature",
-            403,
-            &["SignatureDoesNotMatch", "AuthorizationHeaderMalformed"],
+            400,
+            &["AuthorizationHeaderMalformed"],
             |g| {
                 g.sign(g.put()).edit("authorization", |value| {
                     value[..value.len() - 64].to_owned()
@@ -550,8 +550,8 @@ fn chunk_framing() -> Vec<Case> {
         ),
         case(
             "chunk without a signature",
-            403,
-            &["SignatureDoesNotMatch", "IncompleteBody"],
+            400,
+            &["IncompleteBody"],
             signed(|body| {
                 body.chunks[0].line = "2000".to_owned();
             }),
@@ -644,23 +644,6 @@ fn chunk_framing() -> Vec<Case> {
         case("decoded length too small", 400, BROKEN, |g| {
             decoded_length(g, "19999")
         }),
-        case(
-            "non-last chunk below 8 KiB",
-            403,
-            &["InvalidChunkSizeError"],
-            |g| {
-                let (wire, body) = chunked::put(
-                    "/malformed/new",
-                    Form::Signed,
-                    &CHUNKED_DATA,
-                    1000,
-                    None,
-                    g.address,
-                    &g.keys,
-                );
-                join(wire, &body)
-            },
-        ),
         case("trailing checksum wrong", 400, &["BadDigest"], |g| {
             let crc = crc32c(b"something else");
             let (wire, body) =
@@ -725,8 +708,8 @@ fn chunk_framing() -> Vec<Case> {
         ),
         case(
             "trailer signature missing",
-            403,
-            &["SignatureDoesNotMatch"],
+            400,
+            &["MalformedTrailerError"],
             |g| {
                 let crc = crc32c(&CHUNKED_DATA);
                 let (wire, mut body) =
@@ -1479,6 +1462,12 @@ fn unsupported() -> Vec<Case> {
             NOT,
             header("x-amz-object-lock-mode", "GOVERNANCE"),
         ),
+        case(
+            "website redirect",
+            501,
+            NOT,
+            header("x-amz-website-redirect-location", "/x"),
+        ),
         case("grant", 501, NOT, header("x-amz-grant-read", "id=\"x\"")),
         case("public ACL", 501, NOT, header("x-amz-acl", "public-read")),
         case(
@@ -1545,6 +1534,15 @@ fn run(ground: &Ground, case: &Case) -> Result<(), String> {
             }
         }
     }
+    // Nothing of a refused request is left behind.
+    let mut client = Client::new(ground.address, ground.keys.clone());
+    let keys = client.list(BUCKET, "");
+    if keys != ["object"] {
+        wrong.push(format!("the bucket has {keys:?}"));
+        for key in keys.iter().filter(|key| *key != "object") {
+            let _ = client.delete(BUCKET, key);
+        }
+    }
     let fresh = Connection::open(ground.address).and_then(|mut fresh| fresh.call(&next));
     match fresh {
         Ok(good) if good.status == 200 && good.body == OBJECT => {}
@@ -1594,11 +1592,6 @@ fn every_malformed_request_gets_its_error() {
         }
     }
     assert!(server.is_alive(), "the server died");
-    assert_eq!(
-        client.list(BUCKET, ""),
-        ["object"],
-        "a refused request left something behind"
-    );
     assert!(
         failures.is_empty(),
         "{} of {} cases:\n{}",
@@ -1638,6 +1631,19 @@ fn without_the_fault_the_same_requests_are_good() {
             "unsigned chunks and trailer",
             chunked(Form::UnsignedTrailer, Some(("x-amz-checksum-crc32c", &crc))),
         ),
+        // S3 wants 8 KiB of all chunks but the last; there is no harm in shorter ones.
+        ("chunks of 1000 bytes", {
+            let (wire, body) = chunked::put(
+                "/malformed/new",
+                Form::Signed,
+                &CHUNKED_DATA,
+                1000,
+                None,
+                ground.address,
+                &ground.keys,
+            );
+            join(wire, &body)
+        }),
         ("right decoded length", decoded_length(&ground, "20000")),
         (
             "DeleteObjects",
