@@ -22,6 +22,7 @@ use crate::auth::Authenticator;
 use crate::body::Bodies;
 use crate::error::{Code, S3Error};
 use crate::ops;
+use crate::ops::documents::DocumentMemory;
 use crate::router::{Query, Target, virtual_bucket};
 
 pub use connection::serve;
@@ -38,6 +39,8 @@ pub struct GatewayConfig {
     pub region: String,
     /// Bodies up to so many bytes are kept in the metadata.
     pub inline_len_max: usize,
+    /// Bytes of memory for the XML of requests and of long listings.
+    pub document_memory: usize,
     /// Connections at once; more wait in the listener's backlog.
     pub connections_max: usize,
     /// How long a client may take to send a request's header, and how long an idle connection is kept.
@@ -54,6 +57,7 @@ impl Default for GatewayConfig {
             domain: None,
             region: "us-east-1".to_owned(),
             inline_len_max: 32 * 1024,
+            document_memory: 64 << 20,
             connections_max: 4096,
             header_read_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(60),
@@ -78,6 +82,7 @@ pub struct Gateway {
     pub is_full: FullHook,
     pub status: StatusHook,
     pub clock: Arc<dyn Clock>,
+    pub documents: DocumentMemory,
     ids: RequestIds,
 }
 
@@ -130,6 +135,7 @@ impl Gateway {
         rng: Arc<dyn Rng>,
     ) -> Self {
         Self {
+            documents: DocumentMemory::new(config.document_memory),
             config,
             directory,
             metadata,

@@ -126,7 +126,7 @@ impl Call<'_> {
     }
 
     fn count_header(&self, name: &'static str) -> Result<Option<usize>, S3Error> {
-        let Some(value) = self.header(name) else {
+        let Some(value) = self.header(name)? else {
             return Ok(None);
         };
         match value.parse::<u32>() {

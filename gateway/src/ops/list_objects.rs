@@ -6,7 +6,6 @@ use holdfast_storage_node::metadata::{ListObjects, ListPage};
 
 use super::failure::{self, invalid_argument};
 use super::object_headers::STANDARD_CLASS;
-use super::response::xml;
 use super::{Call, Reply};
 use crate::checksum;
 use crate::error::S3Error;
@@ -70,6 +69,7 @@ impl Call<'_> {
         let max = query.count("max-keys")?.unwrap_or(PAGE_MAX).min(PAGE_MAX);
         let marker = query.get("marker").unwrap_or_default();
         let list = self.listing(Some(marker), max);
+        let share = self.listing_memory(max).await?;
         let page = self.page(&list).await?;
 
         let mut document = self.start(&list, &page, uri);
@@ -79,7 +79,7 @@ impl Call<'_> {
         }
         document.number("MaxKeys", max as u64);
         self.write_page(&mut document, &page, uri, true);
-        Ok(xml(document.finish("ListBucketResult")))
+        Ok(share.respond(document.finish("ListBucketResult")))
     }
 
     pub(super) async fn list_objects_v2(&self) -> Reply {
@@ -93,6 +93,7 @@ impl Call<'_> {
             .is_some_and(|value| value == "true");
         let from_token = token.map(parse_continuation_token).transpose()?;
         let list = self.listing(from_token.as_deref().or(start_after), max);
+        let share = self.listing_memory(max).await?;
         let page = self.page(&list).await?;
 
         let mut document = self.start(&list, &page, uri);
@@ -109,7 +110,7 @@ impl Call<'_> {
         document.number("KeyCount", count as u64);
         document.number("MaxKeys", max as u64);
         self.write_page(&mut document, &page, uri, with_owner);
-        Ok(xml(document.finish("ListBucketResult")))
+        Ok(share.respond(document.finish("ListBucketResult")))
     }
 
     fn listing(&self, after: Option<&str>, max: usize) -> ListObjects {

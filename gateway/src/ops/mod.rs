@@ -8,6 +8,7 @@ mod conditions;
 mod copy_object;
 mod copy_source;
 mod delete_object;
+pub mod documents;
 pub mod failure;
 mod get_object;
 mod list_objects;
@@ -22,7 +23,6 @@ mod uploads;
 use std::sync::Arc;
 
 use axum::body::Body;
-use bytes::Bytes;
 use holdfast_placement::directory::Bucket;
 use holdfast_placement::ids::BucketId;
 use holdfast_storage_node::metadata::{WriteError, settle_refused_write};
@@ -38,11 +38,15 @@ use crate::router::{Operation, Query, Target, refuse_unsupported_headers, route}
 use crate::server::Gateway;
 
 use authorise::{Resource, authorise};
+use documents::{Document, Share};
 
 #[cfg(test)]
 pub(crate) mod tests;
 
 type Reply = Result<Response<Body>, S3Error>;
+
+/// Memory for an entry of a listing, bytes: with a key of middling length, as record and as XML.
+const LISTED_LEN: usize = 1024;
 
 /// A request on a bucket that is there, by somebody who may make it.
 struct Call<'a> {
@@ -194,25 +198,47 @@ impl Call<'_> {
         }
     }
 
-    /// A header's value as text, if it is there and is text.
-    fn header(&self, name: &str) -> Option<&str> {
-        self.parts.headers.get(name)?.to_str().ok()
+    /// A header's value as text, if it is there.
+    fn header(&self, name: &'static str) -> Result<Option<&str>, S3Error> {
+        let Some(value) = self.parts.headers.get(name) else {
+            return Ok(None);
+        };
+        let text = value.to_str();
+        let wrong = |_| failure::invalid_argument(name, "", "The header is not text.");
+        text.map(Some).map_err(wrong)
     }
 
     /// The whole body of a request that carries a document, verified.
-    async fn document(&self, body: Body, len_max: usize) -> Result<Bytes, S3Error> {
-        let payload = Payload::new(self.auth, self.parts, body, Digests::default());
-        payload?.read_all(len_max).await
+    async fn document(&self, body: Body, len_max: usize) -> Result<Document, S3Error> {
+        self.read_document(body, len_max, ChecksumHeader::Body)
+            .await
     }
 
-    /// As `document`, for `CompleteMultipartUpload`, whose checksum headers are about the object.
-    async fn document_about_object(&self, body: Body, len_max: usize) -> Result<Bytes, S3Error> {
+    async fn read_document(
+        &self,
+        body: Body,
+        len_max: usize,
+        checksum_header: ChecksumHeader,
+    ) -> Result<Document, S3Error> {
         let digests = Digests {
-            checksum_header: ChecksumHeader::Object,
+            checksum_header,
             ..Digests::default()
         };
-        let payload = Payload::new(self.auth, self.parts, body, digests);
-        payload?.read_all(len_max).await
+        let mut payload = Payload::new(self.auth, self.parts, body, digests)?;
+        let len = payload
+            .len()
+            .map_or(len_max as u64, |len| len.min(len_max as u64));
+        let clock = self.gateway.clock.as_ref();
+        let documents = &self.gateway.documents;
+        let share = documents.share_for_request(len as usize, clock).await?;
+        Ok(share.of(payload.read_all(len_max).await?))
+    }
+
+    /// Memory for a listing of up to `entries`.
+    async fn listing_memory(&self, entries: usize) -> Result<Share, S3Error> {
+        let clock = self.gateway.clock.as_ref();
+        let documents = &self.gateway.documents;
+        documents.share(entries * LISTED_LEN, clock).await
     }
 
     /// A write was refused because the bucket is being deleted: the bucket to try again on, once, if there is one of

@@ -22,7 +22,7 @@ use super::{Call, Reply, checksums, conditions, object_headers, on_bucket, range
 use crate::body::ByteSource;
 use crate::checksum::{self, Hasher};
 use crate::error::{Code, S3Error};
-use crate::payload::{Digests, Payload};
+use crate::payload::{ChecksumHeader, Digests, Payload};
 use crate::xml::requests::{self, NamedPart, PARTS_MAX};
 use crate::xml::{XmlWriter, encode_uri_into};
 
@@ -202,7 +202,7 @@ impl Call<'_> {
         let upload = self.find_upload(key).await?;
         let source = self.copy_source().await?;
         let size = source.record.summary.size;
-        let range = match self.header("x-amz-copy-source-range") {
+        let range = match self.header("x-amz-copy-source-range")? {
             Some(header) => range::copy_range(header, size)?,
             None => 0..size,
         };
@@ -250,8 +250,11 @@ impl Call<'_> {
     pub(super) async fn complete_upload(&self, key: &str, body: Body) -> Reply {
         let id = self.upload_id()?;
         let condition = conditions::of_write(&self.parts.headers)?;
-        let document = self.document_about_object(body, requests::COMPLETE_LEN_MAX);
-        let named = requests::complete_upload(&document.await?)?;
+        // Its checksum headers are about the object.
+        let about = ChecksumHeader::Object;
+        let document = self.read_document(body, requests::COMPLETE_LEN_MAX, about);
+        let document = document.await?;
+        let named = requests::complete_upload(&document)?;
         check_order(&named)?;
         for _ in 0..COMPLETE_TRIES_MAX {
             let Some((upload, parts)) = self.all_parts(key, id).await? else {
@@ -357,7 +360,7 @@ impl Call<'_> {
     }
 
     fn check_object_size(&self, size: u64) -> Result<(), S3Error> {
-        match self.header("x-amz-mp-object-size") {
+        match self.header("x-amz-mp-object-size")? {
             Some(expected) if expected.parse() != Ok(size) => Err(invalid_request(format!(
                 "The provided 'x-amz-mp-object-size' header value {expected} does not match what was computed: {size}"
             ))),
@@ -382,7 +385,7 @@ impl Call<'_> {
             )));
         }
         for algorithm in checksum::ALGORITHMS {
-            let Some(given) = self.header(checksum::header(algorithm)) else {
+            let Some(given) = self.header(checksum::header(algorithm))? else {
                 continue;
             };
             let shown = computed

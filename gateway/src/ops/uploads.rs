@@ -5,7 +5,6 @@ use holdfast_storage_node::metadata::{ListParts, ListUploads, UploadsPage};
 use super::list_objects::{PAGE_MAX, non_empty, wants_uri};
 use super::multipart::parse_upload_id;
 use super::object_headers::STANDARD_CLASS;
-use super::response::xml;
 use super::{Call, Reply, checksums, failure};
 use crate::checksum;
 use crate::error::{Code, S3Error};
@@ -23,6 +22,7 @@ impl Call<'_> {
             after: after.min(usize::from(u16::MAX)) as u16,
             max,
         };
+        let share = self.listing_memory(max).await?;
         let page = self
             .gateway
             .metadata
@@ -63,7 +63,7 @@ impl Call<'_> {
             }
             document.close("Part");
         }
-        Ok(xml(document.finish("ListPartsResult")))
+        Ok(share.respond(document.finish("ListPartsResult")))
     }
 
     pub(super) async fn list_uploads(&self) -> Reply {
@@ -88,6 +88,7 @@ impl Call<'_> {
             },
             max,
         };
+        let share = self.listing_memory(max).await?;
         let page = match max {
             0 => UploadsPage::default(),
             _ => {
@@ -139,6 +140,6 @@ impl Call<'_> {
             document.key("Prefix", prefix, uri);
             document.close("CommonPrefixes");
         }
-        Ok(xml(document.finish(root)))
+        Ok(share.respond(document.finish(root)))
     }
 }
