@@ -135,10 +135,8 @@ impl Core {
     fn commit(&self, group: &[Pending]) -> Result<(), IndexError> {
         let settled: HashSet<Location> = group.iter().map(|p| p.entry.location).collect();
         self.ledger.change(&settled, |change| {
-            for pending in group {
-                let Pending { entry, kind, .. } = pending;
-                if pending.reply.is_closed() {
-                    // Whoever gave up may have deleted the shard since, to be sure.
+            for Pending { entry, kind, .. } in group {
+                if self.space.lock().is_given_up(entry.location) {
                     change.discard(entry.location);
                     continue;
                 }

@@ -407,7 +407,11 @@ impl Change<'_> {
                 debug_assert!(extent.entry.high_water <= high_water);
                 extent.entry.high_water = high_water;
             }
-            let past = extent.tombstones.split_off(&extent.entry.high_water);
+            // Only open extents are ever rescanned.
+            let past = match extent.entry.phase {
+                Phase::Open => extent.tombstones.split_off(&extent.entry.high_water),
+                Phase::Sealed | Phase::Dead => BTreeSet::new(),
+            };
             let passed = std::mem::replace(&mut extent.tombstones, past);
             for offset in passed {
                 self.batch.delete_tombstone(Location {
@@ -419,6 +423,7 @@ impl Change<'_> {
         drop(space);
         for location in dead {
             if let Some(extent) = self.extents.get_mut(&location.extent)
+                && extent.entry.phase == Phase::Open
                 && location.offset >= extent.entry.high_water
             {
                 extent.tombstones.insert(location.offset);

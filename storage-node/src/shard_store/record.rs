@@ -183,6 +183,18 @@ impl Header {
     }
 }
 
+impl Header {
+    /// The nonce in the header of an extent's first record, whose page can be nothing else.
+    pub fn nonce_of_first(page: &[u8], extent: u64) -> Option<Nonce> {
+        let nonce = page.get(104..120)?.try_into().ok()?;
+        let location = Location {
+            extent,
+            offset: RECORD_HEADER_LEN as u64,
+        };
+        Header::decode(page, location, &nonce).ok().map(|_| nonce)
+    }
+}
+
 /// The first page of an extent.
 ///
 /// Magic `HFEXTENT` (0..8), format version (8..10), number (16..24), nonce (24..40), checksum (4088..4096).

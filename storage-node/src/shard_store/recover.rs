@@ -15,6 +15,14 @@ use super::{OpenShardStoreError, ShardId};
 /// Records found in this start, to tell which of two of a shard is the later one.
 type Found = HashMap<ShardId, Location>;
 
+/// What the beginning of an extent says.
+enum FirstPages {
+    Nonce(Nonce),
+    /// There is no record.
+    Blank,
+    Damaged,
+}
+
 impl Core {
     /// Brings every extent to rest: sealed, or gone. The next put begins a new one, so that whatever a dead process
     /// still had under way cannot meet new records.
@@ -68,10 +76,20 @@ impl Core {
     /// An extent of which the index does not know: it was new when the index lost its last changes, or the index is
     /// new.
     async fn adopt(&self, number: u64, found: &mut Found) -> Result<(), OpenShardStoreError> {
-        let Some(nonce) = self.nonce_of(number).await? else {
-            // No record was ever written: that begins when the header is durable.
-            tracing::info!(extent = number, "removing an extent that was not finished");
-            return Ok(self.disk.delete(&extent_name(number)).await?);
+        let nonce = match self.nonce_of(number).await? {
+            FirstPages::Nonce(nonce) => nonce,
+            FirstPages::Blank => {
+                // No record was ever written: that begins when the header is durable.
+                tracing::info!(extent = number, "removing an extent that was not finished");
+                return Ok(self.disk.delete(&extent_name(number)).await?);
+            }
+            FirstPages::Damaged => {
+                tracing::error!(
+                    extent = number,
+                    "an extent that is damaged and not in the index is left alone"
+                );
+                return Ok(());
+            }
         };
         let from = PAGE_LEN as u64;
         self.ledger.change(&HashSet::new(), |change| {
@@ -81,23 +99,29 @@ impl Core {
         self.rescan(number, nonce, from, found).await
     }
 
-    async fn nonce_of(&self, number: u64) -> Result<Option<Nonce>, OpenShardStoreError> {
+    /// Looks for the nonce in the extent's header, else in its first record.
+    async fn nonce_of(&self, number: u64) -> Result<FirstPages, OpenShardStoreError> {
         let file = self.disk.open(&extent_name(number)).await?;
-        if file.len()? < PAGE_LEN as u64 {
-            return Ok(None);
-        }
+        let len = file.len()?.min(2 * PAGE_LEN as u64) as usize / PAGE_LEN * PAGE_LEN;
         for _ in 0..3 {
-            let page = self.pool.acquire(PAGE_LEN).await?;
-            let Ok(page) = file.read(page, 0, PAGE_LEN).await else {
+            let room = self.pool.acquire(len).await?;
+            let Ok(pages) = file.read(room, 0, len).await else {
                 continue;
             };
-            if let Ok(header) = ExtentHeader::decode(page.payload())
+            let (header, first) = pages.payload().split_at(len.min(PAGE_LEN));
+            if let Ok(header) = ExtentHeader::decode(header)
                 && header.number == number
             {
-                return Ok(Some(header.nonce));
+                return Ok(FirstPages::Nonce(header.nonce));
+            }
+            if let Some(nonce) = Header::nonce_of_first(first, number) {
+                return Ok(FirstPages::Nonce(nonce));
+            }
+            if first.iter().all(|byte| *byte == 0) {
+                return Ok(FirstPages::Blank);
             }
         }
-        Ok(None)
+        Ok(FirstPages::Damaged)
     }
 
     /// Tells the index of the records from `from` on that lived, and seals the extent.

@@ -32,6 +32,8 @@ struct End {
 struct InFlight {
     id: ShardId,
     copy: bool,
+    /// Nobody waits for it any more.
+    given_up: bool,
 }
 
 /// Places of records, by extent and offset.
@@ -62,6 +64,34 @@ impl Drop for Reservation {
     }
 }
 
+/// Somebody waits for the record at a place. If he gives up before the index refers to it, it is dead from then on:
+/// what he does next, such as deleting the shard to be sure, must not be undone by it.
+pub(super) struct Waiter {
+    space: Arc<Mutex<Space>>,
+    location: Location,
+}
+
+impl Reservation {
+    pub fn waiter(&self) -> Waiter {
+        Waiter {
+            space: self.space.clone(),
+            location: self.location,
+        }
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        let mut guard = self.space.lock();
+        let space = &mut *guard;
+        // It is not in flight any more if it was decided about.
+        if let Some(in_flight) = space.in_flight.get_mut(&self.location) {
+            in_flight.given_up = true;
+            space.abandoned.push(self.location);
+        }
+    }
+}
+
 /// Takes the next `len` bytes of the open extent, if they are allocated.
 pub(super) fn reserve(
     space: &Arc<Mutex<Space>>,
@@ -81,7 +111,12 @@ pub(super) fn reserve(
         offset: end.tail,
     };
     end.tail += len;
-    state.in_flight.insert(location, InFlight { id, copy });
+    let in_flight = InFlight {
+        id,
+        copy,
+        given_up: false,
+    };
+    state.in_flight.insert(location, in_flight);
     Some(Reservation {
         space: space.clone(),
         location,
@@ -169,6 +204,16 @@ impl Space {
         for location in settled {
             self.in_flight.remove(location);
         }
+        // Whoever gave up in the midst of the decision came too late.
+        self.abandoned
+            .retain(|location| !settled.contains(location));
+    }
+
+    /// Whether nobody waits any more for the record in flight at this place.
+    pub fn is_given_up(&self, location: Location) -> bool {
+        self.in_flight
+            .get(&location)
+            .is_none_or(|in_flight| in_flight.given_up)
     }
 
     pub fn take_abandoned(&mut self) -> Vec<Location> {

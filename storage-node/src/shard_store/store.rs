@@ -33,7 +33,7 @@ const OPEN_FILES_MAX: usize = 512;
 ///
 /// Dropping it stops its tasks; what was acknowledged stays. All methods may be called at the same time.
 pub struct ShardStore {
-    core: Arc<Core>,
+    pub(super) core: Arc<Core>,
 }
 
 /// What the tasks of a store share.
@@ -305,6 +305,7 @@ impl Core {
         mut payload: Buffer,
         kind: Kind,
     ) -> Result<(), PutShardError> {
+        let _waiter = place.waiter();
         let header = Header {
             shard,
             location: place.location,
@@ -587,6 +588,8 @@ impl Core {
                 Ok(())
             })
             .map_err(|error| self.put_failed(error))?;
+        // Once an extent: else a record would depend on the extent's header alone until the index is synced.
+        self.ledger.sync().await.map_err(|e| self.put_failed(e))?;
         self.remember_file(number, file.clone());
         let extent = OpenExtent {
             number,

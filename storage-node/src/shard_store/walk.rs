@@ -67,9 +67,18 @@ impl Walk {
                 offset: self.at,
             };
             let nonce = self.nonce;
-            let page = self.page().await?;
-            let blank = page.is_some_and(|page| page.iter().all(|byte| *byte == 0));
-            let header = page.and_then(|page| Header::decode(page, location, &nonce).ok());
+            let mut blank = false;
+            let mut header = None;
+            // Where a record should begin, what is wrong once may be right when read again.
+            for _ in 0..READ_ATTEMPTS {
+                let page = self.page().await?;
+                blank = page.is_some_and(|page| page.iter().all(|byte| *byte == 0));
+                header = page.and_then(|page| Header::decode(page, location, &nonce).ok());
+                if self.lost || blank || header.is_some() {
+                    break;
+                }
+                self.window = None;
+            }
             if let Some(header) = header {
                 let next = self.at + header.shard.record_len();
                 if next <= self.end {

@@ -275,21 +275,16 @@ impl DiskFile for LocalFile {
         let file = self.file.clone();
         blocking(move || {
             match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len).map_err(io_error)?,
-                result => result.map_err(errno)?,
+                Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len).map_err(io_error),
+                result => result.map_err(errno),
             }
-            file.sync_all().map_err(io_error)
         })
         .boxed()
     }
 
     fn truncate(&self, len: u64) -> BoxFuture<'static, Result<(), DiskError>> {
         let file = self.file.clone();
-        blocking(move || {
-            file.set_len(len).map_err(io_error)?;
-            file.sync_all().map_err(io_error)
-        })
-        .boxed()
+        blocking(move || file.set_len(len).map_err(io_error)).boxed()
     }
 
     fn punch(&self, range: Range<u64>) -> BoxFuture<'static, Result<(), DiskError>> {
@@ -297,8 +292,7 @@ impl DiskFile for LocalFile {
         blocking(move || {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&file, flags, range.start, range.end - range.start)
-                .map_err(errno)?;
-            file.sync_all().map_err(io_error)
+                .map_err(errno)
         })
         .boxed()
     }

@@ -45,8 +45,9 @@ pub struct DiskSpace {
     pub total: u64,
 }
 
-/// A drive. What `create`, `delete`, `allocate`, `truncate` and `punch` did survives a crash once they returned `Ok`;
-/// what was written survives only once a [`sync`](DiskFile::sync) that began after the write had returned is `Ok`.
+/// A drive. What `create` and `delete` did survives a crash once they returned `Ok`. What was written survives once a
+/// [`sync`](DiskFile::sync) that began after the write had returned is `Ok`. What else was done to a file's space may be
+/// undone by a crash, but for what synced writes need.
 pub trait Disk: Send + Sync + 'static {
     /// Makes an empty file; an error if there is one of this name.
     fn create<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Arc<dyn DiskFile>, DiskError>>;

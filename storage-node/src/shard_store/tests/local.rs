@@ -396,3 +396,76 @@ async fn everything_at_once() {
         assert_eq!(store.stats().live_bytes, live_bytes);
     }
 }
+
+/// Not a test: what puts and gets of 4 MiB cost, for comparing kinds of disk. `HOLDFAST_SPEED_DIR` names a directory.
+#[test]
+#[ignore = "a measurement"]
+#[expect(clippy::disallowed_methods, reason = "measures")]
+fn speed() {
+    let Ok(parent) = std::env::var("HOLDFAST_SPEED_DIR") else {
+        return;
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    for kind in KINDS {
+        for (len, count) in [(4 << 20, 256u32), (64 << 10, 4096)] {
+            let directory = tempfile::tempdir_in(&parent).unwrap();
+            let Some(disk) = disk(directory.path(), kind) else {
+                continue;
+            };
+            let pool = pool();
+            let bytes = content(1, len);
+            let index = Arc::new(MemoryIndex::new());
+            let store = Arc::new(runtime.block_on(async {
+                let config = ShardStoreConfig::default();
+                let (clock, rng) = (Arc::new(SystemClock), Arc::new(SystemRng));
+                ShardStore::open(disk, index, pool.clone(), clock, rng, config)
+                    .await
+                    .unwrap()
+            }));
+            for what in ["put", "get"] {
+                let (began, cpu) = (std::time::Instant::now(), cpu_seconds());
+                let tasks = (0..16u32).map(|task| {
+                    let (store, pool, bytes) = (store.clone(), pool.clone(), bytes.clone());
+                    runtime.spawn(async move {
+                        let len = bytes.len() as u32;
+                        for number in (task..count).step_by(16) {
+                            let mut room = pool.acquire(bytes.len()).await.unwrap();
+                            if what == "put" {
+                                room.set_len(bytes.len());
+                                store.put(id(number), FACTS, room).await.unwrap();
+                            } else {
+                                store.get(id(number), 0..len, room).await.unwrap();
+                            }
+                        }
+                    })
+                });
+                let tasks: Vec<_> = tasks.collect();
+                for task in tasks {
+                    runtime.block_on(task).unwrap();
+                }
+                let gigabytes = len as f64 * f64::from(count) / 1e9;
+                let seconds = began.elapsed().as_secs_f64();
+                let stats = store.stats();
+                println!(
+                    "{kind:?} {what} {len}: {:.2} GB/s, {:.3} CPU-s/GB, {:.1} us CPU each, {} flushes",
+                    gigabytes / seconds,
+                    (cpu_seconds() - cpu) / gigabytes,
+                    (cpu_seconds() - cpu) / f64::from(count) * 1e6,
+                    stats.flushes
+                );
+            }
+        }
+    }
+}
+
+/// CPU time of this process so far, seconds (proc(5): `utime` and `stime`, in hundredths).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace();
+    let ticks: u64 = fields.skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    ticks as f64 / 100.0
+}
