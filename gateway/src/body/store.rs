@@ -23,6 +23,8 @@ enum Slot {
     Down,
     /// Its drive has no room.
     Full,
+    /// Its store found no memory in time.
+    Busy,
     /// Its drive should have taken it.
     Failed,
 }
@@ -79,11 +81,8 @@ impl Shared {
                 Ok(()) => Slot::Held,
                 Err(PutShardError::Full) => Slot::Full,
                 Err(PutShardError::Down(_)) => Slot::Down,
-                Err(
-                    error @ (PutShardError::Io(_)
-                    | PutShardError::Busy
-                    | PutShardError::TooLarge(_)),
-                ) => {
+                Err(PutShardError::Busy) => Slot::Busy,
+                Err(error @ (PutShardError::Io(_) | PutShardError::TooLarge(_))) => {
                     tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
                     Slot::Failed
                 }
@@ -99,7 +98,8 @@ impl Shared {
         self.counters.chunks_written.add(1);
         if !missed.is_empty() {
             self.counters.missed_shards.add(missed.len() as u64);
-            tracing::warn!(%set, chunk, missed = missed.len(), "a chunk was stored without all of its shards");
+            // Not a warning: while a drive is down it holds for every chunk, and status says so.
+            tracing::debug!(%set, chunk, missed = missed.len(), "a chunk was stored without all of its shards");
         }
         Ok(missed)
     }
@@ -123,6 +123,9 @@ fn verdict(protection: Protection, chunk: u32, slots: &[Slot]) -> Result<Vec<Mis
     }
     if slots.contains(&Slot::Full) {
         return Err(Code::StorageFull.into());
+    }
+    if slots.contains(&Slot::Busy) {
+        return Err(Code::SlowDown.into());
     }
     Err(too_few(held, protection))
 }

@@ -23,7 +23,7 @@ use super::{
     BLOCK_LEN, DeleteShardError, GetShardError, OpenShardStoreError, PutShardError,
     RECORD_HEADER_LEN, SHARD_LEN_MAX, ShardId,
 };
-use crate::buffer::{Buffer, BufferPool};
+use crate::buffer::{self, Buffer, BufferPool};
 use crate::shards::{ShardFacts, read_capacity};
 
 /// Extent files that are kept open for reading.
@@ -40,6 +40,9 @@ pub struct ShardStore {
 pub(super) struct Core {
     pub disk: Arc<dyn Disk>,
     pub pool: BufferPool,
+    /// A page for the header of the next extent: a put that holds its buffer already must not wait for memory that
+    /// others hold who wait for the same extent.
+    header_page: buffer::Reservation,
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
     pub config: ShardStoreConfig,
@@ -134,12 +137,17 @@ impl ShardStore {
         disk.check_present()?;
         let drive = disk.space()?;
         let space = Arc::new(Mutex::new(Space::default()));
+        let header_page = pool
+            .reserve(&[0])
+            .await
+            .map_err(|_| OpenShardStoreError::Busy)?;
         let ledger = Ledger::load(index, space.clone(), config.sync_inline)?;
         let core = Arc::new(Core {
             reserve_bytes: config.reserve(drive),
             extent_len: config.extent_len(drive),
             disk,
             pool,
+            header_page,
             clock,
             rng,
             config,
@@ -610,11 +618,15 @@ impl Core {
         nonce: Nonce,
         allocated: u64,
     ) -> Result<Arc<dyn DiskFile>, PutShardError> {
-        let mut page = self
-            .pool
-            .acquire(0)
-            .await
-            .map_err(|_| PutShardError::Busy)?;
+        // One extent is made at a time, so the page is there unless the last write is just giving it back.
+        let mut page = match self.header_page.lend(0) {
+            Some(page) => page,
+            None => self
+                .pool
+                .acquire(0)
+                .await
+                .map_err(|_| PutShardError::Busy)?,
+        };
         ExtentHeader { number, nonce }.encode(page.record_mut());
         let file = self
             .disk

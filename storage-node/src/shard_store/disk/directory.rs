@@ -273,12 +273,12 @@ impl DiskFile for LocalFile {
 
     fn allocate(&self, len: u64) -> BoxFuture<'static, Result<(), DiskError>> {
         let file = self.file.clone();
-        blocking(move || {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
+        blocking(
+            move || match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
                 Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(len).map_err(io_error),
                 result => result.map_err(errno),
-            }
-        })
+            },
+        )
         .boxed()
     }
 
@@ -291,8 +291,7 @@ impl DiskFile for LocalFile {
         let file = self.file.clone();
         blocking(move || {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            rustix::fs::fallocate(&file, flags, range.start, range.end - range.start)
-                .map_err(errno)
+            rustix::fs::fallocate(&file, flags, range.start, range.end - range.start).map_err(errno)
         })
         .boxed()
     }

@@ -3,6 +3,7 @@
 //! `sequences` follows the method of "Using lightweight formal methods to validate a key-value storage node in Amazon
 //! S3" (SOSP 2021): random operations, crashes among them, against the store and against a model of it.
 
+mod exhausted;
 mod local;
 mod model;
 mod saboteurs;
