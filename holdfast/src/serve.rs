@@ -9,7 +9,7 @@ use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
 use holdfast_gateway::server::{Gateway, GatewayConfig, StatusHook};
-use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemRng};
+use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemRng, spawn};
 use holdfast_storage_node::node::{Node, NodeConfig, StartError};
 use tokio::net::TcpListener;
 
@@ -126,6 +126,7 @@ async fn serve(args: ServeArgs) -> Result<(), ServeError> {
             ..BodiesConfig::default()
         },
     );
+    spawn(node.rebuilder().run(bodies.repairs(), node.stopped()));
     let authenticator = Authenticator::new(
         vec![Credentials::new(
             &root.access_key,

@@ -12,7 +12,7 @@ use holdfast_placement::seams::Clock;
 use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
-use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId};
+use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
 use crate::shards::{ShardFacts, Shards, read_capacity};
 
 /// What is wrong with a drive.
@@ -213,6 +213,21 @@ impl Shards for MemoryShards {
             state.shards.remove(&(drive, *id));
         }
         Ok(())
+    }
+
+    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+        match self.fault(drive) {
+            Some(Fault::Down) => return Err(GetShardError::Down("injected".into())),
+            Some(Fault::Broken) => return Err(GetShardError::Io("injected".into())),
+            _ => {}
+        }
+        let state = self.state.lock();
+        Ok(state.shards.get(&(drive, id)).map(|shard| ShardInfo {
+            id,
+            facts: shard.facts,
+            len: shard.payload.len() as u32,
+            bad: shard.corrupt,
+        }))
     }
 
     fn is_down(&self, drive: DriveId) -> bool {

@@ -12,7 +12,7 @@ use holdfast_placement::ids::{DriveId, Epoch};
 
 use crate::buffer::Buffer;
 use crate::shard_store::{
-    BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId, ShardStore,
+    BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo, ShardStore,
 };
 
 /// Stores and fetches shards on any drive of the cluster.
@@ -41,6 +41,9 @@ pub trait Shards: Send + Sync + 'static {
 
     /// Deletes shards; those that are not there are not an error. Durable when it returns.
     async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError>;
+
+    /// What is known of a shard without reading it; `None` if it is not there.
+    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError>;
 
     /// Whether the drive is known to be out of use; a hint for planning, never proof.
     fn is_down(&self, drive: DriveId) -> bool;
@@ -150,6 +153,11 @@ impl Shards for LocalShards {
     async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError> {
         let local = self.up(drive).map_err(DeleteShardError::Down)?;
         local.store.delete(ids).await
+    }
+
+    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+        let local = self.up(drive).map_err(GetShardError::Down)?;
+        local.store.info(id)
     }
 
     fn is_down(&self, drive: DriveId) -> bool {

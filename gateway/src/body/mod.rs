@@ -207,7 +207,9 @@ impl Shared {
     async fn forget(&self, body: ChunkedBody) {
         let forgotten = forget(self.shards.as_ref(), &self.map.load(), &[body]).await;
         self.counters.discarded_shards.add(forgotten.deleted);
-        self.counters.orphaned_shards.add(forgotten.left);
+        self.counters
+            .orphaned_shards
+            .add(forgotten.left + forgotten.failed);
     }
 }
 

@@ -22,6 +22,7 @@ use super::status::{DriveStatus, GroupSummary, MemoryStatus, NodeStatus};
 use super::watch;
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::metadata::{Metadata, metadata_machine};
+use crate::repair::{Rebuilder, ReclaimConfig, Reclaimer};
 use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
 use crate::shards::LocalShards;
@@ -243,6 +244,14 @@ impl Node {
                 _lock: lock,
             }),
         };
+        let reclaimer = Reclaimer::new(
+            node.metadata(),
+            node.shards(),
+            node.map(),
+            config.clock.clone(),
+            ReclaimConfig::default(),
+        );
+        spawn(reclaimer.run(stopped.clone()));
         watch::look(&node.inner).await;
         spawn(watch::run(node.inner.clone(), stopped));
         Ok(node)
@@ -274,6 +283,22 @@ impl Node {
 
     pub fn site(&self) -> SiteId {
         self.inner.site
+    }
+
+    /// What rebuilds shards that were found to be missing or bad; run it with the gateway's repair queue and
+    /// [`stopped`](Node::stopped).
+    pub fn rebuilder(&self) -> Rebuilder {
+        Rebuilder::new(
+            self.shards(),
+            self.map(),
+            self.pool(),
+            self.inner.clock.clone(),
+        )
+    }
+
+    /// Changes when background work has to end.
+    pub fn stopped(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.inner.stop.subscribe()
     }
 
     /// How the node stands.

@@ -8,7 +8,7 @@ use holdfast_placement::ids::DriveId;
 use holdfast_placement::map::ClusterMap;
 
 use crate::metadata::ChunkedBody;
-use crate::shard_store::ShardId;
+use crate::shard_store::{DeleteShardError, ShardId};
 use crate::shards::Shards;
 
 /// Shards that are deleted with one call a drive.
@@ -18,8 +18,10 @@ const BATCH_LEN: usize = 4096;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Forgotten {
     pub deleted: u64,
-    /// On drives that are down or failed: lost, or orphans that a scan of the drive finds when it is back.
+    /// On drives that are down: lost, or orphans that a scan of the drive finds when it is back.
     pub left: u64,
+    /// On drives that are in use but did not delete them; to be tried again.
+    pub failed: u64,
 }
 
 /// The drives and names of the shards of a body's `chunks`, as the map places them.
@@ -78,16 +80,21 @@ async fn delete(
     forgotten: &mut Forgotten,
 ) {
     let deletes = batches.iter().map(|(drive, ids)| async move {
+        let count = ids.len() as u64;
         match shards.delete(*drive, ids).await {
             Ok(()) => Forgotten {
-                deleted: ids.len() as u64,
-                left: 0,
+                deleted: count,
+                ..Forgotten::default()
             },
-            Err(error) => {
-                tracing::warn!(%drive, %error, shards = ids.len(), "shards that nothing refers to were not deleted");
+            Err(DeleteShardError::Down(_)) => Forgotten {
+                left: count,
+                ..Forgotten::default()
+            },
+            Err(error @ DeleteShardError::Io(_)) => {
+                tracing::warn!(%drive, %error, shards = count, "shards that nothing refers to were not deleted");
                 Forgotten {
-                    deleted: 0,
-                    left: ids.len() as u64,
+                    failed: count,
+                    ..Forgotten::default()
                 }
             }
         }
@@ -95,5 +102,6 @@ async fn delete(
     for done in join_all(deletes).await {
         forgotten.deleted += done.deleted;
         forgotten.left += done.left;
+        forgotten.failed += done.failed;
     }
 }

@@ -2,7 +2,11 @@
 
 mod forget;
 mod queue;
+mod rebuild;
 pub mod reclaim;
+mod reclaimer;
 
 pub use forget::{Forgotten, forget, shards_of};
 pub use queue::{Repair, RepairQueue};
+pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
+pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};

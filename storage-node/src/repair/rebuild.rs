@@ -1,0 +1,367 @@
+//! Makes missing and bad shards anew from the others of their chunk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use holdfast_placement::map::{ClusterMap, SharedMap};
+use holdfast_placement::seams::Clock;
+use tokio::sync::watch;
+
+use super::queue::{Repair, RepairQueue};
+use crate::buffer::{Buffer, BufferPool, PoolError, Reservation};
+use crate::erasure::{ChunkLayout, Code, ErasureError};
+use crate::metadata::ChunkedBody;
+use crate::shard_store::{GetShardError, PutShardError, ShardId, ShardInfo};
+use crate::shards::{ShardFacts, Shards, read_capacity};
+
+/// Pause before shards that could not be rebuilt are tried again: their drive is down or full.
+const RETRY_PAUSE: Duration = Duration::from_secs(30);
+
+/// Most shards that wait for their drive; those beyond are found again when they are read.
+const WAITING_MAX: usize = 65_536;
+
+/// What a shard turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rebuilt {
+    /// It is there and right; nothing was done.
+    Whole,
+    /// It was made anew.
+    Written,
+    /// Nothing of its chunk is left: the body was deleted meanwhile.
+    Gone,
+}
+
+/// Why a shard was not rebuilt.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum RebuildError {
+    /// It can be tried again once the drive is back.
+    #[error("its drive is down")]
+    DriveDown,
+    #[error("{have} shards of its chunk can be read, {needed} are needed")]
+    TooFew { have: usize, needed: usize },
+    /// Shards passed their checksums but do not add up to the chunk that was written: nothing is made of them.
+    #[error("the shards of its chunk do not belong together")]
+    Disagree,
+    #[error(transparent)]
+    Memory(#[from] PoolError),
+    #[error(transparent)]
+    Erasure(#[from] ErasureError),
+    #[error(transparent)]
+    Put(#[from] PutShardError),
+}
+
+/// Rebuilds shards.
+#[derive(Clone)]
+pub struct Rebuilder {
+    shards: Arc<dyn Shards>,
+    map: SharedMap,
+    pool: BufferPool,
+    clock: Arc<dyn Clock>,
+}
+
+/// Shards of a chunk that were read.
+struct Parts {
+    have: Vec<(u8, Bytes)>,
+    facts: ShardFacts,
+}
+
+impl Rebuilder {
+    pub fn new(
+        shards: Arc<dyn Shards>,
+        map: SharedMap,
+        pool: BufferPool,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self {
+            shards,
+            map,
+            pool,
+            clock,
+        }
+    }
+
+    /// Rebuilds what the queue names, one shard at a time, until `stopped` changes. Shards whose drive is down or full
+    /// wait and are tried again.
+    pub async fn run(self, queue: Arc<RepairQueue>, mut stopped: watch::Receiver<bool>) {
+        let mut waiting: Vec<Repair> = Vec::new();
+        let mut retry_at = self.clock.monotonic();
+        loop {
+            while let Some(repair) = queue.take() {
+                if self.try_rebuild(repair).await.is_err() && waiting.len() < WAITING_MAX {
+                    waiting.push(repair);
+                }
+                if *stopped.borrow() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = queue.noted() => {}
+                () = self.clock.sleep(RETRY_PAUSE), if !waiting.is_empty() => {}
+                _ = stopped.changed() => return,
+            }
+            if self.clock.monotonic() >= retry_at {
+                for repair in waiting.drain(..) {
+                    queue.note(repair.body, repair.chunk, repair.slot);
+                }
+                retry_at = self.clock.monotonic() + RETRY_PAUSE;
+            }
+        }
+    }
+
+    /// Fails if it is worth trying again.
+    async fn try_rebuild(&self, repair: Repair) -> Result<(), RebuildError> {
+        let Repair { body, chunk, slot } = repair;
+        match self.rebuild(&body, chunk, slot).await {
+            Ok(Rebuilt::Written) => {
+                tracing::info!(set = %body.set, chunk, slot, "a shard was rebuilt");
+                Ok(())
+            }
+            Ok(Rebuilt::Whole | Rebuilt::Gone) => Ok(()),
+            Err(
+                error @ (RebuildError::DriveDown | RebuildError::Put(_) | RebuildError::Memory(_)),
+            ) => Err(error),
+            Err(error) => {
+                tracing::error!(set = %body.set, chunk, slot, %error, "a shard cannot be rebuilt");
+                Ok(())
+            }
+        }
+    }
+
+    /// Checks every shard of a body and rebuilds those that are missing or bad.
+    pub async fn rebuild_body(&self, body: &ChunkedBody) -> Result<u64, RebuildError> {
+        let mut written = 0;
+        for chunk in 0..body.chunks() {
+            for slot in body.layout_of(chunk).stored_slots() {
+                if self.rebuild(body, chunk, slot).await? == Rebuilt::Written {
+                    written += 1;
+                }
+            }
+        }
+        Ok(written)
+    }
+
+    /// Checks a shard, reading all of it, and rebuilds it if it is missing or bad. The chunk that the others add up to
+    /// must have the hash that their records name.
+    pub async fn rebuild(
+        &self,
+        body: &ChunkedBody,
+        chunk: u32,
+        slot: u8,
+    ) -> Result<Rebuilt, RebuildError> {
+        let layout = body.layout_of(chunk);
+        let len = layout.len_of(slot);
+        if len == 0 || slot as usize >= layout.protection.slots() {
+            return Ok(Rebuilt::Whole);
+        }
+        let map = self.map.load();
+        let at = ChunkAt {
+            map: &map,
+            body,
+            chunk,
+            layout,
+        };
+        let (drive, id) = at.place(slot).ok_or(RebuildError::DriveDown)?;
+        if self.is_down(&at, slot) {
+            return Err(RebuildError::DriveDown);
+        }
+        let memory = self.pool.reserve(&rebuild_lens(layout)).await?;
+        match self.read(&at, slot, &memory).await {
+            Ok(_) => return Ok(Rebuilt::Whole),
+            Err(GetShardError::Down(_)) => return Err(RebuildError::DriveDown),
+            Err(_) => {}
+        }
+        let Some(parts) = self.read_parts(&at, slot, &memory).await? else {
+            return Ok(Rebuilt::Gone);
+        };
+        let code = Code::of(layout.protection)?;
+        let payload = make(code, &layout, &parts, slot, &memory)?;
+        let facts = ShardFacts {
+            epoch: map.epoch,
+            ..parts.facts
+        };
+        self.shards.put(drive, id, facts, payload).await?;
+        // If the body was deleted while its shard was made, what was just stored is all that is left of it.
+        let gone = parts
+            .have
+            .iter()
+            .filter(|(slot, _)| layout.len_of(*slot) > 0)
+            .any(|(slot, _)| matches!(self.info(&at, *slot), Ok(None)));
+        if gone {
+            if let Err(error) = self.shards.delete(drive, &[id]).await {
+                tracing::warn!(%drive, shard = %id, %error, "a shard of a deleted body was left behind");
+            }
+            return Ok(Rebuilt::Gone);
+        }
+        Ok(Rebuilt::Written)
+    }
+
+    /// Reads `k` shards other than `wanted`; `None` if the drives that can be asked have none at all.
+    async fn read_parts(
+        &self,
+        at: &ChunkAt<'_>,
+        wanted: u8,
+        memory: &Reservation,
+    ) -> Result<Option<Parts>, RebuildError> {
+        let needed = at.layout.protection.data as usize;
+        let mut have: Vec<(u8, Bytes)> = Vec::new();
+        let mut facts: Option<ShardFacts> = None;
+        let mut missing = 0;
+        let mut candidates = Vec::new();
+        for slot in (0..at.layout.protection.slots() as u8).filter(|slot| *slot != wanted) {
+            if at.layout.len_of(slot) == 0 {
+                have.push((slot, Bytes::new()));
+                continue;
+            }
+            match self.info(at, slot) {
+                Ok(Some(info)) => {
+                    let known = *facts.get_or_insert(info.facts);
+                    if known.chunk_hash != info.facts.chunk_hash {
+                        return Err(RebuildError::Disagree);
+                    }
+                    candidates.push(slot);
+                }
+                Ok(None) => missing += 1,
+                Err(_) => {}
+            }
+        }
+        have.truncate(needed);
+        let Some(facts) = facts else {
+            return if missing > 0 {
+                Ok(None)
+            } else {
+                Err(RebuildError::TooFew { have: 0, needed })
+            };
+        };
+        let mut candidates = candidates.into_iter();
+        while have.len() < needed {
+            let slots: Vec<u8> = candidates.by_ref().take(needed - have.len()).collect();
+            if slots.is_empty() {
+                return Err(RebuildError::TooFew {
+                    have: have.len(),
+                    needed,
+                });
+            }
+            let reads = slots
+                .into_iter()
+                .map(|slot| async move { (slot, self.read(at, slot, memory).await) });
+            for (slot, read) in join_all(reads).await {
+                if let Ok(bytes) = read {
+                    have.push((slot, bytes));
+                }
+            }
+        }
+        Ok(Some(Parts { have, facts }))
+    }
+
+    async fn read(
+        &self,
+        at: &ChunkAt<'_>,
+        slot: u8,
+        memory: &Reservation,
+    ) -> Result<Bytes, GetShardError> {
+        let range = 0..at.layout.len_of(slot);
+        if self.is_down(at, slot) {
+            return Err(GetShardError::Down("known to be out of use".into()));
+        }
+        let Some((drive, id)) = at.place(slot) else {
+            return Err(GetShardError::NotFound);
+        };
+        let buffer = memory
+            .lend(read_capacity(&range))
+            .ok_or_else(|| GetShardError::Io("no memory was set aside".into()))?;
+        self.shards.get(drive, id, range, buffer).await
+    }
+
+    fn info(&self, at: &ChunkAt<'_>, slot: u8) -> Result<Option<ShardInfo>, GetShardError> {
+        if self.is_down(at, slot) {
+            return Err(GetShardError::Down("known to be out of use".into()));
+        }
+        match at.place(slot) {
+            Some((drive, id)) => self.shards.info(drive, id),
+            None => Ok(None),
+        }
+    }
+
+    fn is_down(&self, at: &ChunkAt<'_>, slot: u8) -> bool {
+        at.place(slot)
+            .is_none_or(|(drive, _)| !at.map.is_up(drive) || self.shards.is_down(drive))
+    }
+}
+
+/// A chunk and where its shards are.
+struct ChunkAt<'a> {
+    map: &'a ClusterMap,
+    body: &'a ChunkedBody,
+    chunk: u32,
+    layout: ChunkLayout,
+}
+
+impl ChunkAt<'_> {
+    fn place(&self, slot: u8) -> Option<(holdfast_placement::ids::DriveId, ShardId)> {
+        let ring = self.map.ring(self.body.site)?;
+        let drives = ring.drives(ring.partition_of(self.body.set, self.chunk));
+        let id = ShardId {
+            set: self.body.set,
+            chunk: self.chunk,
+            slot,
+        };
+        drives.get(slot as usize).map(|drive| (*drive, id))
+    }
+}
+
+/// Memory to read `k` shards, and to make those data shards that were not read and the one that is wanted.
+fn rebuild_lens(layout: ChunkLayout) -> Vec<usize> {
+    let read = read_capacity(&(0..layout.shard_len));
+    let mut lens = vec![read; layout.protection.data as usize];
+    let made = layout.protection.parity as usize + 1;
+    lens.extend(std::iter::repeat_n(layout.shard_len as usize, made));
+    lens
+}
+
+/// The shard in slot `wanted`, after all data of the chunk was made from the parts and its hash compared.
+fn make(
+    code: &Code,
+    layout: &ChunkLayout,
+    parts: &Parts,
+    wanted: u8,
+    memory: &Reservation,
+) -> Result<Buffer, RebuildError> {
+    let slots: Vec<u8> = parts.have.iter().map(|(slot, _)| *slot).collect();
+    let shard = |slot: u8| -> Result<Buffer, RebuildError> {
+        let recipe = code.recipe(&slots, slot)?;
+        let len = layout.len_of(slot) as usize;
+        let mut out = memory
+            .lend(layout.shard_len as usize)
+            .ok_or(PoolError::Exhausted)?;
+        out.set_len(len);
+        out.payload_mut().fill(0);
+        for (index, (_, bytes)) in parts.have.iter().enumerate() {
+            recipe.add(index, &bytes[..bytes.len().min(len)], out.payload_mut());
+        }
+        Ok(out)
+    };
+    let mut hasher = blake3::Hasher::new();
+    let mut made = None;
+    for slot in 0..layout.protection.data {
+        match parts.have.iter().find(|(have, _)| *have == slot) {
+            Some((_, bytes)) => hasher.update(bytes),
+            None => {
+                let buffer = shard(slot)?;
+                hasher.update(buffer.payload());
+                if slot == wanted {
+                    made = Some(buffer);
+                }
+                &mut hasher
+            }
+        };
+    }
+    if *hasher.finalize().as_bytes() != parts.facts.chunk_hash {
+        return Err(RebuildError::Disagree);
+    }
+    made.map_or_else(|| shard(wanted), Ok)
+}
+
+#[cfg(test)]
+pub(in crate::repair) mod tests;
