@@ -197,7 +197,16 @@ impl ByteSource for Tap {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, prop, proptest};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn never_panics(header in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = parse(&header);
+        }
+    }
 
     #[test]
     fn reads_sources() {

@@ -4,6 +4,7 @@ mod attributes;
 mod authorise;
 mod bucket;
 mod checksums;
+mod complete_upload;
 mod conditions;
 mod copy_object;
 mod copy_source;

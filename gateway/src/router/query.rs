@@ -91,7 +91,22 @@ pub fn percent_decode(raw: &str, plus: bool) -> Result<String, S3Error> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, prop_assert_eq, proptest};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn never_panics(raw in ".{0,60}") {
+            let _ = Query::parse(Some(&raw));
+        }
+
+        #[test]
+        fn what_was_encoded_comes_back(text in any::<String>()) {
+            let encoded: String = text.bytes().map(|byte| format!("%{byte:02x}")).collect();
+            prop_assert_eq!(percent_decode(&encoded, true).unwrap(), text);
+        }
+    }
 
     #[test]
     fn decodes() {

@@ -116,8 +116,20 @@ pub fn validate_bucket_name(name: &str) -> Result<(), S3Error> {
 #[cfg(test)]
 mod tests {
     use http::Request;
+    use proptest::prelude::proptest;
 
     use super::*;
+
+    proptest! {
+        #[test]
+        fn never_panics(path in "/[!-~]{0,60}", host in "[ -~]{0,40}", name in ".{0,70}") {
+            let request = Request::builder().uri(path).header("host", host).body(());
+            if let Ok(request) = request {
+                let _ = Target::parse(&request.into_parts().0, Some("s3.local"));
+            }
+            let _ = validate_bucket_name(&name);
+        }
+    }
 
     fn target(uri: &str, host: &str, domain: Option<&str>) -> Result<Target, Code> {
         let request = Request::builder().uri(uri).header("host", host).body(());

@@ -81,6 +81,8 @@ async fn from_beginning_to_end() {
         Some(format!("&quot;{etag}&quot;").as_str())
     );
     assert_eq!(done.element("Key"), Some("key"));
+    let location = done.element("Location");
+    assert_eq!(location, Some("http://localhost:9000/bucket/key"));
     assert_eq!(done.element("ChecksumType"), Some("FULL_OBJECT"));
     let again = store.send(complete(&id, &named)).await.expect(200);
     assert_eq!(again.element("ETag"), done.element("ETag"));

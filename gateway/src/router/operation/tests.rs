@@ -1,0 +1,235 @@
+use http::HeaderValue;
+use http::header::HeaderName;
+
+use super::*;
+
+fn find(
+    method: &str,
+    on: &str,
+    raw_query: &str,
+    headers: &[(&str, &str)],
+) -> Result<Operation, Code> {
+    let target = match on {
+        "service" => Target::Service,
+        "bucket" => Target::Bucket("bucket".into()),
+        _ => Target::Object("bucket".into(), "key".into()),
+    };
+    let query = Query::parse(Some(raw_query)).unwrap();
+    let method = Method::from_bytes(method.as_bytes()).unwrap();
+    route(&method, &target, &query, &header_map(headers)).map_err(|error| error.code)
+}
+
+fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
+    let pair = |(name, value): &(&str, &str)| {
+        let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+        (name, HeaderValue::from_str(value).unwrap())
+    };
+    headers.iter().map(pair).collect()
+}
+
+#[test]
+fn finds_operations() {
+    let copy = [("x-amz-copy-source", "b/k")];
+    for (method, on, query, headers, operation) in [
+        ("GET", "service", "", &[][..], Operation::ListBuckets),
+        (
+            "GET",
+            "service",
+            "x-id=ListBuckets&prefix=a",
+            &[],
+            Operation::ListBuckets,
+        ),
+        ("PUT", "bucket", "", &[], Operation::CreateBucket),
+        ("HEAD", "bucket", "", &[], Operation::HeadBucket),
+        ("DELETE", "bucket", "", &[], Operation::DeleteBucket),
+        (
+            "GET",
+            "bucket",
+            "location",
+            &[],
+            Operation::GetBucketLocation,
+        ),
+        (
+            "GET",
+            "bucket",
+            "location=",
+            &[],
+            Operation::GetBucketLocation,
+        ),
+        (
+            "GET",
+            "bucket",
+            "prefix=a&delimiter=%2F",
+            &[],
+            Operation::ListObjects,
+        ),
+        (
+            "GET",
+            "bucket",
+            "list-type=2&unknown=1",
+            &[],
+            Operation::ListObjectsV2,
+        ),
+        (
+            "GET",
+            "bucket",
+            "uploads&prefix=p",
+            &[],
+            Operation::ListMultipartUploads,
+        ),
+        ("POST", "bucket", "delete", &[], Operation::DeleteObjects),
+        ("PUT", "object", "x-id=PutObject", &[], Operation::PutObject),
+        ("PUT", "object", "", &copy, Operation::CopyObject),
+        (
+            "GET",
+            "object",
+            "response-content-type=a",
+            &[],
+            Operation::GetObject,
+        ),
+        ("GET", "object", "partNumber=1", &[], Operation::GetObject),
+        ("GET", "object", "versionId=null", &[], Operation::GetObject),
+        ("HEAD", "object", "", &[], Operation::HeadObject),
+        ("DELETE", "object", "", &[], Operation::DeleteObject),
+        (
+            "GET",
+            "object",
+            "attributes",
+            &[],
+            Operation::GetObjectAttributes,
+        ),
+        ("GET", "object", "tagging", &[], Operation::GetObjectTagging),
+        ("PUT", "object", "tagging", &[], Operation::PutObjectTagging),
+        (
+            "DELETE",
+            "object",
+            "tagging",
+            &[],
+            Operation::DeleteObjectTagging,
+        ),
+        (
+            "POST",
+            "object",
+            "uploads",
+            &[],
+            Operation::CreateMultipartUpload,
+        ),
+        (
+            "PUT",
+            "object",
+            "partNumber=1&uploadId=u",
+            &[],
+            Operation::UploadPart,
+        ),
+        (
+            "PUT",
+            "object",
+            "partNumber=1&uploadId=u",
+            &copy,
+            Operation::UploadPartCopy,
+        ),
+        (
+            "POST",
+            "object",
+            "uploadId=u",
+            &[],
+            Operation::CompleteMultipartUpload,
+        ),
+        (
+            "DELETE",
+            "object",
+            "uploadId=u",
+            &[],
+            Operation::AbortMultipartUpload,
+        ),
+        (
+            "GET",
+            "object",
+            "uploadId=u&max-parts=3",
+            &[],
+            Operation::ListParts,
+        ),
+    ] {
+        assert_eq!(
+            find(method, on, query, headers),
+            Ok(operation),
+            "{method} {on} ?{query}"
+        );
+    }
+}
+
+#[test]
+fn refuses_by_name() {
+    let form = [("content-type", "multipart/form-data; boundary=x")];
+    for (method, on, query, headers, code) in [
+        ("POST", "service", "", &[][..], Code::NotImplemented),
+        ("DELETE", "service", "", &[], Code::MethodNotAllowed),
+        ("PATCH", "bucket", "", &[], Code::MethodNotAllowed),
+        ("POST", "bucket", "", &[], Code::MethodNotAllowed),
+        ("POST", "bucket", "", &form, Code::NotImplemented),
+        ("PUT", "bucket", "location", &[], Code::MethodNotAllowed),
+        ("GET", "bucket", "delete", &[], Code::MethodNotAllowed),
+        ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
+        ("GET", "bucket", "versions", &[], Code::NotImplemented),
+        ("GET", "bucket", "acl", &[], Code::NotImplemented),
+        ("PUT", "bucket", "policy", &[], Code::NotImplemented),
+        ("DELETE", "bucket", "lifecycle", &[], Code::NotImplemented),
+        ("OPTIONS", "object", "", &[], Code::NotImplemented),
+        ("POST", "object", "", &[], Code::MethodNotAllowed),
+        (
+            "POST",
+            "object",
+            "select&select-type=2",
+            &[],
+            Code::NotImplemented,
+        ),
+        ("POST", "object", "restore", &[], Code::NotImplemented),
+        ("GET", "object", "torrent", &[], Code::NotImplemented),
+        ("PUT", "object", "acl", &[], Code::NotImplemented),
+        ("GET", "object", "versionId=abc", &[], Code::NotImplemented),
+        ("DELETE", "object", "versionId=", &[], Code::NotImplemented),
+        ("GET", "object", "uploads", &[], Code::MethodNotAllowed),
+        ("POST", "object", "tagging", &[], Code::MethodNotAllowed),
+        ("PUT", "object", "partNumber=1", &[], Code::InvalidArgument),
+        ("PUT", "object", "uploadId=u", &[], Code::InvalidArgument),
+    ] {
+        assert_eq!(
+            find(method, on, query, headers),
+            Err(code),
+            "{method} {on} ?{query}"
+        );
+    }
+}
+
+#[test]
+fn refuses_headers_that_would_be_ignored() {
+    assert!(KNOWN_HEADERS.is_sorted());
+    for (name, value) in [
+        ("x-amz-acl", "public-read"),
+        ("x-amz-server-side-encryption", "AES256"),
+        ("x-amz-server-side-encryption-customer-key", "a"),
+        ("x-amz-object-lock-mode", "GOVERNANCE"),
+        ("x-amz-grant-read", "id=1"),
+        ("x-amz-write-offset-bytes", "0"),
+        ("x-amz-mfa", "1 2"),
+        ("x-amz-bucket-object-lock-enabled", "true"),
+        ("x-amz-checksum-sha512", "a"),
+        ("x-amz-something-new", "a"),
+    ] {
+        let refused = refuse_unsupported_headers(&header_map(&[(name, value)]));
+        assert_eq!(refused.unwrap_err().code, Code::NotImplemented, "{name}");
+    }
+    for (name, value) in [
+        ("x-amz-acl", "private"),
+        ("x-amz-acl", "bucket-owner-full-control"),
+        ("x-amz-meta-anything", "a"),
+        ("x-amz-request-payer", "requester"),
+        ("x-amzn-trace-id", "Root=1"),
+        ("x-amz-tagging", "a=b"),
+    ] {
+        assert!(
+            refuse_unsupported_headers(&header_map(&[(name, value)])).is_ok(),
+            "{name}"
+        );
+    }
+}
