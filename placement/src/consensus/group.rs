@@ -19,6 +19,9 @@ use super::{ProposeError, ReadError};
 use crate::ids::{DriveId, GroupId};
 use crate::seams::{Clock, Index, spawn};
 
+#[cfg(test)]
+mod tests;
+
 /// Pause between attempts while a group has no leader; a change of leader ends it.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
 

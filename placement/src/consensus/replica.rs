@@ -68,9 +68,9 @@ struct Leading {
 }
 
 /// So many of these logs (those of a set of voters that are in this process) must not have gone to a newer term.
-struct Quorum {
-    needed: usize,
-    logs: Vec<Arc<GroupLog>>,
+pub(super) struct Quorum {
+    pub needed: usize,
+    pub logs: Vec<Arc<GroupLog>>,
 }
 
 /// Why a replica could not be started.
@@ -351,7 +351,7 @@ impl Replica {
 }
 
 impl Quorum {
-    fn agrees(&self, term: u64) -> bool {
+    pub fn agrees(&self, term: u64) -> bool {
         let agreeing = self
             .logs
             .iter()

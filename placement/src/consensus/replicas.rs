@@ -49,7 +49,7 @@ pub struct Replicas {
     machines: MachineFactory,
     transport: Arc<LocalTransport>,
     drives: Mutex<BTreeMap<DriveId, Drive>>,
-    groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
+    pub(super) groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
     /// One change of who hosts what at a time.
     changes: tokio::sync::Mutex<()>,
     ended: AtomicBool,
@@ -388,6 +388,11 @@ impl Replicas {
         }
     }
 
+    /// Whether the drive is or was one of this process.
+    fn is_known(&self, drive: DriveId) -> bool {
+        self.drives.lock().contains_key(&drive)
+    }
+
     async fn start_drive(&self, new: ReplicaDrive) -> Changed<()> {
         let id = new.drive;
         let unusable = |reason: String| ChangeError::Drive { drive: id, reason };
@@ -607,6 +612,12 @@ impl Replicas {
             let leader = self.leader(group).await?;
             if leader.drive() == to {
                 return Ok(());
+            }
+            let here = group
+                .replica_on(to)
+                .is_some_and(|replica| replica.stopped().is_none());
+            if !voters_of(&leader).contains(&to.0) || (!here && self.is_known(to)) {
+                return Err(refused(group.id(), format!("{to} cannot lead it")));
             }
             if self.clock.monotonic() >= until {
                 return Err(refused(group.id(), format!("{to} did not take the lead")));

@@ -18,6 +18,9 @@ use super::raft_types::{LogId, SnapshotMeta, StoredMembership};
 use crate::ids::GroupId;
 use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes a chunk holds, about.
 const CHUNK_BYTES: usize = 1 << 20;
 
