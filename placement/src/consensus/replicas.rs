@@ -47,7 +47,7 @@ pub struct Replicas {
     among_others: Arc<Config>,
     clock: Arc<dyn Clock>,
     machines: MachineFactory,
-    transport: Arc<LocalTransport>,
+    pub(super) transport: Arc<LocalTransport>,
     drives: Mutex<BTreeMap<DriveId, Drive>>,
     pub(super) groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
     /// One change of who hosts what at a time.
