@@ -1,5 +1,7 @@
 //! Groups on one and on many drives: what was acknowledged stays, whatever fails within what the voters allow.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod consensus_rig;
 
 use std::sync::Arc;

@@ -1,6 +1,8 @@
 //! Random failures under load, from a seed: `HOLDFAST_SEED=n` replays one schedule of faults, `HOLDFAST_SEEDS=n` runs
 //! more of them.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod consensus_rig;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,8 @@
 //! What consensus costs, on RocksDB. Run alone:
 //! `cargo test --release -p holdfast-placement --test consensus_cost -- --ignored --nocapture --test-threads 1`
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod consensus_rig;
 
 use std::path::Path;
