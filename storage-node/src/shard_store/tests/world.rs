@@ -328,7 +328,7 @@ impl World<'_> {
                 let Ok(mut payload) = self.pool.try_acquire(bytes.len()) else {
                     return Outcome::Put(Err(PutShardError::Busy));
                 };
-                payload.extend_from_slice(&bytes);
+                payload.extend_from_slice(bytes);
                 let facts = facts(*shard, *variant);
                 Outcome::Put(store.put(id(*shard), facts, payload).await)
             }
