@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HOST, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use sha2::{Digest, Sha256};
 
 use super::args::{Payload, Plan};
@@ -267,10 +267,7 @@ impl Client {
             .send(Method::HEAD, &path, "", EMPTY_SHA256, &[], Upload::Empty)
             .await?;
         let response = self.expect_success(response).await?;
-        let len = response
-            .headers()
-            .get(http::header::CONTENT_LENGTH)
-            .cloned();
+        let len = response.headers().get(CONTENT_LENGTH).cloned();
         self.finish(response).await?;
         if verify
             && len.as_ref().map(HeaderValue::as_bytes)
@@ -461,9 +458,17 @@ fn finish_request(
     request: http::request::Builder,
     upload: Upload,
 ) -> Result<Request<Upload>, Failure> {
-    request
+    let len = upload.size_hint().exact();
+    let mut request = request
         .body(upload)
-        .map_err(|e| Failure::Transport(format!("the request cannot be written as HTTP: {e}")))
+        .map_err(|e| Failure::Transport(format!("the request cannot be written as HTTP: {e}")))?;
+    if request.method() == Method::PUT
+        && let Some(len) = len
+    {
+        // S3 wants the length of an empty body, too (411 MissingContentLength).
+        request.headers_mut().insert(CONTENT_LENGTH, len.into());
+    }
+    Ok(request)
 }
 
 /// Percent-encodes as Signature Version 4 wants it: all but unreserved characters, and `/` unless `keep_slash`.

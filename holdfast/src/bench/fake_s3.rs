@@ -203,6 +203,11 @@ impl FakeS3 {
         }
         let every = |n: Option<u64>| n.is_some_and(|n| number.is_multiple_of(n));
         match parts.method {
+            Method::PUT if header("content-length").is_empty() => Ok(error(
+                StatusCode::LENGTH_REQUIRED,
+                "MissingContentLength",
+                "how long is it?",
+            )),
             Method::PUT if every(faults.slow_down_every) => Ok(error(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "SlowDown",

@@ -171,7 +171,16 @@ fn measure(args: &BenchArgs, stop: &Arc<AtomicBool>) -> Result<Report, BenchErro
         }
         _ => None,
     };
-    let (before, tally) = (outcome.before, outcome.tally);
+    let (before, mut tally) = (outcome.before, outcome.tally);
+    if !tally.left_over.is_empty() {
+        tidy(
+            &plan,
+            &content,
+            &targets,
+            std::mem::take(&mut tally.left_over),
+            stop,
+        )?;
+    }
     let seconds = outcome.elapsed.as_secs_f64().max(1e-9);
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -210,6 +219,7 @@ fn main_phase(plan: &Plan) -> Phase {
         duration: plan.duration,
         concurrency: plan.concurrency,
         skip: HashSet::new(),
+        left_over: Vec::new(),
     }
 }
 
@@ -227,12 +237,34 @@ fn prepare(
         duration: None,
         concurrency: plan.concurrency.max(16),
         skip: HashSet::new(),
+        left_over: Vec::new(),
     };
     let outcome = phase::run(plan, content, targets, phase, stop, || ())?;
     match outcome.tally.errors.values().next() {
         Some(error) => Err(BenchError::Prepare(error.example.clone())),
         None => Ok(()),
     }
+}
+
+/// Deletes the keys that a mix left over. Not measured; one that cannot be deleted stays behind.
+fn tidy(
+    plan: &Arc<Plan>,
+    content: &Content,
+    targets: &[Target],
+    left_over: Vec<String>,
+    stop: &Arc<AtomicBool>,
+) -> Result<(), BenchError> {
+    stop.store(false, Ordering::Relaxed);
+    let phase = Phase {
+        name: "tidy up",
+        work: Work::Tidy,
+        limit: Some(left_over.len() as u64),
+        duration: None,
+        concurrency: plan.concurrency,
+        skip: HashSet::new(),
+        left_over,
+    };
+    phase::run(plan, content, targets, phase, stop, || ()).map(drop)
 }
 
 /// Reads every key that was written, and compares.
@@ -251,6 +283,7 @@ fn read_back(
         duration: None,
         concurrency: plan.concurrency,
         skip: written.failed_puts.iter().copied().collect(),
+        left_over: Vec::new(),
     };
     let outcome = phase::run(plan, content, targets, phase, stop, || ())?;
     Ok(ReadBack::of(&outcome.tally))

@@ -33,6 +33,8 @@ pub enum Work {
     List { verify: bool },
     /// As the mix says.
     Mixed { verify: bool },
+    /// Deletes the keys that a mix left over.
+    Tidy,
 }
 
 /// The bounds of a phase.
@@ -46,6 +48,8 @@ pub struct Phase {
     pub concurrency: usize,
     /// Keys that a read-back leaves out, by number: their PUT failed, so they may be there or not.
     pub skip: HashSet<u64>,
+    /// Keys that a tidying deletes.
+    pub left_over: Vec<String>,
 }
 
 /// What came of a phase.
@@ -262,16 +266,17 @@ impl<'a> Worker<'a> {
                 Work::Delete => self.delete(plan.key(number)).await,
                 Work::List { verify } => self.walk(verify).await,
                 Work::Mixed { verify } => self.mixed(number, verify).await,
+                Work::Tidy => match self.shared.phase.left_over.get(number as usize) {
+                    Some(key) => self.delete(key.clone()).await,
+                    None => return,
+                },
             }
-        }
-        for key in std::mem::take(&mut self.own) {
-            // Tidying up: not measured; a failure leaves a key behind and nothing else.
-            let _ = tokio::time::timeout(plan.timeout, self.client.delete(&key)).await;
         }
     }
 
     fn finish(mut self) -> Tally {
         self.tally.reconnects = self.client.reconnects();
+        self.tally.left_over = self.own;
         self.tally
     }
 

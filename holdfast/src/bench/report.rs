@@ -222,8 +222,14 @@ impl Cost {
     /// `used` over a run that counted `tally`.
     pub fn new(used: CpuTime, tally: &Tally) -> Self {
         let cpu_s = used.total_s();
-        let listed = tally.listed_keys + tally.listed_prefixes;
-        let per = |amount: f64| (amount > 0.0).then(|| cpu_s / amount);
+        // In a mix, the time went into other things as well.
+        let only_lists = tally.kinds.keys().all(|&kind| kind == Kind::List);
+        let listed = if only_lists {
+            tally.listed_keys + tally.listed_prefixes
+        } else {
+            0
+        };
+        let per = |amount: f64| (amount > 0.0 && cpu_s > 0.0).then(|| cpu_s / amount);
         let rate = |amount: u64| (amount > 0 && cpu_s > 0.0).then(|| amount as f64 / cpu_s);
         Self {
             cpu_s,

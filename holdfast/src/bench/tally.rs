@@ -40,6 +40,8 @@ pub struct Tally {
     pub reconnects: u64,
     /// Numbers of the keys whose PUT failed, of phases that write key after key.
     pub failed_puts: Vec<u64>,
+    /// Keys beside the numbered ones that were written and not deleted.
+    pub left_over: Vec<String>,
 }
 
 impl Tally {
@@ -85,6 +87,7 @@ impl Tally {
         self.walks += other.walks;
         self.reconnects += other.reconnects;
         self.failed_puts.extend(other.failed_puts);
+        self.left_over.extend(other.left_over);
     }
 
     /// Requests that succeeded.
