@@ -25,7 +25,7 @@ enum Command {
     /// Look after a running node.
     Admin(admin::AdminArgs),
     /// Put load on any S3 endpoint and measure it.
-    Bench(bench::BenchArgs),
+    Bench(Box<bench::BenchArgs>),
 }
 
 fn main() -> ExitCode {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Serve(args) => serve::run(args).map_err(|error| error.to_string()),
         Command::Admin(args) => admin::run(args).map_err(|error| error.to_string()),
-        Command::Bench(args) => run_bench(args).map_err(|error| error.to_string()),
+        Command::Bench(args) => run_bench(*args).map_err(|error| error.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
