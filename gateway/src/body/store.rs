@@ -148,7 +148,8 @@ mod tests {
     #[test]
     fn enough_is_one_more_than_needed_unless_the_others_are_known_to_be_down() {
         use Slot::{Down, Failed, Full, Held};
-        let cases: &[(u8, u8, &[Slot], Result<usize, Code>)] = &[
+        type Case<'a> = (u8, u8, &'a [Slot], Result<usize, Code>);
+        let cases: &[Case<'_>] = &[
             (1, 0, &[Held], Ok(0)),
             (1, 0, &[Full], Err(Code::StorageFull)),
             (1, 0, &[Failed], Err(Code::ServiceUnavailable)),

@@ -91,7 +91,14 @@ fn family_options(space: Keyspace, memory: &RocksMemory) -> Options {
     options.set_level_compaction_dynamic_level_bytes(true);
     options.set_compression_type(DBCompressionType::Lz4);
     match space {
-        Keyspace::Objects | Keyspace::Shards => table.set_bloom_filter(10.0, false),
+        Keyspace::Objects => {
+            table.set_bloom_filter(10.0, false);
+            // A listing that skips from one common prefix to the next seeks in every sorted run: keep them few.
+            // Records are small, so merging them more often is cheap.
+            options.set_level_zero_file_num_compaction_trigger(2);
+            options.set_write_buffer_size(8 << 20);
+        }
+        Keyspace::Shards => table.set_bloom_filter(10.0, false),
         Keyspace::Inline => {
             table.set_bloom_filter(10.0, false);
             // Bodies are written once and moved never: compaction touches only their keys.

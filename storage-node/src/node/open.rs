@@ -133,7 +133,7 @@ impl Node {
             PoolConfig::with_budget(body_budget(budget)),
             config.clock.clone(),
         );
-        let memory = RocksMemory::new((budget / 8) as usize, (budget / 16) as usize);
+        let memory = RocksMemory::new((budget / 16) as usize, (budget / 32) as usize);
 
         let mut drives = Vec::new();
         let mut opened = Vec::new();

@@ -237,9 +237,4 @@ impl Space {
     pub fn sealed(&mut self, number: u64) {
         self.ends.remove(&number);
     }
-
-    /// Extents that are not sealed.
-    pub fn unsealed(&self) -> Vec<u64> {
-        self.ends.keys().copied().collect()
-    }
 }

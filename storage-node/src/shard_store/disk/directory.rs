@@ -232,12 +232,12 @@ impl Disk for LocalDisk {
         let shared = &self.shared;
         let gone = |path: &Path, why: &str| DiskError::Gone(format!("{}: {why}", path.display()));
         let path = &shared.directory;
-        let stat = rustix::fs::stat(&c_path(path)).map_err(|e| gone(path, &e.to_string()))?;
+        let stat = rustix::fs::stat(c_path(path)).map_err(|e| gone(path, &e.to_string()))?;
         if (stat.st_dev, stat.st_ino) != shared.device_and_inode {
             return Err(gone(path, "another directory is in its place"));
         }
         let path = &shared.identity;
-        rustix::fs::stat(&c_path(path)).map_err(|e| gone(path, &e.to_string()))?;
+        rustix::fs::stat(c_path(path)).map_err(|e| gone(path, &e.to_string()))?;
         Ok(())
     }
 }
