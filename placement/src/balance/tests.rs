@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{Member, balance, fair_shares};
 use crate::ids::{DriveId, NodeId};
 use crate::ring::{Ring, SLOTS_MAX};
-use crate::seams::{Rng, SeededRng};
+use crate::seams::SeededRng;
 
 const PARTITIONS: usize = 1024;
 
