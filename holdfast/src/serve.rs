@@ -28,6 +28,9 @@ const REGION: &str = "us-east-1";
 const ROOT_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000001";
 
 #[derive(Args)]
+#[command(
+    after_help = "Environment:\n  HOLDFAST_ROOT_ACCESS_KEY, HOLDFAST_ROOT_SECRET_KEY  Key of the root user, instead of the one made at the first start\n  HOLDFAST_LOG                                        What is logged, such as `debug` or `warn,holdfast=info`"
+)]
 pub struct ServeArgs {
     /// Directory of the node: its identity, its root key and, unless --drive is given, its only drive.
     #[arg(long, value_name = "DIR")]
@@ -49,11 +52,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     memory_budget: ByteSize,
 
-    /// Access key of the root user; made at the first start when not given.
-    #[arg(long, env = "HOLDFAST_ROOT_ACCESS_KEY", hide_env_values = true)]
+    /// Only from the environment: a command line is visible to everybody on the machine.
+    #[arg(skip = std::env::var("HOLDFAST_ROOT_ACCESS_KEY").ok())]
     root_access_key: Option<String>,
 
-    /// Secret of the root user. Only from the environment: a command line is visible to everybody on the machine.
     #[arg(skip = std::env::var("HOLDFAST_ROOT_SECRET_KEY").ok())]
     root_secret_key: Option<String>,
 }

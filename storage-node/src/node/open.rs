@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_placement::balance::Member;
 use holdfast_placement::consensus::{ConsensusConfig, Groups, ReplicaDrive, Replicas};
@@ -30,6 +31,9 @@ use crate::shards::LocalShards;
 /// Groups that hold object metadata, and lanes a bucket: fixed when the store is made.
 const METADATA_GROUPS: u32 = 16;
 const LANES: u8 = 16;
+
+/// How long a start waits for the groups to have leaders.
+const LEADERS_WAIT: Duration = Duration::from_secs(3);
 
 /// Drives of one node at most.
 const DRIVES_MAX: usize = 16;
@@ -207,6 +211,8 @@ impl Node {
                     .map_err(|error| StartError::Consensus(error.to_string()))?;
             }
         }
+        // Ready is said by who can serve; without a quorum the node starts all the same and says so.
+        replicas.await_leaders(LEADERS_WAIT).await;
         let groups: Arc<dyn Groups> = replicas.clone();
         let directory = Arc::new(Directory::new(
             groups.clone(),

@@ -138,7 +138,7 @@ async fn what_is_put_is_read_also_after_a_start() {
                 let part = &bytes[from as usize..to as usize];
                 assert_eq!(read(store, id(number), from..to).await, part);
                 assert!(matches!(
-                    get(&store, id(number), 0..len + 1).await,
+                    get(store, id(number), 0..len + 1).await,
                     Err(GetShardError::OutOfRange)
                 ));
             }
@@ -379,7 +379,7 @@ async fn everything_at_once() {
             {
                 let round = number % 1000;
                 let len = ((number as usize * 7919) % 700_000) as u32;
-                let got = get(&store, id(number), 0..len).await;
+                let got = get(store, id(number), 0..len).await;
                 if round % 7 == 3 || round % 3 == 0 {
                     assert!(matches!(got, Err(GetShardError::NotFound)), "{number}");
                 } else {

@@ -10,9 +10,7 @@ use futures_util::future::{join_all, select};
 use holdfast_placement::seams::{Index, IndexError, ManualClock, MemoryIndex, SeededRng};
 use tokio::runtime::Runtime;
 
-use super::model::{
-    Call, Content, Known, Operation, ROOMY, SHARDS, Until, content, facts, id, operations,
-};
+use super::model::{Call, Content, Known, Operation, ROOMY, SHARDS, Until, content, facts, id};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::shard_store::disk::{Disk, MemoryDisk, MemoryFaults};
 use crate::shard_store::index_entry::Phase;
@@ -87,11 +85,6 @@ pub fn run(seed: u64, operations: &[Operation], seams: &dyn Seams) -> Result<(),
             .map_err(|why| format!("operation {number}, {operation:?}: {why}"))?;
     }
     world.finish().map_err(|why| format!("at the end: {why}"))
-}
-
-/// Runs all operations of a seed.
-pub fn run_seed(seed: u64, seams: &dyn Seams) -> Result<(), String> {
-    run(seed, &operations(seed), seams)
 }
 
 fn config() -> ShardStoreConfig {
