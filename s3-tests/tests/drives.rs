@@ -307,70 +307,76 @@ fn flipped_bytes_in_the_only_copy_are_errors_not_data() {
     server.client().ok(&Request::put("/bucket/new").body("x"));
 }
 
+/// Bits flipped in the records of one drive: in many places, or in one; after a clean stop, or after a kill, when the
+/// newest records are in write-ahead logs only.
 #[test]
 fn flipped_bytes_in_logs_and_state_are_never_data() {
     let base = Seed::for_test("flipped-records");
-    for (round, (count, part)) in [(6, "log"), (6, "state"), (1, "log"), (1, "state")]
-        .into_iter()
-        .enumerate()
-    {
-        let mut seed = base.fork(round as u64);
-        let scratch = Scratch::new("flipped-records");
-        let drives = scratch.drives(count);
-        let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
-        let mut client = server.client();
-        client.create_bucket(BUCKET);
-        let mut ledger = Ledger {
-            bucket: BUCKET.to_owned(),
-            objects: Vec::new(),
-        };
-        for index in 0..200 {
-            let content = Content::new(seed.draw(), seed.within(0..30_000));
-            let key = format!("object-{index:03}");
-            assert!(client.put(BUCKET, &key, content).expect("put").is_success());
-            ledger.objects.push((key, Some(content)));
-        }
-        assert!(server.stop().success());
-        let files: Vec<PathBuf> = files_in(&drives[0], part)
-            .into_iter()
-            .filter(|path| {
-                path.extension()
-                    .is_some_and(|extension| extension == "sst" || extension == "log")
-            })
-            .collect();
-        let flipped = files
-            .iter()
-            .filter(|file| flip(file, 50, &mut seed))
-            .count();
-        assert!(
-            flipped > 0,
-            "no {part} to flip bytes in: {:?}",
-            files_in(&drives[0], part)
-        );
-        match server.try_restart() {
-            Ok(()) => {
-                let whole = never_wrong(&server, &ledger);
-                println!(
-                    "{count} drives, {part}: {whole} of {} whole",
-                    ledger.objects.len()
-                );
-                if count > 1 {
-                    assert_eq!(
-                        whole,
-                        ledger.objects.len(),
-                        "one bad drive of {count} costs nothing"
-                    );
+    let mut round = 0;
+    for drives in [6, 1] {
+        for part in ["log", "state"] {
+            for flips in [50, 1] {
+                for killed in [false, true] {
+                    round += 1;
+                    flipped_records(drives, part, flips, killed, base.fork(round));
                 }
             }
-            // With a single drive there is nothing to rebuild from: to refuse is right, to panic is not.
-            Err(error) => {
-                println!("{count} drives, {part}: refused to start");
+        }
+    }
+}
+
+fn flipped_records(count: usize, part: &str, flips: u64, killed: bool, mut seed: Seed) {
+    let scratch = Scratch::new("flipped-records");
+    let drives = scratch.drives(count);
+    let mut server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    let mut client = server.client();
+    client.create_bucket(BUCKET);
+    let mut ledger = Ledger {
+        bucket: BUCKET.to_owned(),
+        objects: Vec::new(),
+    };
+    for index in 0..150 {
+        let content = Content::new(seed.draw(), seed.within(0..30_000));
+        let key = format!("object-{index:03}");
+        let response = client.put(BUCKET, &key, content).expect("put");
+        assert!(response.is_success(), "{response:?}");
+        ledger.objects.push((key, Some(content)));
+    }
+    if killed {
+        server.kill();
+    } else {
+        assert!(server.stop().success());
+    }
+    let victim = &drives[seed.within(0..count as u64) as usize];
+    let is_record = |path: &PathBuf| {
+        let extension = path.extension();
+        extension.is_some_and(|extension| extension == "sst" || extension == "log")
+    };
+    let flipped: Vec<PathBuf> = files_in(victim, part)
+        .into_iter()
+        .filter(is_record)
+        .filter(|file| flip(file, flips, &mut seed))
+        .collect();
+    assert!(!flipped.is_empty(), "no {part} to flip bytes in");
+    let told = format!("{count} drives, {part}, {flips} flips, killed {killed}");
+    match server.try_restart() {
+        Ok(()) => {
+            let whole = never_wrong(&server, &ledger);
+            println!("{told}: {whole} of {} whole", ledger.objects.len());
+            if count > 1 {
                 assert_eq!(
-                    count, 1,
-                    "one bad drive of {count} must not stop the start: {error}"
+                    whole,
+                    ledger.objects.len(),
+                    "{told}: one bad drive costs nothing"
                 );
-                assert!(!error.log.contains("panicked"), "{error}");
             }
+        }
+        // With a single drive there is nothing to rebuild from: to refuse is right, to panic is not.
+        Err(error) => {
+            let reason = error.log.lines().last().unwrap_or_default().to_owned();
+            println!("{told}: refused to start: {reason}");
+            assert_eq!(count, 1, "{told}: must not stop the start: {error}");
+            assert!(!error.log.contains("panicked"), "{told}: {error}");
         }
     }
 }
