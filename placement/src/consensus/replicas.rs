@@ -212,19 +212,27 @@ impl Replicas {
         future::select(end, self.clock.sleep(END_TIME)).await;
     }
 
-    /// Makes the group with these voters, unless it exists: where a replica here is part of it already, nothing
-    /// happens, whoever its voters are by now. Must not be called for a group that may exist on drives that are
-    /// not here.
+    /// Makes the group with these voters, unless it exists: where all its replicas here are part of it already,
+    /// nothing happens, whoever its voters are by now. When this returns, a quorum of voters knows of the group; after
+    /// an error it must be called again, with the same voters. Must not be called for a group that may exist on
+    /// drives that are not here.
     pub async fn create_group(&self, id: GroupId, voters: &[DriveId]) -> Changed<()> {
-        let _one_at_a_time = self.changes.lock().await;
-        if self.group(id).is_ok_and(|group| {
-            group
-                .here()
-                .iter()
-                .any(|replica| replica.log().initialised())
-        }) {
-            return Ok(());
+        {
+            let _one_at_a_time = self.changes.lock().await;
+            let here = self.group(id).map(|group| group.here()).unwrap_or_default();
+            let part = |replica: &Arc<Replica>| replica.log().initialised();
+            if !here.iter().any(part) {
+                self.begin_group(id, voters).await?;
+            } else if here.iter().all(part) {
+                return Ok(());
+            }
         }
+        let barrier = self.group(id)?.read().await;
+        barrier.map(drop).map_err(|error| refused(id, error))
+    }
+
+    /// Hosts the replicas of a new group, and makes one of them its first member.
+    async fn begin_group(&self, id: GroupId, voters: &[DriveId]) -> Changed<()> {
         let members: BTreeMap<u64, EmptyNode> = voters
             .iter()
             .map(|drive| (drive.0, EmptyNode::new()))
@@ -232,13 +240,9 @@ impl Replicas {
         let Some(first) = voters.get(id.0 as usize % voters.len().max(1)) else {
             return Err(ChangeError::NoVoters(id));
         };
-        for started in join_all(
-            voters
-                .iter()
-                .map(|drive| self.host(id, *drive, voters.len() == 1)),
-        )
-        .await
-        {
+        let alone = members.len() == 1;
+        let starts = voters.iter().map(|drive| self.host(id, *drive, alone));
+        for started in join_all(starts).await {
             started?;
         }
         let replica = self
