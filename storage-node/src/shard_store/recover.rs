@@ -42,6 +42,13 @@ impl Core {
             } else {
                 tracing::error!(extent = number, "the file of an extent is missing");
                 self.ledger.mark_missing(*number);
+                // Nothing will be found in it; when all its shards are replaced or deleted it can go.
+                self.ledger.change(&HashSet::new(), |change| {
+                    if let Some(extent) = change.extent(*number) {
+                        extent.entry.phase = Phase::Sealed;
+                    }
+                    Ok(())
+                })?;
             }
         }
         let mut found = Found::new();
