@@ -219,4 +219,6 @@ fn slow_down(_: PoolError) -> S3Error {
 }
 
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod tests;

@@ -85,12 +85,8 @@ fn world(drives: u64, protection: Protection, budget: usize, config: BodiesConfi
     world_with(drives, protection, PoolConfig::with_budget(budget), config)
 }
 
-fn world_with(
-    drives: u64,
-    protection: Protection,
-    pool: PoolConfig,
-    config: BodiesConfig,
-) -> World {
+/// A map of one host with so many drives, all up.
+pub(super) fn map_of(drives: u64, protection: Protection) -> SharedMap {
     let members: Vec<Member> = (1..=drives)
         .map(|id| Member {
             drive: DriveId(id),
@@ -99,7 +95,7 @@ fn world_with(
             rack: 0,
         })
         .collect();
-    let map = SharedMap::new(ClusterMap {
+    SharedMap::new(ClusterMap {
         cluster: ClusterId::default(),
         epoch: Epoch(1),
         drives: members
@@ -117,7 +113,16 @@ fn world_with(
         lanes: 16,
         protection,
         next_drive: drives + 1,
-    });
+    })
+}
+
+fn world_with(
+    drives: u64,
+    protection: Protection,
+    pool: PoolConfig,
+    config: BodiesConfig,
+) -> World {
+    let map = map_of(drives, protection);
     let clock = Arc::new(SystemClock);
     let shards = Arc::new(MemoryShards::new(clock.clone()));
     let pool = BufferPool::new(pool, clock.clone());
