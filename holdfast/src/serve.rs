@@ -41,7 +41,7 @@ pub struct ServeArgs {
     drives: Vec<PathBuf>,
 
     /// Address for S3 clients; port 0 picks a free one.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9000")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     listen: SocketAddr,
 
     /// Domain for virtual-hosted-style requests: BUCKET.NAME/key besides NAME/BUCKET/key.
@@ -210,6 +210,17 @@ fn greet(
     out.flush()
 }
 
+fn parse_listen(text: &str) -> Result<SocketAddr, String> {
+    use std::net::ToSocketAddrs;
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .ok_or_else(|| {
+            "write an address of this machine and a port, such as 127.0.0.1:9000, localhost:9000 or 0.0.0.0:9000"
+                .to_owned()
+        })
+}
+
 fn parse_domain(text: &str) -> Result<String, String> {
     let label = |label: &str| {
         !label.is_empty()
@@ -241,6 +252,37 @@ impl StopSignals {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{parse_domain, parse_listen};
+
+    #[test]
+    fn addresses_are_read_or_explained() {
+        assert_eq!(parse_listen("127.0.0.1:0").unwrap().port(), 0);
+        for text in ["", "1.2.3", "127.0.0.1", "127.0.0.1:x", "127.0.0.1:70000"] {
+            assert!(
+                parse_listen(text).unwrap_err().contains("0.0.0.0:9000"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn domains_are_names_and_nothing_else() {
+        assert_eq!(parse_domain("S3.Example.com").unwrap(), "s3.example.com");
+        for text in [
+            "",
+            "http://s3",
+            "s3.example.com:9000",
+            "a..b",
+            "s3/x",
+            "a_b",
+        ] {
+            assert!(parse_domain(text).is_err(), "{text}");
         }
     }
 }
