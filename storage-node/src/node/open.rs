@@ -100,6 +100,7 @@ pub(super) struct Inner {
     pub(super) space: SpaceGauge,
     site: SiteId,
     metadata: Metadata,
+    pub(super) reclaimer: Reclaimer,
     pub(super) pool: BufferPool,
     stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -233,6 +234,13 @@ impl Node {
         for drive in drives.iter().filter(|drive| drive.failure.is_some()) {
             shards.fail(drive.id);
         }
+        let reclaimer = Reclaimer::new(
+            metadata.clone(),
+            shards.clone(),
+            map.clone(),
+            config.clock.clone(),
+            ReclaimConfig::default(),
+        );
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let node = Node {
             inner: Arc::new(Inner {
@@ -245,19 +253,13 @@ impl Node {
                 space: SpaceGauge::default(),
                 site: identity.site,
                 metadata,
+                reclaimer,
                 pool,
                 stop,
                 _lock: lock,
             }),
         };
-        let reclaimer = Reclaimer::new(
-            node.metadata(),
-            node.shards(),
-            node.map(),
-            config.clock.clone(),
-            ReclaimConfig::default(),
-        );
-        spawn(reclaimer.run(stopped.clone()));
+        spawn(node.inner.reclaimer.clone().run(stopped.clone()));
         watch::look(&node.inner).await;
         spawn(watch::run(node.inner.clone(), stopped));
         Ok(node)

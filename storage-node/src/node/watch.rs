@@ -8,6 +8,7 @@ use holdfast_placement::ids::{DriveId, Epoch};
 use holdfast_placement::map::DriveState;
 
 use super::open::{Inner, room};
+use super::space::reserve_bytes;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -101,6 +102,10 @@ fn note_space(inner: &Inner) {
     }
     if let Some((free, total)) = tightest {
         inner.space.note(free, total);
+        // Shards are refused before metadata is: what was deleted has to make room soon, not at the next slow round.
+        if free < 3 * reserve_bytes(total) {
+            inner.reclaimer.wake();
+        }
     }
 }
 
