@@ -131,7 +131,7 @@ impl Reclaimer {
 
     fn report(&self, group: GroupId, done: Result<Reclaimed, MetadataError>) -> Reclaimed {
         done.unwrap_or_else(|error| {
-            tracing::warn!(%group, %error, "nothing is reclaimed for now");
+            tracing::warn!(%group, %error, "nothing could be reclaimed in this round");
             Reclaimed::default()
         })
     }
