@@ -30,6 +30,18 @@ fn absorbed(server: &Server) {
     server.wait_for_status("absorbed", ABSORBED, |status| status["absorbed"] == true);
 }
 
+/// A drive that is gone is never taken for an absorbed one, however soon the question comes.
+#[test]
+fn a_loss_is_not_absorbed_before_it_is_noticed() {
+    let scratch = Scratch::new("noticed");
+    let drives = scratch.drives(4);
+    let server = Server::start(&ServerOptions::new(scratch.join("data")).drives(&drives));
+    assert_eq!(server.status()["absorbed"], true);
+    take_away(&drives[1]);
+    assert_eq!(server.status()["absorbed"], false);
+    absorbed(&server);
+}
+
 fn verify(server: &Server, ledgers: &[Ledger]) {
     let mut client = server.client();
     for ledger in ledgers {

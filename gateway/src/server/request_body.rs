@@ -120,7 +120,12 @@ impl Leftovers {
     /// `100 Continue` is not asked for: the connection closes, as nobody knows whether it will come (RFC 9110, 10.1.1).
     pub(super) async fn settle(self, clock: &dyn Clock) -> Afterwards {
         let Some(back) = self.back else {
-            return Afterwards::Reusable;
+            // Nobody sends `100 Continue` for an empty body. A client may take the final answer that comes in its place
+            // for the end of its request and lose track of the connection (botocore does), as after a refusal.
+            return match self.expects_continue {
+                true => Afterwards::Close,
+                false => Afterwards::Reusable,
+            };
         };
         let Some(mut unread) = back.lock().take() else {
             return Afterwards::Reusable;

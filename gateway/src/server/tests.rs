@@ -201,6 +201,20 @@ async fn a_body_is_asked_for_only_when_it_is_wanted() {
     client.expect_closed().await;
 }
 
+/// A final answer without a `100 Continue` before it makes botocore take the next answer on the connection for the rest
+/// of this one, and wait for its end in vain.
+#[tokio::test]
+async fn a_client_that_waits_to_send_nothing_is_not_answered_on_a_connection_it_uses_again() {
+    let (server, _store) = Server::start(GatewayConfig::default()).await;
+    let mut client = server.connect().await;
+    let put = ask("PUT", "/bucket/empty").header("expect", "100-continue");
+    client.send(&put.wire_head()).await;
+    let stored = client.response().await.expect(200, "");
+    assert_eq!(stored.header("connection"), Some("close"));
+    client.stream.shutdown().await.unwrap();
+    client.expect_closed().await;
+}
+
 #[tokio::test]
 async fn answers_to_head_have_no_body() {
     let (server, _store) = Server::start(GatewayConfig::default()).await;

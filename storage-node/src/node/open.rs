@@ -336,9 +336,18 @@ impl Node {
             .filter(|drive| drive.failure.is_none())
             .map(|drive| drive.id)
             .collect();
-        let absorbed = groups
-            .iter()
-            .all(|group| watch::wanted_voters(&group.voters, &up).is_none());
+        // A loss that was seen but not acted upon yet is not absorbed.
+        let noticed = drives.iter().all(|drive| {
+            let store = drive.store.as_ref().filter(|_| drive.failure.is_none());
+            store.is_none_or(|store| {
+                store.check_present();
+                store.down().is_none()
+            })
+        });
+        let absorbed = noticed
+            && groups
+                .iter()
+                .all(|group| watch::wanted_voters(&group.voters, &up).is_none());
         let mut problems = Vec::new();
         for group in &groups {
             if group.voters_up * 2 <= group.voters.len() {
