@@ -46,7 +46,8 @@ test-rust: build ## Rust tests, those with a started server among them
 test-python: build $(VENV)/ready ## boto3 and the AWS CLI against a started server
 	HOLDFAST_BIN="$(BIN)" PATH="$(VENV)/bin:$$PATH" "$(VENV)/bin/python" -m pytest -q -rs s3-tests/python $(PYTEST_ARGS)
 
-$(VENV)/ready: $(REQUIREMENTS)
+# The directory's name follows from what is in the file: its time, which every clone sets anew, does not matter.
+$(VENV)/ready: | $(REQUIREMENTS)
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || deploy/build-deps python3-venv
 	rm -rf "$(VENV)"
 	"$(PYTHON)" -m venv "$(VENV)"
