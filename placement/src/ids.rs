@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::seams::UnixMillis;
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident($inner:ty), $prefix:literal) => {
         $(#[$doc])*
@@ -105,3 +107,20 @@ random_id!(
     /// Makes a command's retry recognisable: the same token gets the first verdict.
     Token
 );
+
+impl ChunkSetId {
+    /// A fresh id for a body that begins at `now`: 48 bits of milliseconds, then 80 random bits. What is never committed
+    /// is told from what is about to be by its age.
+    pub fn begun(now: UnixMillis, rng: &dyn crate::seams::Rng) -> Self {
+        let mut id = Self::random(rng);
+        id.0[..6].copy_from_slice(&now.0.to_be_bytes()[2..]);
+        id
+    }
+
+    /// When its body was begun.
+    pub fn begun_at(self) -> UnixMillis {
+        let mut millis = [0; 8];
+        millis[2..].copy_from_slice(&self.0[..6]);
+        UnixMillis(u64::from_be_bytes(millis))
+    }
+}

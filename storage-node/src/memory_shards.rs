@@ -230,6 +230,24 @@ impl Shards for MemoryShards {
         }))
     }
 
+    fn list(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        max: usize,
+    ) -> Result<Vec<ShardInfo>, GetShardError> {
+        let ids: Vec<ShardId> = {
+            let state = self.state.lock();
+            let here = state.shards.keys().filter(|(at, _)| *at == drive);
+            here.map(|(_, id)| *id)
+                .filter(|id| after.is_none_or(|after| *id > after))
+                .take(max)
+                .collect()
+        };
+        let infos = ids.into_iter().map(|id| self.info(drive, id));
+        infos.filter_map(Result::transpose).collect()
+    }
+
     fn is_down(&self, drive: DriveId) -> bool {
         self.fault(drive) == Some(Fault::Down)
     }

@@ -45,6 +45,14 @@ pub trait Shards: Send + Sync + 'static {
     /// What is known of a shard without reading it; `None` if it is not there.
     fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError>;
 
+    /// The next `max` shards of a drive by id, without reading them; begin with `None`.
+    fn list(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        max: usize,
+    ) -> Result<Vec<ShardInfo>, GetShardError>;
+
     /// Whether the drive is known to be out of use; a hint for planning, never proof.
     fn is_down(&self, drive: DriveId) -> bool;
 }
@@ -158,6 +166,16 @@ impl Shards for LocalShards {
     fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
         let local = self.up(drive).map_err(GetShardError::Down)?;
         local.store.info(id)
+    }
+
+    fn list(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        max: usize,
+    ) -> Result<Vec<ShardInfo>, GetShardError> {
+        let local = self.up(drive).map_err(GetShardError::Down)?;
+        local.store.list(after, max)
     }
 
     fn is_down(&self, drive: DriveId) -> bool {

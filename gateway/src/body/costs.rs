@@ -58,6 +58,15 @@ impl Shards for NoDrives {
         Ok(None)
     }
 
+    fn list(
+        &self,
+        _: DriveId,
+        _: Option<ShardId>,
+        _: usize,
+    ) -> Result<Vec<ShardInfo>, GetShardError> {
+        Ok(Vec::new())
+    }
+
     fn is_down(&self, _: DriveId) -> bool {
         false
     }

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_placement::ids::ChunkSetId;
@@ -11,6 +12,7 @@ use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::spawn;
 use holdfast_storage_node::erasure;
 use holdfast_storage_node::metadata::{Body, ChunkedBody};
+use holdfast_storage_node::repair::BODY_AGE_MAX;
 
 use super::filling::Filling;
 use super::{ByteSource, MissedSlot, Shared, Written, slow_down};
@@ -113,6 +115,7 @@ async fn write_chunks(
             let filled = chunk.finish().map_err(internal)?;
             // One chunk is stored while the next fills; a third has to wait.
             under_way.finish_chunk().await?;
+            under_way.check_age()?;
             let (set, index) = (under_way.set, under_way.chunks);
             under_way.begin_chunk(Box::pin(shared.clone().store(set, index, filled)));
         }
@@ -122,6 +125,7 @@ async fn write_chunks(
         return Err(too_long());
     }
     under_way.finish_chunk().await?;
+    under_way.check_age()?;
     Ok(under_way.into_written(written))
 }
 
@@ -132,6 +136,7 @@ type StoreChunk = Pin<Box<dyn Future<Output = Result<Vec<MissedSlot>, S3Error>> 
 struct UnderWay {
     shared: Arc<Shared>,
     set: ChunkSetId,
+    began: Duration,
     protection: Protection,
     /// Chunks stored or being stored.
     chunks: u32,
@@ -143,7 +148,8 @@ struct UnderWay {
 impl UnderWay {
     fn new(shared: Arc<Shared>, protection: Protection) -> Self {
         Self {
-            set: ChunkSetId::random(shared.rng.as_ref()),
+            set: ChunkSetId::begun(shared.clock.wall(), shared.rng.as_ref()),
+            began: shared.clock.monotonic(),
             shared,
             protection,
             chunks: 0,
@@ -156,6 +162,18 @@ impl UnderWay {
     fn begin_chunk(&mut self, storing: StoreChunk) {
         self.storing = Some(storing);
         self.chunks += 1;
+    }
+
+    /// Bodies that nothing refers to a day after they were begun are deleted: none may be committed then.
+    fn check_age(&self) -> Result<(), S3Error> {
+        let age = self.shared.clock.monotonic().saturating_sub(self.began);
+        if age > BODY_AGE_MAX {
+            return Err(S3Error::with(
+                Code::RequestTimeout,
+                "The request took more than 12 hours. Upload the object in parts.",
+            ));
+        }
+        Ok(())
     }
 
     /// Waits for the chunk that is being stored, if there is one.

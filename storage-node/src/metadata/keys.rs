@@ -162,6 +162,16 @@ pub fn part(group: GroupId, upload: UploadId, number: u16) -> Vec<u8> {
     key
 }
 
+/// What the parts of all uploads of a group begin with.
+pub fn all_parts(group: GroupId) -> Vec<u8> {
+    record(group, PART, 0)
+}
+
+/// What the pages of all part tables of a group begin with.
+pub fn all_pages(group: GroupId) -> Vec<u8> {
+    record(group, PART_TABLE, 0)
+}
+
 /// What all pages of a part table begin with.
 pub fn pages(group: GroupId, table: UploadId) -> Vec<u8> {
     let mut key = record(group, PART_TABLE, 26);

@@ -12,6 +12,7 @@ mod list;
 mod merge;
 mod objects;
 mod record;
+mod references;
 mod store;
 #[doc(hidden)]
 pub mod testing;

@@ -23,7 +23,7 @@ use super::status::{DriveStatus, GroupSummary, MemoryStatus, NodeStatus};
 use super::watch;
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::metadata::{Metadata, metadata_machine};
-use crate::repair::{Rebuilder, ReclaimConfig, Reclaimer};
+use crate::repair::{OrphanScan, Rebuilder, ReclaimConfig, Reclaimer};
 use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
 use crate::shards::LocalShards;
@@ -260,6 +260,13 @@ impl Node {
             }),
         };
         spawn(node.inner.reclaimer.clone().run(stopped.clone()));
+        let orphans = OrphanScan::new(
+            node.metadata(),
+            node.shards(),
+            node.map(),
+            config.clock.clone(),
+        );
+        spawn(orphans.run(stopped.clone()));
         watch::look(&node.inner).await;
         spawn(watch::run(node.inner.clone(), stopped));
         Ok(node)

@@ -1,12 +1,14 @@
 //! Keeps what is stored whole and frees what nobody refers to.
 
 mod forget;
+mod orphans;
 mod queue;
 mod rebuild;
 pub mod reclaim;
 mod reclaimer;
 
 pub use forget::{Forgotten, forget, shards_of};
+pub use orphans::{BODY_AGE_MAX, OrphanScan, OrphansFound, ScanOrphansError};
 pub use queue::{Repair, RepairQueue};
 pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
