@@ -212,7 +212,10 @@ impl Shared {
 
     /// Lets other tasks go first, as often as the seed says.
     fn delay(self: &Arc<Self>) -> impl Future<Output = ()> + Send + 'static {
-        let turns = self.rng.below(6);
+        let turns = match self.rng.below(8) {
+            0 => self.rng.below(60),
+            _ => self.rng.below(6),
+        };
         async move {
             for _ in 0..turns {
                 tokio::task::yield_now().await;

@@ -80,9 +80,9 @@ pub enum Until {
 
 #[derive(Clone, Debug)]
 pub enum Operation {
-    /// Calls at the same time.
+    /// Callers at the same time; each makes its calls one after the other.
     Calls {
-        calls: Vec<Call>,
+        callers: Vec<Vec<Call>>,
         until: Until,
     },
     CleanReboot,
@@ -97,7 +97,7 @@ pub enum Operation {
     /// Every write to the index fails while these are carried out: for want of room, or for good.
     IndexFails {
         full: bool,
-        calls: Vec<Call>,
+        callers: Vec<Vec<Call>>,
     },
     /// Flips a bit of the shard's record, at so many thousandths.
     Flip {
@@ -126,15 +126,15 @@ fn operation(rng: &SeededRng) -> Operation {
     let turns = |rng: &SeededRng| rng.below(40) as u32;
     match rng.below(100) {
         0..54 => Operation::Calls {
-            calls: calls(rng),
+            callers: callers(rng),
             until: Until::Done,
         },
         54..64 => Operation::Calls {
-            calls: calls(rng),
+            callers: callers(rng),
             until: Until::GivenUp(turns(rng)),
         },
         64..76 => Operation::Calls {
-            calls: calls(rng),
+            callers: callers(rng),
             until: Until::Crash(turns(rng), kept(rng)),
         },
         76..80 => Operation::DirtyReboot {
@@ -153,7 +153,7 @@ fn operation(rng: &SeededRng) -> Operation {
         91..94 => Operation::Capacity(ROOMY),
         94..96 => Operation::IndexFails {
             full: rng.below(2) == 0,
-            calls: calls(rng),
+            callers: callers(rng),
         },
         96..99 => Operation::Flip {
             shard: shard(rng),
@@ -175,8 +175,15 @@ fn kept(rng: &SeededRng) -> u64 {
     }
 }
 
-fn calls(rng: &SeededRng) -> Vec<Call> {
-    (0..1 + rng.below(5)).map(|_| call(rng)).collect()
+fn callers(rng: &SeededRng) -> Vec<Vec<Call>> {
+    let mut callers: Vec<_> = (0..1 + rng.below(5))
+        .map(|_| (0..1 + rng.below(3)).map(|_| call(rng)).collect())
+        .collect();
+    // Often what may meet badly: shards die or change while they are moved.
+    if rng.below(4) == 0 {
+        callers.push(vec![Call::Seal, Call::Compact]);
+    }
+    callers
 }
 
 fn call(rng: &SeededRng) -> Call {
@@ -205,6 +212,33 @@ fn call(rng: &SeededRng) -> Call {
 /// What a shard may be: a variant, or `None` if it is not there.
 pub type Content = Option<u8>;
 
+/// What callers did to one shard at the same time.
+#[derive(Clone, Debug, Default)]
+pub struct Change {
+    /// What it may be now.
+    pub targets: BTreeSet<Content>,
+    /// All that was tried.
+    pub tried: BTreeSet<Content>,
+    /// Something was acknowledged: it is not what it was before.
+    pub is_sure: bool,
+}
+
+impl Change {
+    /// Adds what one caller did, in order: what, and whether it was acknowledged.
+    pub fn caller(&mut self, steps: &[(Content, bool)]) {
+        let mut targets = BTreeSet::new();
+        for (target, acknowledged) in steps {
+            if *acknowledged {
+                targets.clear();
+                self.is_sure = true;
+            }
+            targets.insert(*target);
+            self.tried.insert(*target);
+        }
+        self.targets.extend(targets);
+    }
+}
+
 /// What is known of one shard.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -231,25 +265,26 @@ impl Default for Known {
 }
 
 impl Known {
-    /// What it may be after calls that ran at the same time: `acknowledged` were, `unknown` were not.
-    pub fn change(&mut self, acknowledged: &[Content], unknown: &[Content]) {
-        if acknowledged.is_empty() && unknown.is_empty() {
-            return;
-        }
-        // A put of what is there already changes nothing: other puts whose outcome is not known stay possible.
-        let nothing_new = acknowledged
+    /// What it may be after calls that ran at the same time.
+    pub fn change(&mut self, change: &Change) {
+        let puts_of_the_same = change
+            .tried
             .iter()
             .all(|content| content.is_some() && self.allowed.contains(content));
-        let deleted = !acknowledged.is_empty() && acknowledged.iter().all(Option::is_none);
         self.earlier.extend(&self.allowed);
-        if deleted && unknown.is_empty() {
-            self.earlier.clear();
+        self.earlier.extend(&change.tried);
+        if change.is_sure {
+            if change.targets.iter().all(Option::is_none) {
+                self.earlier.clear();
+            }
+            if puts_of_the_same {
+                // Nothing may have been written: other puts whose outcome is not known stay possible.
+                self.allowed.remove(&None);
+            } else {
+                self.allowed.clear();
+            }
         }
-        if !nothing_new {
-            self.allowed.clear();
-        }
-        self.allowed.extend(acknowledged);
-        self.allowed.extend(unknown);
+        self.allowed.extend(&change.targets);
         self.seen = None;
     }
 

@@ -38,6 +38,7 @@ impl Seams for Honest {}
 const TURNS_MAX: u32 = 200_000;
 
 struct World<'a> {
+    seed: u64,
     seams: &'a dyn Seams,
     disk: MemoryDisk,
     index: Arc<MemoryIndex>,
@@ -55,6 +56,7 @@ struct Life {
     store: Arc<ShardStore>,
 }
 
+#[derive(Clone)]
 enum Outcome {
     Put(Result<(), PutShardError>),
     Delete(bool),
@@ -68,6 +70,7 @@ enum Outcome {
 pub fn run(seed: u64, operations: &[Operation], seams: &dyn Seams) -> Result<(), String> {
     let clock = Arc::new(ManualClock::default());
     let mut world = World {
+        seed,
         seams,
         disk: MemoryDisk::new(seed ^ 0xd15c, ROOMY),
         index: Arc::new(MemoryIndex::new()),
@@ -87,8 +90,10 @@ pub fn run(seed: u64, operations: &[Operation], seams: &dyn Seams) -> Result<(),
     world.finish().map_err(|why| format!("at the end: {why}"))
 }
 
-fn config() -> ShardStoreConfig {
+/// Small extents; how eager compaction is depends on the seed.
+fn config(seed: u64) -> ShardStoreConfig {
     ShardStoreConfig {
+        compact_below_percent: [50, 90, 101][(seed % 3) as usize],
         extent_len_max: 512 << 10,
         allocate_step: 128 << 10,
         reserve_bytes: Some(64 << 10),
@@ -126,10 +131,11 @@ impl World<'_> {
         let disk = self.seams.disk(self.disk.clone());
         let index = self.seams.index(self.index.clone());
         let pool = self.pool.clone();
+        let config = config(self.seed);
         let clock = Arc::new(ManualClock::default());
         let rng = Arc::new(SeededRng::new(self.rng.below(u64::MAX)));
         async move {
-            ShardStore::open(disk, index, pool, clock, rng, config())
+            ShardStore::open(disk, index, pool, clock, rng, config)
                 .await
                 .map_err(|error| format!("does not start: {error}"))
         }
@@ -168,8 +174,8 @@ impl World<'_> {
 
     fn carry_out(&mut self, operation: &Operation) -> Result<(), String> {
         match operation {
-            Operation::Calls { calls, until } => {
-                self.calls(calls, *until, false)?;
+            Operation::Calls { callers, until } => {
+                self.calls(callers, *until, false)?;
                 if let Until::Crash(_, kept) = until {
                     self.crash(*kept);
                     self.start()?;
@@ -213,12 +219,12 @@ impl World<'_> {
                 self.disk.set_capacity(*bytes);
                 self.cramped = *bytes < ROOMY;
             }
-            Operation::IndexFails { full, calls } => {
+            Operation::IndexFails { full, callers } => {
                 self.index.fail(Some(match full {
                     true => IndexError::Full,
                     false => IndexError::Io("injected".to_owned()),
                 }));
-                self.calls(calls, Until::Done, true)?;
+                self.calls(callers, Until::Done, true)?;
                 self.index.fail(None);
                 if self.life()?.store.down().is_some() {
                     self.crash(500);
@@ -252,16 +258,28 @@ impl World<'_> {
         Ok(Some((extent_name(entry.location.extent), offset)))
     }
 
-    /// Carries calls out at the same time, and tells the model.
-    fn calls(&mut self, calls: &[Call], until: Until, index_fails: bool) -> Result<(), String> {
+    /// Lets callers make their calls at the same time, and tells the model.
+    fn calls(
+        &mut self,
+        callers: &[Vec<Call>],
+        until: Until,
+        index_fails: bool,
+    ) -> Result<(), String> {
         let life = self.life()?;
         let known_bad = life.store.bad();
-        let outcomes = RefCell::new(BTreeMap::new());
+        let outcomes = RefCell::new(vec![Vec::new(); callers.len()]);
         let (world, log) = (&*self, &outcomes);
-        let all = join_all(calls.iter().enumerate().map(|(number, call)| async move {
-            let outcome = world.call(&life.store, call).await;
-            log.borrow_mut().insert(number, outcome);
-        }));
+        let all = join_all(
+            callers
+                .iter()
+                .enumerate()
+                .map(|(caller, calls)| async move {
+                    for call in calls {
+                        let outcome = world.call(&life.store, call).await;
+                        log.borrow_mut()[caller].push(outcome);
+                    }
+                }),
+        );
         match until {
             Until::Done => drop(complete(&life.runtime, all)?),
             Until::GivenUp(limit) | Until::Crash(limit, _) => life.runtime.block_on(async {
@@ -270,43 +288,24 @@ impl World<'_> {
             }),
         }
         let outcomes = outcomes.into_inner();
-        let crashes = matches!(until, Until::Crash(..));
-        let mut changes = BTreeMap::<u8, (Vec<Content>, Vec<Content>)>::new();
-        for (number, call) in calls.iter().enumerate() {
-            let (targets, acknowledged): (Vec<(u8, Content)>, bool) = match call {
-                Call::Put { shard, variant } => {
-                    let done = matches!(outcomes.get(&number), Some(Outcome::Put(Ok(()))));
-                    (vec![(*shard, Some(*variant))], done)
-                }
-                Call::Delete { shards } => {
-                    let done = matches!(outcomes.get(&number), Some(Outcome::Delete(true)));
-                    (shards.iter().map(|shard| (*shard, None)).collect(), done)
-                }
-                _ => continue,
-            };
-            for (shard, target) in targets {
-                let (yes, maybe) = changes.entry(shard).or_default();
-                if acknowledged { yes } else { maybe }.push(target);
+        let changes = changes(callers, &outcomes);
+        let before = self.known.clone();
+        for (calls, outcomes) in callers.iter().zip(&outcomes) {
+            for (call, outcome) in calls.iter().zip(outcomes) {
+                self.check_outcome(call, outcome, &before, &changes, index_fails)
+                    .map_err(|why| format!("{call:?}: {why}"))?;
             }
         }
-        let before = self.known.clone();
-        for (number, call) in calls.iter().enumerate() {
-            let Some(outcome) = outcomes.get(&number) else {
-                continue;
-            };
-            self.check_outcome(call, outcome, &before, &changes, index_fails)
-                .map_err(|why| format!("{call:?}: {why}"))?;
-        }
-        for (shard, (yes, maybe)) in changes {
+        for (shard, change) in changes {
             let known = self.known.entry(shard).or_default();
-            known.change(&yes, &maybe);
-            // Whatever is put in the place of a shard that is known to be bad is sound; and so is other content.
-            let replaced = yes.len() == 1 && maybe.is_empty();
-            if replaced && (known_bad.contains(&id(shard)) || yes == [None]) {
+            known.change(&change);
+            // Whatever is put in the place of a shard that is known to be bad is sound; and so is a new one.
+            let sound = known_bad.contains(&id(shard)) || change.targets.contains(&None);
+            if change.is_sure && change.targets.len() == 1 && sound {
                 known.damaged = false;
             }
         }
-        if !crashes && !self.faulty && !index_fails {
+        if !matches!(until, Until::Crash(..)) && !self.faulty && !index_fails {
             for shard in 0..SHARDS {
                 self.look(shard, false)?;
             }
@@ -363,7 +362,7 @@ impl World<'_> {
         call: &Call,
         outcome: &Outcome,
         before: &BTreeMap<u8, Known>,
-        changes: &BTreeMap<u8, (Vec<Content>, Vec<Content>)>,
+        changes: &BTreeMap<u8, Change>,
         index_fails: bool,
     ) -> Result<(), String> {
         let excused = self.faulty || index_fails;
@@ -387,8 +386,8 @@ impl World<'_> {
             }
             (Call::Get { shard, from, to }, Outcome::Get(got)) => {
                 let mut possible = before[shard].allowed.clone();
-                if let Some((yes, maybe)) = changes.get(shard) {
-                    possible.extend(yes.iter().chain(maybe));
+                if let Some(change) = changes.get(shard) {
+                    possible.extend(&change.tried);
                 }
                 match got {
                     Ok(bytes) => {
@@ -490,11 +489,10 @@ impl World<'_> {
         let all = Call::Delete {
             shards: (0..SHARDS).collect(),
         };
-        self.calls(&[all], Until::Done, false)?;
+        self.calls(&[vec![all]], Until::Done, false)?;
         self.crash(0);
         self.start()?;
-        self.calls(&[Call::Seal], Until::Done, false)?;
-        self.calls(&[Call::Compact], Until::Done, false)?;
+        self.calls(&[vec![Call::Seal, Call::Compact]], Until::Done, false)?;
         let life = self.life()?;
         let files = complete(&life.runtime, self.disk.list())?.map_err(|e| e.to_string())?;
         if !files.is_empty() || !life.store.core.ledger.extents().is_empty() {
@@ -506,6 +504,37 @@ impl World<'_> {
         }
         Ok(())
     }
+}
+
+/// What callers did to each shard, as far as they came: one more call than has an outcome was begun.
+fn changes(callers: &[Vec<Call>], outcomes: &[Vec<Outcome>]) -> BTreeMap<u8, Change> {
+    let mut changes = BTreeMap::<u8, Change>::new();
+    for (calls, outcomes) in callers.iter().zip(outcomes) {
+        let mut steps = BTreeMap::<u8, Vec<(Content, bool)>>::new();
+        for (number, call) in calls.iter().enumerate().take(outcomes.len() + 1) {
+            let outcome = outcomes.get(number);
+            match call {
+                Call::Put { shard, variant } => {
+                    let done = matches!(outcome, Some(Outcome::Put(Ok(()))));
+                    steps
+                        .entry(*shard)
+                        .or_default()
+                        .push((Some(*variant), done));
+                }
+                Call::Delete { shards } => {
+                    let done = matches!(outcome, Some(Outcome::Delete(true)));
+                    for shard in shards {
+                        steps.entry(*shard).or_default().push((None, done));
+                    }
+                }
+                _ => {}
+            }
+        }
+        for (shard, steps) in steps {
+            changes.entry(shard).or_default().caller(&steps);
+        }
+    }
+    changes
 }
 
 fn runtime() -> Result<Runtime, String> {
