@@ -190,6 +190,20 @@ impl FileState {
         self.next_write
     }
 
+    fn read(&self, offset: u64, buffer: &mut Buffer, len: usize) -> Result<(), DiskError> {
+        let sectors = offset / SECTOR_LEN as u64..(offset + len as u64).div_ceil(SECTOR_LEN as u64);
+        if self.bad_sectors.range(sectors).next().is_some() {
+            return Err(DiskError::Io("injected: bad sector".to_owned()));
+        }
+        let start = offset as usize;
+        let Some(bytes) = self.now.get(start..start + len) else {
+            return Err(DiskError::Io("the file ends too early".to_owned()));
+        };
+        buffer.set_len(len);
+        buffer.payload_mut().copy_from_slice(bytes);
+        Ok(())
+    }
+
     fn resize(&mut self, len: u64) {
         self.now.resize(len as usize, 0);
         self.durable.resize(len as usize, 0);
@@ -394,24 +408,18 @@ impl DiskFile for MemoryFile {
         if self.shared.strikes(|faults| faults.fail_read) {
             return fail("injected: read");
         }
-        let file = self.file.lock();
-        let start = offset as usize;
-        let sectors = offset / SECTOR_LEN as u64..(offset + len as u64).div_ceil(SECTOR_LEN as u64);
-        if file.bad_sectors.range(sectors).next().is_some() {
-            return fail("injected: bad sector");
-        }
-        let Some(bytes) = file.now.get(start..start + len) else {
-            return fail("the file ends too early");
+        let flipped = match len > 0 && self.shared.strikes(|faults| faults.flip_read) {
+            true => Some(self.shared.rng.below(len as u64 * 8)),
+            false => None,
         };
-        buffer.set_len(len);
-        buffer.payload_mut().copy_from_slice(bytes);
-        if len > 0 && self.shared.strikes(|faults| faults.flip_read) {
-            let bit = self.shared.rng.below(len as u64 * 8);
-            buffer.payload_mut()[(bit / 8) as usize] ^= 1 << (bit % 8);
-        }
-        let delay = self.shared.delay();
+        let (file, delay) = (self.file.clone(), self.shared.delay());
         async move {
+            // What is read is what is there in the end: others may write, punch or delete meanwhile.
             delay.await;
+            file.lock().read(offset, &mut buffer, len)?;
+            if let Some(bit) = flipped {
+                buffer.payload_mut()[(bit / 8) as usize] ^= 1 << (bit % 8);
+            }
             Ok(buffer)
         }
         .boxed()

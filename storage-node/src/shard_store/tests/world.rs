@@ -10,7 +10,9 @@ use futures_util::future::{join_all, select};
 use holdfast_placement::seams::{Index, IndexError, ManualClock, MemoryIndex, SeededRng};
 use tokio::runtime::Runtime;
 
-use super::model::{Call, Content, Known, Operation, ROOMY, SHARDS, Until, content, facts, id};
+use super::model::{
+    Call, Change, Content, Known, Operation, ROOMY, SHARDS, Until, content, facts, id,
+};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::shard_store::disk::{Disk, MemoryDisk, MemoryFaults};
 use crate::shard_store::index_entry::Phase;
