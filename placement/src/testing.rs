@@ -8,8 +8,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::consensus::{Groups, MachineFactory, ProposeError, ReadError, StateMachine};
-use crate::ids::{DriveId, GroupId};
+use crate::consensus::{
+    Groups, MachineFactory, ProposeError, QueryError, ReadError, Reading, StateMachine,
+};
+use crate::ids::{DriveId, GroupId, NodeId};
 use crate::seams::{Batch, Durability, Index};
 
 /// Applies each command at once to one index that holds all groups.
@@ -74,7 +76,19 @@ impl Groups for DirectGroups {
         Ok(outcome)
     }
 
-    async fn read(&self, _group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
-        Ok(self.index.clone())
+    async fn read(&self, _group: GroupId) -> Result<Reading, ReadError> {
+        Ok(Reading::Here(self.index.clone()))
+    }
+
+    async fn query(
+        &self,
+        _at: NodeId,
+        groups: &[GroupId],
+        _query: Bytes,
+    ) -> Result<Bytes, QueryError> {
+        Err(QueryError::NotHere {
+            group: groups.first().copied().unwrap_or_default(),
+            leader: None,
+        })
     }
 }

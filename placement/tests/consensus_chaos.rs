@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use consensus_rig::{Rig, append, at, config, voters};
 use futures_util::future::join_all;
-use holdfast_placement::consensus::{Groups, Replicas};
+use holdfast_placement::consensus::{Groups, Reading, Replicas};
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::seams::{IndexError, Rng, SeededRng, SystemRng};
 use parking_lot::{Mutex, RwLock};
@@ -78,7 +78,7 @@ impl History {
             .copied()
             .collect();
         let current = replicas.read().clone();
-        let Ok(state) = current.read(GROUP).await else {
+        let Ok(Reading::Here(state)) = current.read(GROUP).await else {
             return;
         };
         let found: Vec<_> = acknowledged

@@ -20,7 +20,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::ids::{DriveId, GroupId};
+use crate::ids::{DriveId, GroupId, NodeId};
 use crate::seams::{Batch, Index, IndexError, IndexView, Keyspace};
 
 pub use replica::StartError;
@@ -85,6 +85,57 @@ pub enum ReadError {
     Stopped { group: GroupId, reason: String },
 }
 
+/// Where a group can be read.
+pub enum Reading {
+    /// In this process, which leads the group: state that holds every command acknowledged before the read was asked
+    /// for (linearizable), the index of the leader's replica after a read barrier.
+    Here(Arc<dyn Index>),
+    /// At the node that is believed to host the leader: send it a query, which makes the barrier there.
+    At(NodeId),
+}
+
+impl Reading {
+    /// The state, if it is here.
+    pub fn here(self) -> Option<Arc<dyn Index>> {
+        match self {
+            Self::Here(state) => Some(state),
+            Self::At(_) => None,
+        }
+    }
+}
+
+/// Why a query was not answered. Queries change nothing: asking again is always safe.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum QueryError {
+    /// The node does not lead one of the groups; nothing was read. It may know who does.
+    #[error("{group} is not led there")]
+    NotHere {
+        group: GroupId,
+        leader: Option<NodeId>,
+    },
+    /// The node gave no answer.
+    #[error("the node cannot be reached: {0}")]
+    Unreachable(String),
+    /// The maps of the two nodes differ; by the next try they may not.
+    #[error("the maps differ: {0}")]
+    Stale(String),
+    /// The node could not make the answer; asking again does not help.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Answers queries that come from other nodes, over the states of the groups that they name.
+#[async_trait]
+pub trait QueryRunner: Send + Sync {
+    /// Runs a query; what it and its answer mean is between the one who asks and the runner. `states` has each group
+    /// that the query was sent for once, after its read barrier.
+    async fn run(
+        &self,
+        states: &[(GroupId, Arc<dyn Index>)],
+        query: &[u8],
+    ) -> Result<Bytes, String>;
+}
+
 /// Groups as their users see them.
 #[async_trait]
 pub trait Groups: Send + Sync + 'static {
@@ -92,9 +143,16 @@ pub trait Groups: Send + Sync + 'static {
     /// and retries within a bounded time (5 s): every command must carry an idempotency token of its own.
     async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError>;
 
-    /// State that holds every command acknowledged before this call (linearizable): the index of the leader's
-    /// replica, after a read barrier.
-    async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, ReadError>;
+    /// Where the group can be read. If that is in this process, a read barrier was made.
+    async fn read(&self, group: GroupId) -> Result<Reading, ReadError>;
+
+    /// Runs a query for the [`QueryRunner`] at a node that must lead all of `groups`, each after a read barrier.
+    async fn query(
+        &self,
+        at: NodeId,
+        groups: &[GroupId],
+        query: Bytes,
+    ) -> Result<Bytes, QueryError>;
 }
 
 /// How a group stands, for status and for those who change membership.

@@ -23,9 +23,10 @@ use super::raft_types::TypeConfig;
 use super::replica::{Replica, StartError, Surroundings};
 use super::state_machine::Growth;
 use super::{
-    ConsensusConfig, GroupStatus, Groups, MachineFactory, ProposeError, ReadError, ReplicaDrive,
+    ConsensusConfig, GroupStatus, Groups, MachineFactory, ProposeError, QueryError, ReadError,
+    Reading, ReplicaDrive,
 };
-use crate::ids::{DriveId, GroupId};
+use crate::ids::{DriveId, GroupId, NodeId};
 use crate::seams::{Clock, Index, spawn};
 
 /// How long a replica that is to vote may go without any progress towards the leader's log.
@@ -650,7 +651,7 @@ impl Groups for Replicas {
         }
     }
 
-    async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
+    async fn read(&self, group: GroupId) -> Result<Reading, ReadError> {
         let found = {
             let groups = self.groups.load();
             let Some(found) = groups.get(&group) else {
@@ -660,11 +661,23 @@ impl Groups for Replicas {
                 });
             };
             if let Some(state) = found.read_now() {
-                return Ok(state);
+                return Ok(Reading::Here(state));
             }
             found.clone()
         };
-        found.read().await
+        Ok(Reading::Here(found.read().await?))
+    }
+
+    async fn query(
+        &self,
+        _at: NodeId,
+        groups: &[GroupId],
+        _query: Bytes,
+    ) -> Result<Bytes, QueryError> {
+        Err(QueryError::NotHere {
+            group: groups.first().copied().unwrap_or_default(),
+            leader: None,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ mod tests;
 use std::sync::Arc;
 
 use crate::command::{CommandError, Machine, Proposer};
-use crate::consensus::{Groups, ReadError, StateMachine};
+use crate::consensus::{Groups, ReadError, Reading, StateMachine};
 use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::ClusterMap;
 use crate::seams::{Clock, Index, IndexError, Rng, UnixMillis};
@@ -241,7 +241,10 @@ impl Directory {
     }
 
     async fn read(&self) -> Result<Arc<dyn Index>, DirectoryError> {
-        Ok(self.proposer.groups().read(GroupId::PLACEMENT).await?)
+        match self.proposer.groups().read(GroupId::PLACEMENT).await? {
+            Reading::Here(state) => Ok(state),
+            Reading::At(node) => Err(DirectoryError::Unavailable(format!("it is at {node}"))),
+        }
     }
 }
 

@@ -172,7 +172,8 @@ impl Rig {
     }
 
     pub async fn list(&self, group: GroupId) -> Vec<u64> {
-        list(self.replicas.read(group).await.unwrap().as_ref(), group)
+        let state = self.replicas.read(group).await.unwrap().here().unwrap();
+        list(state.as_ref(), group)
     }
 }
 

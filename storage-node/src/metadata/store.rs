@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use holdfast_placement::command::{CommandError, Proposer, Stamp};
-use holdfast_placement::consensus::{Groups, ReadError};
+use holdfast_placement::consensus::{Groups, ReadError, Reading};
 use holdfast_placement::directory::DirectoryError;
 use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
 use holdfast_placement::map::SharedMap;
@@ -309,7 +309,10 @@ impl Metadata {
     }
 
     pub(super) async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, MetadataError> {
-        Ok(self.proposer.groups().read(group).await?)
+        match self.proposer.groups().read(group).await? {
+            Reading::Here(state) => Ok(state),
+            Reading::At(node) => Err(MetadataError::Unavailable(format!("{group} is at {node}"))),
+        }
     }
 
     /// Has a command decided; `tail` follows it.

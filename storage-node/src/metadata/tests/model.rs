@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use holdfast_placement::consensus::{Groups, ProposeError, ReadError, StateMachine};
-use holdfast_placement::ids::{ChunkSetId, GroupId, UploadId};
+use holdfast_placement::consensus::{
+    Groups, ProposeError, QueryError, ReadError, Reading, StateMachine,
+};
+use holdfast_placement::ids::{ChunkSetId, GroupId, NodeId, UploadId};
 use holdfast_placement::seams::{
     Batch, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
     SystemRng, UnixMillis,
@@ -56,8 +58,17 @@ impl Groups for Unsteady {
         Ok(outcome)
     }
 
-    async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
+    async fn read(&self, group: GroupId) -> Result<Reading, ReadError> {
         self.direct.read(group).await
+    }
+
+    async fn query(
+        &self,
+        at: NodeId,
+        groups: &[GroupId],
+        query: Bytes,
+    ) -> Result<Bytes, QueryError> {
+        self.direct.query(at, groups, query).await
     }
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use holdfast_placement::consensus::{Groups, ProposeError, ReadError};
-use holdfast_placement::ids::GroupId;
+use holdfast_placement::consensus::{Groups, ProposeError, QueryError, ReadError, Reading};
+use holdfast_placement::ids::{GroupId, NodeId};
 use holdfast_placement::seams::{
     Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, ManualClock, MemoryIndex,
     SeededRng,
@@ -46,8 +46,17 @@ impl Groups for HeldGroups {
         self.0.direct.propose(group, command).await
     }
 
-    async fn read(&self, _group: GroupId) -> Result<Arc<dyn Index>, ReadError> {
-        Ok(Arc::new(HeldIndex(self.0.clone())))
+    async fn read(&self, _group: GroupId) -> Result<Reading, ReadError> {
+        Ok(Reading::Here(Arc::new(HeldIndex(self.0.clone()))))
+    }
+
+    async fn query(
+        &self,
+        at: NodeId,
+        groups: &[GroupId],
+        query: Bytes,
+    ) -> Result<Bytes, QueryError> {
+        self.0.direct.query(at, groups, query).await
     }
 }
 
