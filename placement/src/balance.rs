@@ -38,9 +38,7 @@ pub fn balance(members: &[Member], partitions: usize, previous: Option<&Ring>) -
     let mut table = Table::new(&topology, partitions, previous);
     table.fill();
     table.settle();
-    Ring {
-        partitions: table.into_partitions(),
-    }
+    Ring::of(table.into_targets())
 }
 
 /// Each drive's fair share of the first `prefix` slots of all partitions, in slots, in order of drive id.

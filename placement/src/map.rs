@@ -1,5 +1,7 @@
 //! The cluster map: sites, nodes, drives, rings, groups and protection at an epoch.
 
+mod first_format;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -10,22 +12,63 @@ use crate::ids::{ClusterId, DriveId, Epoch, GroupId, Lane, NodeId, SiteId};
 use crate::protection::Protection;
 use crate::ring::Ring;
 
-/// What everybody agrees on about who is there and who holds what.
+/// The highest format level of records and messages that this version speaks.
+pub const FEATURE: u32 = 1;
+
+/// A stored or sent map begins with this. Maps of the first format began with the cluster's id, 16 random bytes.
+const MAGIC: [u8; 8] = *b"HFmap\0\0\x02";
+
+/// What everybody agrees on about who is there and who holds what. The order of fields is persisted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClusterMap {
     pub cluster: ClusterId,
     pub epoch: Epoch,
+    /// In order of id.
+    pub nodes: Vec<Node>,
+    /// In order of id. A drive that is gone for good is not among them.
     pub drives: Vec<Drive>,
     /// One ring a site.
     pub rings: Vec<(SiteId, Ring)>,
     /// Metadata groups, numbered `1..=metadata_groups`; fixed when the cluster is made.
     pub metadata_groups: u32,
+    /// The voters that each group, the placement group among them, should have.
+    pub groups: Vec<(GroupId, Vec<DriveId>)>,
     /// Lanes a bucket; fixed when the cluster is made.
     pub lanes: u8,
     /// What new bodies are written with.
     pub protection: Protection,
-    /// Ids are never reused: the next drive gets this one.
+    /// Ids are never reused: the next node gets this one.
+    pub next_node: u64,
+    /// The next drive gets this one.
     pub next_drive: u64,
+    /// What may be written: formats of this level and below.
+    pub feature: u32,
+}
+
+/// A machine of the cluster: one `holdfast` process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub id: NodeId,
+    /// `HOST:PORT` that the others reach it at.
+    pub address: String,
+    pub site: SiteId,
+    /// What fails together: nodes of a rack share power or a switch.
+    pub rack: u32,
+    /// Whether it has drives for shards and replicas.
+    pub storage: bool,
+    /// Whether it answers S3 requests.
+    pub gateway: bool,
+    pub state: NodeState,
+    /// The highest format level that it speaks.
+    pub feature: u32,
+}
+
+/// Whether a node takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NodeState {
+    Up,
+    /// Not reached by the others.
+    Down,
 }
 
 /// A drive of the cluster.
@@ -39,25 +82,98 @@ pub struct Drive {
     pub state: DriveState,
 }
 
-/// Whether a drive takes part.
+/// Whether a drive takes part. The order of variants is persisted: append only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DriveState {
     /// Reads and writes.
     Up,
     /// Failed or missing: nothing is sent to it, and it counts as lost.
     Down,
+    /// On its way out: gives what it holds and gets nothing; it is in no ring.
+    Draining,
+    /// On its way out, and failed or missing.
+    DrainingDown,
 }
 
-impl ClusterMap {
-    /// The drive called `id`.
-    pub fn drive(&self, id: DriveId) -> Option<&Drive> {
-        self.drives.iter().find(|drive| drive.id == id)
+impl DriveState {
+    /// Whether the drive can be asked for what it holds.
+    pub fn is_up(self) -> bool {
+        matches!(self, DriveState::Up | DriveState::Draining)
     }
 
-    /// Whether `id` takes part.
+    /// Whether the drive is on its way out.
+    pub fn is_draining(self) -> bool {
+        matches!(self, DriveState::Draining | DriveState::DrainingDown)
+    }
+
+    /// The state of a drive that was found to be up or down.
+    pub fn seen(self, up: bool) -> Self {
+        match (self.is_draining(), up) {
+            (false, true) => DriveState::Up,
+            (false, false) => DriveState::Down,
+            (true, true) => DriveState::Draining,
+            (true, false) => DriveState::DrainingDown,
+        }
+    }
+}
+
+/// What is stored or was sent as a cluster map is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the cluster map is damaged")]
+pub struct DamagedMapError;
+
+impl ClusterMap {
+    /// The map as it is stored and sent.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, MAGIC.to_vec()).expect("a map in memory can be written to memory")
+    }
+
+    /// The map that was stored or sent as `bytes`, by this version or an earlier one.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DamagedMapError> {
+        match bytes.strip_prefix(&MAGIC) {
+            Some(map) => postcard::from_bytes(map).map_err(|_| DamagedMapError),
+            None => first_format::decode(bytes),
+        }
+    }
+
+    /// The node called `id`.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        let found = self.nodes.binary_search_by_key(&id, |node| node.id);
+        found.ok().map(|at| &self.nodes[at])
+    }
+
+    /// The drive called `id`.
+    pub fn drive(&self, id: DriveId) -> Option<&Drive> {
+        let found = self.drives.binary_search_by_key(&id, |drive| drive.id);
+        found.ok().map(|at| &self.drives[at])
+    }
+
+    /// The node that has a drive.
+    pub fn node_of(&self, drive: DriveId) -> Option<&Node> {
+        self.node(self.drive(drive)?.node)
+    }
+
+    /// Where the node that has a drive is reached, `HOST:PORT`.
+    pub fn address_of(&self, drive: DriveId) -> Option<&str> {
+        self.node_of(drive).map(|node| node.address.as_str())
+    }
+
+    /// The drives of a node, in order.
+    pub fn drives_of(&self, node: NodeId) -> impl Iterator<Item = &Drive> {
+        self.drives.iter().filter(move |drive| drive.node == node)
+    }
+
+    /// The voters that a group should have; none if the group is not known.
+    pub fn voters(&self, group: GroupId) -> &[DriveId] {
+        self.groups
+            .iter()
+            .find(|(id, _)| *id == group)
+            .map_or(&[], |(_, voters)| voters.as_slice())
+    }
+
+    /// Whether `id` can be asked for what it holds.
     pub fn is_up(&self, id: DriveId) -> bool {
-        self.drive(id)
-            .is_some_and(|drive| drive.state == DriveState::Up)
+        self.drive(id).is_some_and(|drive| drive.state.is_up())
     }
 
     /// The ring of a site.
@@ -67,16 +183,16 @@ impl ClusterMap {
     }
 
     /// The drives of a site as members of its ring. Those that are down stay members: the ring changes only when an
-    /// operator adds or removes a drive.
+    /// operator adds or removes a drive. Those on their way out are none.
     pub fn members(&self, site: SiteId) -> Vec<Member> {
         self.drives
             .iter()
-            .filter(|drive| drive.site == site)
+            .filter(|drive| drive.site == site && !drive.state.is_draining())
             .map(|drive| Member {
                 drive: drive.id,
                 capacity: drive.capacity,
                 host: drive.node,
-                rack: 0,
+                rack: self.node(drive.node).map_or(0, |node| node.rack),
             })
             .collect()
     }

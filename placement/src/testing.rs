@@ -1,4 +1,4 @@
-//! For tests of this and other crates: groups without consensus.
+//! For tests of this and other crates: groups without consensus, and maps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,10 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::balance::Member;
 use crate::consensus::{
     Groups, MachineFactory, ProposeError, QueryError, ReadError, Reading, StateMachine,
 };
-use crate::ids::{DriveId, GroupId, NodeId};
+use crate::ids::{ClusterId, DriveId, Epoch, GroupId, NodeId, SiteId};
+use crate::map::{ClusterMap, Drive, DriveState, FEATURE, Node, NodeState};
+use crate::protection::Protection;
+use crate::ring::Ring;
 use crate::seams::{Batch, Durability, Index};
 
 /// Applies each command at once to one index that holds all groups.
@@ -91,4 +95,57 @@ impl Groups for DirectGroups {
             leader: None,
         })
     }
+}
+
+/// A map of these drives at site 0, all up, each with its node; nothing else is in it but a ring.
+pub fn map_of(drives: &[(DriveId, NodeId)], protection: Protection) -> ClusterMap {
+    let mut nodes: Vec<NodeId> = drives.iter().map(|(_, node)| *node).collect();
+    nodes.sort();
+    nodes.dedup();
+    let mut drives = drives.to_vec();
+    drives.sort();
+    let mut map = ClusterMap {
+        cluster: ClusterId::default(),
+        epoch: Epoch(1),
+        next_node: nodes.last().map_or(1, |node| node.0 + 1),
+        nodes: nodes
+            .into_iter()
+            .map(|id| Node {
+                id,
+                address: format!("127.0.0.1:{}", id.0),
+                site: SiteId(0),
+                rack: 0,
+                storage: true,
+                gateway: true,
+                state: NodeState::Up,
+                feature: FEATURE,
+            })
+            .collect(),
+        next_drive: drives.last().map_or(1, |(drive, _)| drive.0 + 1),
+        drives: drives
+            .into_iter()
+            .map(|(id, node)| Drive {
+                id,
+                node,
+                site: SiteId(0),
+                capacity: 1 << 30,
+                state: DriveState::Up,
+            })
+            .collect(),
+        rings: Vec::new(),
+        metadata_groups: 16,
+        groups: Vec::new(),
+        lanes: 16,
+        protection,
+        feature: FEATURE,
+    };
+    let members: Vec<Member> = map.members(SiteId(0));
+    map.rings = vec![(SiteId(0), Ring::new(&members))];
+    map
+}
+
+/// The map of one host with drives 1 to `drives`.
+pub fn map_of_one_host(drives: u64, protection: Protection) -> ClusterMap {
+    let drives: Vec<_> = (1..=drives).map(|id| (DriveId(id), NodeId(1))).collect();
+    map_of(&drives, protection)
 }

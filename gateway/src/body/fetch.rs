@@ -135,8 +135,8 @@ impl Shared {
     /// The drives of a chunk's slots.
     fn drives_of(map: &ClusterMap, window: &Window) -> Vec<DriveId> {
         map.ring(window.body.site).map_or_else(Vec::new, |ring| {
-            ring.drives(ring.partition_of(window.body.set, window.chunk))
-                .to_vec()
+            ring.targets(ring.partition_of(window.body.set, window.chunk))
+                .collect()
         })
     }
 
@@ -144,8 +144,8 @@ impl Shared {
     pub(super) fn drive_of(&self, window: &Window) -> Option<DriveId> {
         let map = self.map.load();
         let ring = map.ring(window.body.site)?;
-        let drives = ring.drives(ring.partition_of(window.body.set, window.chunk));
-        let drive = *drives.get(window.slot as usize)?;
+        let partition = ring.partition_of(window.body.set, window.chunk);
+        let drive = ring.slot(partition, window.slot)?.target;
         (!self.is_down(&map, drive)).then_some(drive)
     }
 

@@ -63,14 +63,14 @@ impl Shared {
             chunk_hash: filled.hash,
             chunk_len: filled.layout.chunk_len,
         };
-        let drives = map
+        let slots = map
             .ring(self.config.site)
-            .map_or(&[][..], |ring| ring.drives(ring.partition_of(set, chunk)));
+            .map_or(&[][..], |ring| ring.slots(ring.partition_of(set, chunk)));
         let put = async |slot: u8, shard: Option<Buffer>| -> Slot {
             let Some(shard) = shard else {
                 return Slot::Held;
             };
-            let Some(drive) = drives.get(slot as usize).copied() else {
+            let Some(drive) = slots.get(slot as usize).map(|slot| slot.target) else {
                 return Slot::Down;
             };
             if self.is_down(&map, drive) {

@@ -8,12 +8,11 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_placement::balance::Member;
-use holdfast_placement::ids::{ClusterId, DriveId, Epoch, NodeId, SiteId};
-use holdfast_placement::map::{ClusterMap, Drive, DriveState, SharedMap};
+use holdfast_placement::ids::{DriveId, Epoch, SiteId};
+use holdfast_placement::map::{DriveState, SharedMap};
 use holdfast_placement::protection::Protection;
-use holdfast_placement::ring::Ring;
 use holdfast_placement::seams::{Rng, SeededRng, SystemClock};
+use holdfast_placement::testing;
 use holdfast_storage_node::buffer::{BufferPool, PoolConfig};
 use holdfast_storage_node::memory_shards::{Fault, MemoryShards};
 use holdfast_storage_node::metadata::{Body, ChunkedBody};
@@ -87,33 +86,7 @@ fn world(drives: u64, protection: Protection, budget: usize, config: BodiesConfi
 
 /// A map of one host with so many drives, all up.
 pub(super) fn map_of(drives: u64, protection: Protection) -> SharedMap {
-    let members: Vec<Member> = (1..=drives)
-        .map(|id| Member {
-            drive: DriveId(id),
-            capacity: 1 << 30,
-            host: NodeId(1),
-            rack: 0,
-        })
-        .collect();
-    SharedMap::new(ClusterMap {
-        cluster: ClusterId::default(),
-        epoch: Epoch(1),
-        drives: members
-            .iter()
-            .map(|member| Drive {
-                id: member.drive,
-                node: member.host,
-                site: SiteId(0),
-                capacity: member.capacity,
-                state: DriveState::Up,
-            })
-            .collect(),
-        rings: vec![(SiteId(0), Ring::new(&members))],
-        metadata_groups: 16,
-        lanes: 16,
-        protection,
-        next_drive: drives + 1,
-    })
+    SharedMap::new(testing::map_of_one_host(drives, protection))
 }
 
 fn world_with(
@@ -243,7 +216,7 @@ async fn any_body_comes_back_in_any_range_with_as_many_faults_as_parity() {
         // Up to m faults: of a whole drive, or of single shards in each chunk.
         let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
         for chunk in 0..body.chunks() {
-            let drives = ring.drives(ring.partition_of(body.set, chunk));
+            let drives: Vec<_> = ring.targets(ring.partition_of(body.set, chunk)).collect();
             let mut slots: Vec<u8> = (0..protection.slots() as u8).collect();
             for _ in 0..rng.below(u64::from(protection.parity) + 1) {
                 let slot = slots.swap_remove(rng.below(slots.len() as u64) as usize);
@@ -294,7 +267,7 @@ async fn one_fault_too_many_is_an_error_and_never_data() {
     let body = chunked(&written);
     let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
     let last = body.chunks() - 1;
-    let drives = ring.drives(ring.partition_of(body.set, last));
+    let drives: Vec<_> = ring.targets(ring.partition_of(body.set, last)).collect();
     for slot in 0..3 {
         let set = body.set;
         let id = ShardId {
@@ -662,7 +635,7 @@ async fn a_stuck_drive_is_raced() {
         .unwrap();
     let body = chunked(&written);
     let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
-    let drive = ring.drives(ring.partition_of(body.set, 0))[0];
+    let drive = ring.slot(ring.partition_of(body.set, 0), 0).unwrap().target;
     world.shards.set_fault(drive, Some(Fault::Stuck));
     // Its other chunks may have the stuck drive among the shards to rebuild from, so only the first is read.
     let piece = vec![BodyPiece {

@@ -16,11 +16,10 @@ use std::time::Duration;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use holdfast_placement::ids::{ClusterId, DriveId, Epoch, NodeId, SiteId};
-use holdfast_placement::map::{ClusterMap, Drive, DriveState, SharedMap};
+use holdfast_placement::map::SharedMap;
 use holdfast_placement::protection::Protection;
-use holdfast_placement::ring::Ring;
 use holdfast_placement::seams::{Clock, SeededRng, SystemClock, UnixMillis};
+use holdfast_placement::testing::map_of_one_host;
 use holdfast_storage_node::buffer::{BufferPool, PoolConfig};
 use holdfast_storage_node::memory_shards::MemoryShards;
 use holdfast_storage_node::metadata::testing::TestMetadata;
@@ -204,28 +203,7 @@ impl Store {
         let rng = Arc::new(SeededRng::new(3));
         let below = TestMetadata::new(seam.clone(), rng.clone());
         let shards = Arc::new(MemoryShards::new(seam.clone()));
-        let drive = DriveId(1);
-        let map = SharedMap::new(ClusterMap {
-            cluster: ClusterId::default(),
-            epoch: Epoch(1),
-            drives: vec![Drive {
-                id: drive,
-                node: NodeId(1),
-                site: SiteId(0),
-                capacity: 1 << 30,
-                state: DriveState::Up,
-            }],
-            rings: vec![(
-                SiteId(0),
-                Ring {
-                    partitions: vec![vec![drive]; 16],
-                },
-            )],
-            metadata_groups: 16,
-            lanes: 16,
-            protection: Protection::NONE,
-            next_drive: 2,
-        });
+        let map = SharedMap::new(map_of_one_host(1, Protection::NONE));
         let bodies = Bodies::new(
             shards.clone(),
             map,

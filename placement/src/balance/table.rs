@@ -1,7 +1,7 @@
 //! The ring in the making.
 
 use crate::ids::DriveId;
-use crate::ring::{Ring, SLOTS_MAX};
+use crate::ring::{Ring, SLOTS_MAX, Slot};
 
 use super::Topology;
 
@@ -103,16 +103,16 @@ impl<'a> Spread<'a> {
 impl<'a> Table<'a> {
     pub(super) fn new(topology: &'a Topology, partitions: usize, previous: Option<&Ring>) -> Self {
         let slots = topology.slots();
-        let member_of = |id: &DriveId| {
+        let member_of = |slot: &Slot| {
             topology
                 .drives
-                .binary_search_by_key(id, |drive| drive.id)
+                .binary_search_by_key(&slot.target, |drive| drive.id)
                 .ok()
         };
         let mut rows: Vec<Vec<Option<usize>>> = previous
             .map(|ring| {
-                let members = |drives: &Vec<DriveId>| drives.iter().map(member_of).collect();
-                ring.partitions.iter().map(members).collect()
+                let members = |slots: &[Slot]| slots.iter().map(member_of).collect();
+                ring.partitions().map(members).collect()
             })
             .unwrap_or_default();
         rows.resize(partitions, Vec::new());
@@ -146,7 +146,7 @@ impl<'a> Table<'a> {
         table
     }
 
-    pub(super) fn into_partitions(self) -> Vec<Vec<DriveId>> {
+    pub(super) fn into_targets(self) -> Vec<Vec<DriveId>> {
         let id = |drive: usize| self.topology.drives[drive].id;
         self.rows
             .into_iter()

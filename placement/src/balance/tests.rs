@@ -31,9 +31,9 @@ fn one_host(drives: u64) -> Vec<Member> {
 /// Slots of each drive among the first `prefix`.
 fn held(ring: &Ring, prefix: usize) -> BTreeMap<DriveId, usize> {
     let mut held = BTreeMap::new();
-    for drives in &ring.partitions {
-        for drive in drives.iter().take(prefix) {
-            *held.entry(*drive).or_default() += 1;
+    for slots in ring.partitions() {
+        for slot in slots.iter().take(prefix) {
+            *held.entry(slot.target).or_default() += 1;
         }
     }
     held
@@ -45,7 +45,8 @@ fn check_spread(ring: &Ring, members: &[Member], told: &str) {
     let count = |of: &mut dyn Iterator<Item = u64>| of.collect::<BTreeSet<u64>>().len();
     let hosts = count(&mut members.iter().map(|m| m.host.0 << 20 | u64::from(m.rack)));
     let racks = count(&mut members.iter().map(|m| u64::from(m.rack)));
-    for drives in &ring.partitions {
+    for slots in ring.partitions() {
+        let drives: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
         assert_eq!(drives.len(), members.len().min(SLOTS_MAX), "{told}");
         for n in 1..=drives.len() {
             let first: Vec<Member> = drives[..n].iter().map(|drive| places[drive]).collect();
@@ -82,9 +83,9 @@ fn unfairness(ring: &Ring, members: &[Member]) -> (f64, f64) {
 /// Slots whose drive changed, among the first `prefix`; and the least number that any ring with fair shares needs.
 fn moves(old: &Ring, new: &Ring, members: &[Member], prefix: usize) -> (usize, usize) {
     let mut moved = 0;
-    for (old, new) in old.partitions.iter().zip(&new.partitions) {
+    for (old, new) in old.partitions().zip(new.partitions()) {
         let pairs = old.iter().zip(new).take(prefix);
-        moved += pairs.filter(|(old, new)| old != new).count();
+        moved += pairs.filter(|(old, new)| old.target != new.target).count();
         moved += new.len().min(prefix).saturating_sub(old.len());
     }
     let before = held(old, prefix);
@@ -114,11 +115,8 @@ fn random_topology(rng: &SeededRng, drives_max: u64) -> Vec<Member> {
 /// Slots that lost their drive, among the first `prefix`: each must move.
 fn holes(old: &Ring, members: &[Member], prefix: usize) -> usize {
     let stay: BTreeSet<DriveId> = members.iter().map(|m| m.drive).collect();
-    let cells = old
-        .partitions
-        .iter()
-        .flat_map(|drives| drives.iter().take(prefix));
-    cells.filter(|drive| !stay.contains(drive)).count()
+    let cells = old.partitions().flat_map(|slots| slots.iter().take(prefix));
+    cells.filter(|slot| !stay.contains(&slot.target)).count()
 }
 
 #[test]
@@ -239,12 +237,7 @@ fn random_changes_keep_what_a_ring_promises() {
                     ..like
                 }),
             }
-            let old = std::mem::replace(
-                &mut ring,
-                Ring {
-                    partitions: Vec::new(),
-                },
-            );
+            let old = std::mem::replace(&mut ring, Ring::of(Vec::new()));
             ring = balance(&members, PARTITIONS, Some(&old));
             let told = format!(
                 "seed {} step {step}: {before} to {} drives",

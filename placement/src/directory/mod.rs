@@ -214,7 +214,7 @@ impl Directory {
         let command = Command::SetMap {
             expected,
             epoch: map.epoch,
-            map: &state::encode(map)?,
+            map: &map.encode(),
         };
         match self.decide(&command).await? {
             Outcome::Done(done) => Ok(done),

@@ -199,7 +199,7 @@ pub(super) fn read_map(state: &dyn IndexView) -> Result<Option<ClusterMap>, Inde
         return Ok(None);
     };
     let (_, map) = split_map(&value)?;
-    let map = postcard::from_bytes(map).map_err(|_| damaged("the cluster map"))?;
+    let map = ClusterMap::decode(map).map_err(|_| damaged("the cluster map"))?;
     Ok(Some(map))
 }
 

@@ -3,11 +3,11 @@ use std::time::Duration;
 
 use super::{CreateBucket, Directory, placement_machine};
 use crate::consensus::Groups;
-use crate::ids::{ClusterId, Epoch, GroupId};
+use crate::ids::{Epoch, GroupId};
 use crate::map::ClusterMap;
 use crate::protection::Protection;
 use crate::seams::{ManualClock, MemoryIndex, Rng, SeededRng, UnixMillis};
-use crate::testing::DirectGroups;
+use crate::testing::{DirectGroups, map_of};
 
 fn directory() -> (Directory, Arc<DirectGroups>, ManualClock) {
     let groups = Arc::new(DirectGroups::new(
@@ -93,14 +93,8 @@ async fn buckets_are_listed_by_name_in_pages() {
 async fn the_map_changes_by_compare_and_set() {
     let (directory, _, _) = directory();
     let map = |epoch| ClusterMap {
-        cluster: ClusterId::default(),
         epoch: Epoch(epoch),
-        drives: Vec::new(),
-        rings: Vec::new(),
-        metadata_groups: 16,
-        lanes: 16,
-        protection: Protection::NONE,
-        next_drive: 1,
+        ..map_of(&[], Protection::NONE)
     };
     assert_eq!(directory.map().await.unwrap(), None);
     assert!(!directory.set_map(Some(Epoch(1)), &map(2)).await.unwrap());

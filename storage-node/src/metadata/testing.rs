@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use holdfast_placement::directory::{Directory, placement_machine};
-use holdfast_placement::ids::{ClusterId, Epoch, GroupId};
+use holdfast_placement::ids::GroupId;
 use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Index, MemoryIndex, Rng};
-use holdfast_placement::testing::DirectGroups;
+use holdfast_placement::testing::{self, DirectGroups};
 
 use super::{Metadata, metadata_machine};
 
@@ -49,13 +49,7 @@ impl TestMetadata {
 /// A map with so many metadata groups and 16 lanes a bucket, and nothing else.
 pub fn map_of(metadata_groups: u32) -> SharedMap {
     SharedMap::new(ClusterMap {
-        cluster: ClusterId::default(),
-        epoch: Epoch(1),
-        drives: Vec::new(),
-        rings: Vec::new(),
         metadata_groups,
-        lanes: 16,
-        protection: Protection::NONE,
-        next_drive: 1,
+        ..testing::map_of(&[], Protection::NONE)
     })
 }

@@ -10,7 +10,9 @@ use holdfast_placement::balance::Member;
 use holdfast_placement::consensus::{ConsensusConfig, Groups, ReplicaDrive, Replicas};
 use holdfast_placement::directory::{Directory, DirectoryError, placement_machine};
 use holdfast_placement::ids::{ClusterId, DriveId, Epoch, GroupId, SiteId};
-use holdfast_placement::map::{ClusterMap, Drive, DriveState, SharedMap};
+use holdfast_placement::map::{
+    ClusterMap, Drive, DriveState, FEATURE, Node as MapNode, NodeState, SharedMap,
+};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::ring::Ring;
 use holdfast_placement::seams::{Clock, IndexError, Keyspace, Rng, RocksIndex, RocksMemory, spawn};
@@ -661,9 +663,25 @@ async fn cluster_map(
             rack: 0,
         })
         .collect();
+    let ids: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
     let map = ClusterMap {
         cluster: identity.cluster.0,
         epoch: Epoch(1),
+        nodes: vec![MapNode {
+            id: identity.node,
+            address: String::new(),
+            site: identity.site,
+            rack: 0,
+            storage: true,
+            gateway: true,
+            state: NodeState::Up,
+            feature: FEATURE,
+        }],
+        groups: (0..=METADATA_GROUPS)
+            .map(|group| (GroupId(group), voters_of(group, &ids)))
+            .collect(),
+        next_node: identity.node.0 + 1,
+        feature: FEATURE,
         rings: vec![(identity.site, Ring::new(&members))],
         metadata_groups: METADATA_GROUPS,
         lanes: LANES,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_placement::ids::{DriveId, Epoch};
-use holdfast_placement::map::DriveState;
 
 use super::open::{Inner, room};
 use super::space::reserve_bytes;
@@ -117,11 +116,7 @@ async fn note_in_map(inner: &Inner) {
         let drives = inner.drives.lock();
         for drive in &mut map.drives {
             if let Some(seen) = drives.iter().find(|seen| seen.id == drive.id) {
-                drive.state = if seen.failure.is_some() {
-                    DriveState::Down
-                } else {
-                    DriveState::Up
-                };
+                drive.state = drive.state.seen(seen.failure.is_none());
             }
         }
     }

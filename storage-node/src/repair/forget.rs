@@ -24,7 +24,8 @@ pub struct Forgotten {
     pub failed: u64,
 }
 
-/// The drives and names of the shards of a body's `chunks`, as the map places them.
+/// The drives and names of the shards of a body's `chunks`, as the map places them: where they belong, and where they
+/// still may be while they move.
 pub fn shards_of<'a>(
     map: &'a ClusterMap,
     body: &ChunkedBody,
@@ -33,18 +34,18 @@ pub fn shards_of<'a>(
     let body = *body;
     let ring = map.ring(body.site);
     chunks.flat_map(move |chunk| {
-        let drives = ring.map_or(&[][..], |ring| {
-            ring.drives(ring.partition_of(body.set, chunk))
+        let slots = ring.map_or(&[][..], |ring| {
+            ring.slots(ring.partition_of(body.set, chunk))
         });
         let layout = body.layout_of(chunk);
-        let drive_of = move |slot: u8| drives.get(slot as usize).copied();
-        layout.stored_slots().filter_map(move |slot| {
+        layout.stored_slots().flat_map(move |slot| {
             let id = ShardId {
                 set: body.set,
                 chunk,
                 slot,
             };
-            drive_of(slot).map(|drive| (drive, id))
+            let places = slots.get(slot as usize).into_iter();
+            places.flat_map(move |slot| slot.drives().map(move |drive| (drive, id)))
         })
     })
 }

@@ -301,13 +301,13 @@ struct ChunkAt<'a> {
 impl ChunkAt<'_> {
     fn place(&self, slot: u8) -> Option<(holdfast_placement::ids::DriveId, ShardId)> {
         let ring = self.map.ring(self.body.site)?;
-        let drives = ring.drives(ring.partition_of(self.body.set, self.chunk));
         let id = ShardId {
             set: self.body.set,
             chunk: self.chunk,
             slot,
         };
-        drives.get(slot as usize).map(|drive| (*drive, id))
+        let partition = ring.partition_of(self.body.set, self.chunk);
+        ring.slot(partition, slot).map(|slot| (slot.target, id))
     }
 }
 

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_placement::balance::Member;
-use holdfast_placement::ids::{ChunkSetId, ClusterId, DriveId, Epoch, NodeId, SiteId};
-use holdfast_placement::map::{ClusterMap, Drive, DriveState, SharedMap};
+use holdfast_placement::ids::{ChunkSetId, DriveId, Epoch, SiteId};
+use holdfast_placement::map::SharedMap;
 use holdfast_placement::protection::Protection;
-use holdfast_placement::ring::Ring;
 use holdfast_placement::seams::{Rng, SeededRng, SystemClock, spawn};
+use holdfast_placement::testing;
 
 use super::{RebuildError, Rebuilder, Rebuilt};
 use crate::buffer::{BufferPool, PoolConfig};
@@ -23,33 +22,7 @@ const CHUNK_LEN: u32 = 200_000;
 
 /// A map of one host with so many drives, all up.
 pub(in crate::repair) fn map_of(drives: u64, protection: Protection) -> SharedMap {
-    let members: Vec<Member> = (1..=drives)
-        .map(|id| Member {
-            drive: DriveId(id),
-            capacity: 1 << 30,
-            host: NodeId(1),
-            rack: 0,
-        })
-        .collect();
-    SharedMap::new(ClusterMap {
-        cluster: ClusterId::default(),
-        epoch: Epoch(1),
-        drives: members
-            .iter()
-            .map(|member| Drive {
-                id: member.drive,
-                node: member.host,
-                site: SiteId(0),
-                capacity: member.capacity,
-                state: DriveState::Up,
-            })
-            .collect(),
-        rings: vec![(SiteId(0), Ring::new(&members))],
-        metadata_groups: 16,
-        lanes: 16,
-        protection,
-        next_drive: drives + 1,
-    })
+    SharedMap::new(testing::map_of_one_host(drives, protection))
 }
 
 struct World {
