@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::connection::{Connection, Response, is_hangup};
+use crate::connection::{Connection, IO_DEADLINE, Response, is_hangup};
 use crate::content::Content;
 use crate::request::{Keys, Request, encode_key, encode_query};
 
@@ -27,6 +27,7 @@ pub struct Client {
     address: SocketAddr,
     keys: Keys,
     connection: Option<Connection>,
+    deadline: Duration,
 }
 
 impl Client {
@@ -35,7 +36,14 @@ impl Client {
             address,
             keys,
             connection: None,
+            deadline: IO_DEADLINE,
         }
+    }
+
+    /// Waits at most `deadline` for each byte of an answer, instead of `IO_DEADLINE`.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -261,7 +269,7 @@ impl Client {
     ) -> io::Result<T> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => Connection::open(self.address)?,
+            None => Connection::open_with(self.address, self.deadline)?,
         };
         let answer = talk(&mut connection)?;
         if !connection.is_closing() {

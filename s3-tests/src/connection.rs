@@ -15,19 +15,27 @@ pub struct Connection {
     reader: BufReader<TcpStream>,
     /// Whether the server said that it closes after the last response.
     closing: bool,
+    /// How long to wait for a byte.
+    deadline: Duration,
 }
 
 impl Connection {
     pub fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        Self::open_with(address, IO_DEADLINE)
+    }
+
+    /// As `open`, for one who waits at most `deadline` for the connection and for each byte.
+    pub fn open_with(address: SocketAddr, deadline: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, deadline.min(Duration::from_secs(10)))?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(IO_DEADLINE))?;
-        stream.set_write_timeout(Some(IO_DEADLINE))?;
+        stream.set_read_timeout(Some(deadline))?;
+        stream.set_write_timeout(Some(deadline))?;
         let reader = BufReader::with_capacity(128 * 1024, stream.try_clone()?);
         Ok(Self {
             stream,
             reader,
             closing: false,
+            deadline,
         })
     }
 
@@ -44,7 +52,7 @@ impl Connection {
     pub fn send_within(&mut self, bytes: &[u8], limit: Duration) -> io::Result<()> {
         self.stream.set_write_timeout(Some(limit))?;
         let sent = self.stream.write_all(bytes);
-        self.stream.set_write_timeout(Some(IO_DEADLINE))?;
+        self.stream.set_write_timeout(Some(self.deadline))?;
         sent
     }
 
@@ -52,7 +60,7 @@ impl Connection {
     pub fn response_within(&mut self, limit: Duration, method: &str) -> Option<Response> {
         self.stream.set_read_timeout(Some(limit)).ok()?;
         let begun = matches!(self.reader.fill_buf(), Ok(bytes) if !bytes.is_empty());
-        self.stream.set_read_timeout(Some(IO_DEADLINE)).ok()?;
+        self.stream.set_read_timeout(Some(self.deadline)).ok()?;
         if begun {
             self.read_response(method).ok()
         } else {

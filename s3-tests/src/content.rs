@@ -1,5 +1,7 @@
 //! Bodies that can be made again from a seed, so that nothing has to be kept to compare with.
 
+use md5::{Digest, Md5};
+
 /// `len` bytes that follow from `seed`. Two contents with different seeds differ in about every word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Content {
@@ -63,6 +65,11 @@ impl Content {
     fn word(&self, index: u64) -> [u8; 8] {
         mix(self.seed ^ index.wrapping_mul(0x9E37_79B9_7F4A_7C15)).to_le_bytes()
     }
+}
+
+/// MD5 in lower-case hexadecimal: an ETag without its quotes.
+pub fn md5_hex(bytes: &[u8]) -> String {
+    hex::encode(Md5::digest(bytes))
 }
 
 /// SplitMix64's output function (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).

@@ -6,14 +6,19 @@
 
 pub mod chunked;
 pub mod client;
+pub mod cluster;
 pub mod connection;
 pub mod content;
+pub mod linearizable;
 pub mod load;
+pub mod race;
 pub mod request;
 pub mod scratch;
 pub mod server;
+pub mod traffic;
 
 pub use client::Client;
+pub use cluster::{Cluster, ClusterOptions};
 pub use connection::{Connection, Response};
 pub use content::{Content, Seed};
 pub use request::{Keys, Request, Wire};
