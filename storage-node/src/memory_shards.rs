@@ -215,7 +215,7 @@ impl Shards for MemoryShards {
         Ok(())
     }
 
-    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+    async fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
         match self.fault(drive) {
             Some(Fault::Down) => return Err(GetShardError::Down("injected".into())),
             Some(Fault::Broken) => return Err(GetShardError::Io("injected".into())),
@@ -230,7 +230,7 @@ impl Shards for MemoryShards {
         }))
     }
 
-    fn list(
+    async fn list(
         &self,
         drive: DriveId,
         after: Option<ShardId>,
@@ -244,8 +244,11 @@ impl Shards for MemoryShards {
                 .take(max)
                 .collect()
         };
-        let infos = ids.into_iter().map(|id| self.info(drive, id));
-        infos.filter_map(Result::transpose).collect()
+        let mut infos = Vec::with_capacity(ids.len());
+        for id in ids {
+            infos.extend(self.info(drive, id).await?);
+        }
+        Ok(infos)
     }
 
     fn is_down(&self, drive: DriveId) -> bool {

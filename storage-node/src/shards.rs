@@ -20,6 +20,9 @@ use crate::shard_store::{
 pub trait Shards: Send + Sync + 'static {
     /// Stores a shard; when it returns `Ok` the shard is on flash, flushed. `payload` is a buffer whose first
     /// `RECORD_HEADER_LEN` bytes are left for the store, see [`Buffer`].
+    ///
+    /// A put for a drive of another node may be retried on the way: a store takes the same shard more than once, and
+    /// the last of them is there. After an error the shard may be there, now or a little later.
     async fn put(
         &self,
         drive: DriveId,
@@ -43,10 +46,10 @@ pub trait Shards: Send + Sync + 'static {
     async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError>;
 
     /// What is known of a shard without reading it; `None` if it is not there.
-    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError>;
+    async fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError>;
 
     /// The next `max` shards of a drive by id, without reading them; begin with `None`.
-    fn list(
+    async fn list(
         &self,
         drive: DriveId,
         after: Option<ShardId>,
@@ -163,12 +166,12 @@ impl Shards for LocalShards {
         local.store.delete(ids).await
     }
 
-    fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+    async fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
         let local = self.up(drive).map_err(GetShardError::Down)?;
         local.store.info(id)
     }
 
-    fn list(
+    async fn list(
         &self,
         drive: DriveId,
         after: Option<ShardId>,

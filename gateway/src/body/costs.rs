@@ -54,11 +54,11 @@ impl Shards for NoDrives {
         Ok(())
     }
 
-    fn info(&self, _: DriveId, _: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+    async fn info(&self, _: DriveId, _: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
         Ok(None)
     }
 
-    fn list(
+    async fn list(
         &self,
         _: DriveId,
         _: Option<ShardId>,

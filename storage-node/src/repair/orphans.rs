@@ -174,7 +174,7 @@ impl OrphanScan {
         for drive in self.drives() {
             let mut at = after.map(last_of);
             'drive: loop {
-                let page = self.shards.list(drive, at, PAGE_LEN)?;
+                let page = self.shards.list(drive, at, PAGE_LEN).await?;
                 for info in &page {
                     let set = info.id.set;
                     if set.begun_at() >= before || last.is_some_and(|last| set > last) {
@@ -204,7 +204,7 @@ impl OrphanScan {
                 tracing::debug!(%set, %drive, "nothing refers to a chunk set");
                 let mut at = Some(before_first_of(set));
                 loop {
-                    let page = self.shards.list(drive, at, PAGE_LEN)?;
+                    let page = self.shards.list(drive, at, PAGE_LEN).await?;
                     let ids: Vec<ShardId> = page
                         .iter()
                         .map(|info| info.id)

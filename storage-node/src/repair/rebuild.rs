@@ -183,12 +183,15 @@ impl Rebuilder {
         };
         self.shards.put(drive, id, facts, payload).await?;
         // If the body was deleted while its shard was made, what was just stored is all that is left of it.
-        let gone = parts
-            .have
+        let sources = parts.have.iter().map(|(slot, _)| *slot);
+        let infos = sources
+            .filter(|slot| layout.len_of(*slot) > 0)
+            .map(|slot| self.info(&at, slot));
+        if join_all(infos)
+            .await
             .iter()
-            .filter(|(slot, _)| layout.len_of(*slot) > 0)
-            .any(|(slot, _)| matches!(self.info(&at, *slot), Ok(None)));
-        if gone {
+            .any(|info| matches!(info, Ok(None)))
+        {
             if let Err(error) = self.shards.delete(drive, &[id]).await {
                 tracing::warn!(%drive, shard = %id, %error, "a shard of a deleted body was left behind");
             }
@@ -209,12 +212,15 @@ impl Rebuilder {
         let mut facts: Option<ShardFacts> = None;
         let mut missing = 0;
         let mut candidates = Vec::new();
-        for slot in (0..at.layout.protection.slots() as u8).filter(|slot| *slot != wanted) {
-            if at.layout.len_of(slot) == 0 {
-                have.push((slot, Bytes::new()));
-                continue;
-            }
-            match self.info(at, slot) {
+        let others = (0..at.layout.protection.slots() as u8).filter(|slot| *slot != wanted);
+        let (stored, empty): (Vec<u8>, Vec<u8>) =
+            others.partition(|slot| at.layout.len_of(*slot) > 0);
+        have.extend(empty.into_iter().map(|slot| (slot, Bytes::new())));
+        let infos = stored
+            .into_iter()
+            .map(|slot| async move { (slot, self.info(at, slot).await) });
+        for (slot, info) in join_all(infos).await {
+            match info {
                 Ok(Some(info)) => {
                     let known = *facts.get_or_insert(info.facts);
                     if known.chunk_hash != info.facts.chunk_hash {
@@ -274,12 +280,12 @@ impl Rebuilder {
         self.shards.get(drive, id, range, buffer).await
     }
 
-    fn info(&self, at: &ChunkAt<'_>, slot: u8) -> Result<Option<ShardInfo>, GetShardError> {
+    async fn info(&self, at: &ChunkAt<'_>, slot: u8) -> Result<Option<ShardInfo>, GetShardError> {
         if self.is_down(at, slot) {
             return Err(GetShardError::Down("known to be out of use".into()));
         }
         match at.place(slot) {
-            Some((drive, id)) => self.shards.info(drive, id),
+            Some((drive, id)) => self.shards.info(drive, id).await,
             None => Ok(None),
         }
     }

@@ -177,6 +177,7 @@ async fn nothing_is_made_of_too_few_shards_or_of_those_of_another_chunk() {
     let facts = world
         .shards
         .info(places[1].0, places[1].1)
+        .await
         .unwrap()
         .unwrap()
         .facts;
@@ -195,6 +196,7 @@ async fn nothing_is_made_of_too_few_shards_or_of_those_of_another_chunk() {
         world
             .shards
             .info(places[0].0, places[0].1)
+            .await
             .unwrap()
             .is_none()
     );
