@@ -53,6 +53,33 @@ pub fn fair_shares(members: &[Member], partitions: usize, prefix: usize) -> Vec<
         .collect()
 }
 
+/// How the first slots of a ring's partitions spread over hosts.
+pub struct HostSpread {
+    topology: Topology,
+}
+
+impl HostSpread {
+    pub fn new(members: &[Member]) -> Self {
+        Self {
+            topology: Topology::new(members),
+        }
+    }
+
+    /// The most of the first `slots` slots that can be on one host, in any partition: what the rule of domains allows.
+    pub fn most_on_a_host(&self, slots: usize) -> usize {
+        let slots = slots.min(self.topology.drives.len());
+        let rooms: Vec<usize> = self.topology.racks.iter().map(|rack| rack.drives).collect();
+        let in_racks = even(slots, slots, &rooms);
+        let racks = self.topology.racks.iter().zip(in_racks);
+        let in_hosts = racks.flat_map(|(rack, (_, most))| {
+            let hosts = rack.hosts.iter().map(|host| &self.topology.hosts[*host]);
+            let rooms: Vec<usize> = hosts.map(|host| host.drives.len()).collect();
+            even(most as usize, most as usize, &rooms)
+        });
+        in_hosts.map(|(_, most)| most as usize).max().unwrap_or(0)
+    }
+}
+
 /// Shares are sums of products of numbers of 53 bits; this is more than they can be off, and less than any real part
 /// of a slot.
 const EPSILON: f64 = 1e-6;

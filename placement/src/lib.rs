@@ -13,3 +13,4 @@ pub mod ring;
 pub mod seams;
 #[doc(hidden)]
 pub mod testing;
+pub mod voters;

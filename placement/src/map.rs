@@ -176,6 +176,12 @@ impl ClusterMap {
         self.drive(id).is_some_and(|drive| drive.state.is_up())
     }
 
+    /// Whether a node is reached by the others.
+    pub fn is_node_up(&self, id: NodeId) -> bool {
+        self.node(id)
+            .is_some_and(|node| node.state == NodeState::Up)
+    }
+
     /// The ring of a site.
     pub fn ring(&self, site: SiteId) -> Option<&Ring> {
         let of_site = |(at, _): &&(SiteId, Ring)| *at == site;

@@ -16,6 +16,7 @@ use holdfast_placement::map::{
 use holdfast_placement::protection::Protection;
 use holdfast_placement::ring::Ring;
 use holdfast_placement::seams::{Clock, IndexError, Keyspace, Rng, RocksIndex, RocksMemory, spawn};
+use holdfast_placement::voters::voter_count;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
@@ -446,7 +447,7 @@ fn body_budget(memory_budget: u64) -> usize {
 /// Voters of a group on one host: one on one drive, two on two, three on three or four, five on five or more; each
 /// group begins at another drive so that they spread.
 fn voters_of(group: u32, drives: &[DriveId]) -> Vec<DriveId> {
-    let count = watch::voter_count(drives.len());
+    let count = voter_count(drives.len());
     (0..count)
         .map(|number| drives[(group as usize + number) % drives.len()])
         .collect()
@@ -685,7 +686,7 @@ async fn cluster_map(
         rings: vec![(identity.site, Ring::new(&members))],
         metadata_groups: METADATA_GROUPS,
         lanes: LANES,
-        protection: Protection::auto(drives.len()),
+        protection: Protection::auto(&members),
         next_drive: drives.len() as u64 + 1,
         drives,
     };

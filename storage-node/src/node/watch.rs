@@ -5,20 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_placement::ids::{DriveId, Epoch};
+use holdfast_placement::voters::voter_count;
 
 use super::open::{Inner, room};
 use super::space::reserve_bytes;
 
 const INTERVAL: Duration = Duration::from_millis(500);
-
-/// Voters of a group on `drives` drives of one host.
-pub(super) fn voter_count(drives: usize) -> usize {
-    match drives {
-        0..=2 => drives,
-        3 | 4 => 3,
-        _ => 5,
-    }
-}
 
 /// The voters that a group should have instead of `voters` when only `up` drives are left; `None` when there is
 /// nothing to gain. With fewer than three drives left the voters stay: taking the lost ones out would not make the
