@@ -9,6 +9,7 @@ pub mod directory;
 pub mod ids;
 pub mod map;
 pub mod protection;
+pub mod query;
 pub mod ring;
 pub mod seams;
 #[doc(hidden)]

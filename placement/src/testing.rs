@@ -1,5 +1,7 @@
 //! For tests of this and other crates: groups without consensus, and maps.
 
+mod split_groups;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +19,8 @@ use crate::map::{ClusterMap, Drive, DriveState, FEATURE, Node, NodeState};
 use crate::protection::Protection;
 use crate::ring::Ring;
 use crate::seams::{Batch, Durability, Index};
+
+pub use split_groups::SplitGroups;
 
 /// Applies each command at once to one index that holds all groups.
 pub struct DirectGroups {

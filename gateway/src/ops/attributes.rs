@@ -6,7 +6,7 @@ use super::failure::{self, invalid_argument, invalid_request};
 use super::list_objects::PAGE_MAX;
 use super::object_headers::STANDARD_CLASS;
 use super::response::{set_last_modified, xml};
-use super::{Call, Reply, checksums};
+use super::{Call, Reply, checksums, in_bucket};
 use crate::error::S3Error;
 use crate::xml::XmlWriter;
 
@@ -25,10 +25,9 @@ impl Call<'_> {
         let wanted = self.wanted_attributes()?;
         let max = self.count_header("x-amz-max-parts")?.unwrap_or(PAGE_MAX);
         let marker = self.count_header("x-amz-part-number-marker")?.unwrap_or(0);
-        let found = self.gateway.metadata.head(self.bucket.id, key).await;
-        let record = found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| failure::no_such_key(key))?;
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
+        let record = found.ok_or_else(|| failure::no_such_key(key))?;
 
         let root = "GetObjectAttributesResponse";
         let mut document = XmlWriter::new(root, 1024);
@@ -75,7 +74,7 @@ impl Call<'_> {
         };
         let after = marker.min(usize::from(u16::MAX)) as u16;
         let metadata = &self.gateway.metadata;
-        let found = metadata.parts_after(self.bucket.id, key, table, after, max + 1);
+        let found = metadata.parts_after(self.bucket().id, key, table, after, max + 1);
         let mut found = found.await.map_err(failure::metadata)?;
         let truncated = found.len() > max;
         found.truncate(max);

@@ -140,7 +140,7 @@ impl Call<'_> {
         set(
             headers,
             HeaderName::from_static("x-amz-bucket-region"),
-            &self.bucket.region,
+            &self.bucket().region,
         );
         let alias = HeaderName::from_static("x-amz-access-point-alias");
         headers.insert(alias, HeaderValue::from_static("false"));
@@ -149,15 +149,15 @@ impl Call<'_> {
 
     pub(super) fn bucket_location(&self) -> Reply {
         let mut document = XmlWriter::new("LocationConstraint", 256);
-        if self.bucket.region != CLASSIC_REGION {
-            document.value(&self.bucket.region);
+        if self.bucket().region != CLASSIC_REGION {
+            document.value(&self.bucket().region);
         }
         Ok(xml(document.finish("LocationConstraint")))
     }
 
     pub(super) async fn delete_bucket(&self) -> Reply {
         let gateway = self.gateway;
-        let name = &self.bucket.name;
+        let name = &self.bucket().name;
         let outcome = delete_bucket(&gateway.directory, &gateway.metadata, name).await;
         match outcome.map_err(failure::metadata)? {
             DeleteBucket::Deleted => Ok(empty(StatusCode::NO_CONTENT)),

@@ -13,7 +13,7 @@ use holdfast_storage_node::metadata::{
 
 use super::failure::{self, invalid_argument, invalid_request};
 use super::response::{quoted, xml};
-use super::{Call, Reply, checksums, conditions};
+use super::{Call, Reply, checksums, conditions, in_bucket};
 use crate::checksum;
 use crate::error::{Code, S3Error};
 use crate::payload::ChecksumHeader;
@@ -52,7 +52,7 @@ impl Call<'_> {
                     return self.completed_before(key, id).await;
                 }
                 Err(CompleteUploadError::Write(error)) => {
-                    return Err(failure::write(error, &self.bucket.name, key));
+                    return Err(failure::write(error, &self.bucket().name, key));
                 }
             }
         }
@@ -67,7 +67,7 @@ impl Call<'_> {
     ) -> Result<VersionSummary, CompleteUploadError> {
         let metadata = &self.gateway.metadata;
         metadata
-            .complete_upload(self.bucket.id, key, complete.clone(), condition)
+            .complete_upload(self.bucket().id, key, complete.clone(), condition)
             .await
     }
 
@@ -82,12 +82,8 @@ impl Call<'_> {
             after: 0,
             max: PARTS_MAX,
         };
-        let page = self
-            .gateway
-            .metadata
-            .list_parts(self.bucket.id, key, &list)
-            .await;
-        let page = page.map_err(failure::metadata)?;
+        let metadata = &self.gateway.metadata;
+        let page = in_bucket!(self, |bucket| metadata.list_parts(bucket, key, &list))?;
         Ok(page.map(|page| (page.upload, page.parts)))
     }
 
@@ -194,12 +190,9 @@ impl Call<'_> {
     /// A repeated completion is answered like the first.
     async fn completed_before(&self, key: &str, upload: UploadId) -> Reply {
         let metadata = &self.gateway.metadata;
-        let completed = metadata.completed(self.bucket.id, key, upload).await;
-        let summary = completed
-            .map_err(failure::metadata)?
-            .ok_or_else(|| self.no_such_upload())?;
-        let record = metadata.head(self.bucket.id, key).await;
-        let record = record.map_err(failure::metadata)?;
+        let completed = in_bucket!(self, |bucket| metadata.completed(bucket, key, upload))?;
+        let summary = completed.ok_or_else(|| self.no_such_upload())?;
+        let record = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
         let record = record.filter(|record| record.summary.version == summary.version);
         let checksum = record.and_then(|record| record.checksum);
         let parts = match summary.etag {
@@ -218,7 +211,7 @@ impl Call<'_> {
     ) -> axum::response::Response {
         let mut document = XmlWriter::new("CompleteMultipartUploadResult", 1024);
         document.text("Location", &self.location(key));
-        document.text("Bucket", &self.bucket.name);
+        document.text("Bucket", &self.bucket().name);
         document.text("Key", key);
         document.text("ETag", &quoted(&summary.etag));
         if let Some(checksum) = checksum {
@@ -233,7 +226,7 @@ impl Call<'_> {
         let mut url = format!("http://{host}/").into_bytes();
         let domain = self.gateway.config.domain.as_deref();
         if virtual_bucket(self.parts, domain).is_none() {
-            url.extend_from_slice(self.bucket.name.as_bytes());
+            url.extend_from_slice(self.bucket().name.as_bytes());
             url.push(b'/');
         }
         encode_uri_into(&mut url, key);

@@ -93,7 +93,7 @@ impl Call<'_> {
         metadata_directive: Directive,
     ) -> Result<(), S3Error> {
         let changes = ["x-amz-storage-class", "x-amz-checksum-algorithm"];
-        let same = source.bucket.id == self.bucket.id && source.key == key;
+        let same = source.bucket.id == self.bucket().id && source.key == key;
         let changed = metadata_directive == Directive::Replace
             || changes
                 .iter()

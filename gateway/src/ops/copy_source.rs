@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use holdfast_placement::directory::Bucket;
 use holdfast_storage_node::metadata::{
-    self, ChecksumAlgorithm, ChecksumKind, Etag, ObjectChecksum, VersionRecord,
+    self, ChecksumAlgorithm, ChecksumKind, Etag, MetadataError, ObjectChecksum, VersionRecord,
 };
 
 use super::authorise::{Resource, authorise, check_expected_owner};
@@ -71,11 +71,23 @@ impl Call<'_> {
         let headers = &self.parts.headers;
         let header = headers.get("x-amz-copy-source");
         let (name, key) = parse(header.map(|value| value.as_bytes()).unwrap_or_default())?;
-        let bucket = find_bucket(self.gateway, &name).await?;
-        let identity = &self.auth.identity;
-        authorise(identity, Operation::GetObject, Resource::Bucket(&bucket))?;
-        check_expected_owner(headers, "x-amz-source-expected-bucket-owner", &bucket)?;
-        let found = self.gateway.metadata.get(bucket.id, &key).await;
+        let permitted = |bucket: &Bucket| {
+            let identity = &self.auth.identity;
+            authorise(identity, Operation::GetObject, Resource::Bucket(bucket))?;
+            check_expected_owner(headers, "x-amz-source-expected-bucket-owner", bucket)
+        };
+        let metadata = &self.gateway.metadata;
+        let mut bucket = find_bucket(self.gateway, &name, true, permitted).await?;
+        let mut found = metadata.get(bucket.id, &key).await;
+        if let Err(MetadataError::BucketClosed) = found {
+            let closed = bucket.id;
+            bucket = find_bucket(self.gateway, &name, false, permitted).await?;
+            found = match bucket.id == closed {
+                // It is being deleted, and there is nothing in it.
+                true => Ok(None),
+                false => metadata.get(bucket.id, &key).await,
+            };
+        }
         let version = found
             .map_err(failure::metadata)?
             .ok_or_else(|| failure::no_such_key(&key))?;

@@ -19,7 +19,7 @@ impl Call<'_> {
         let condition = conditions::of_delete(&self.parts.headers)?;
         let metadata = &self.gateway.metadata;
         on_bucket!(self, |bucket| metadata.delete(bucket, key, &condition))
-            .map_err(|error| failure::write(error, &self.bucket.name, key))?;
+            .map_err(|error| failure::write(error, &self.bucket().name, key))?;
         Ok(empty(StatusCode::NO_CONTENT))
     }
 
@@ -102,7 +102,7 @@ impl Call<'_> {
         }
         // Repeating deletions is harmless: what is gone stays gone.
         let outcomes = on_bucket!(self, |bucket| self.delete_all(bucket, deletions));
-        let bucket = &self.bucket.name;
+        let bucket = &self.bucket().name;
         match outcomes {
             Ok(outcomes) => outcomes
                 .into_iter()

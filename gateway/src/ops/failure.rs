@@ -43,6 +43,8 @@ pub fn metadata(error: MetadataError) -> S3Error {
         MetadataError::Indeterminate(reason) => indeterminate(&reason),
         MetadataError::Failed(reason) => failed(&reason),
         MetadataError::Full => S3Error::new(Code::StorageFull),
+        // Where it matters, the directory was asked before this.
+        MetadataError::BucketClosed => unavailable("buckets of the name come and go"),
     }
 }
 
@@ -65,7 +67,9 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
         | WriteError::NoSuchKey
         | WriteError::NoSuchBucket
         | WriteError::NoSuchUpload
-        | WriteError::Metadata(MetadataError::Unavailable(_) | MetadataError::Full) => true,
+        | WriteError::Metadata(
+            MetadataError::Unavailable(_) | MetadataError::Full | MetadataError::BucketClosed,
+        ) => true,
         WriteError::Metadata(MetadataError::Indeterminate(_) | MetadataError::Failed(_)) => false,
     }
 }

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::conditions::{self, Verdict};
 use super::range::{self, Asked};
 use super::response::{empty, set, set_etag, set_last_modified};
-use super::{Call, Reply, checksums, failure, object_headers};
+use super::{Call, Reply, checksums, failure, in_bucket, object_headers};
 use crate::body::BodyPiece;
 use crate::error::{Code, S3Error};
 
@@ -37,10 +37,9 @@ pub(super) enum Located {
 
 impl Call<'_> {
     pub(super) async fn get_object(&self, key: &str) -> Reply {
-        let found = self.gateway.metadata.get(self.bucket.id, key).await;
-        let version = found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| failure::no_such_key(key))?;
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.get(bucket, key))?;
+        let version = found.ok_or_else(|| failure::no_such_key(key))?;
         let record = version.record;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
@@ -53,10 +52,9 @@ impl Call<'_> {
     }
 
     pub(super) async fn head_object(&self, key: &str) -> Reply {
-        let found = self.gateway.metadata.head(self.bucket.id, key).await;
-        let record = found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| failure::no_such_key(key))?;
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
+        let record = found.ok_or_else(|| failure::no_such_key(key))?;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
         }
@@ -128,7 +126,7 @@ impl Call<'_> {
             };
         };
         let metadata = &self.gateway.metadata;
-        let found = metadata.parts_after(self.bucket.id, key, table, number - 1, 1);
+        let found = metadata.parts_after(self.bucket().id, key, table, number - 1, 1);
         let found = found.await.map_err(failure::metadata)?;
         let (offset, part) = found
             .into_iter()
@@ -198,7 +196,7 @@ impl Call<'_> {
         range: Range<u64>,
     ) -> Result<Body, S3Error> {
         match self
-            .locate(self.bucket.id, key, record, inline, range)
+            .locate(self.bucket().id, key, record, inline, range)
             .await?
         {
             Located::Bytes(bytes) => Ok(Body::from(bytes)),

@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_storage_node::metadata::{ListObjects, ListPage};
 
-use super::failure::{self, invalid_argument};
+use super::failure::invalid_argument;
 use super::object_headers::STANDARD_CLASS;
-use super::{Call, Reply};
+use super::{Call, Reply, in_bucket};
 use crate::checksum;
 use crate::error::S3Error;
 use crate::router::Query;
@@ -126,8 +126,8 @@ impl Call<'_> {
         if list.max == 0 {
             return Ok(ListPage::default());
         }
-        let page = self.gateway.metadata.list(self.bucket.id, list).await;
-        page.map_err(failure::metadata)
+        let metadata = &self.gateway.metadata;
+        in_bucket!(self, |bucket| metadata.list(bucket, list))
     }
 
     fn start(&self, list: &ListObjects, page: &ListPage, uri: bool) -> XmlWriter {
@@ -135,7 +135,7 @@ impl Call<'_> {
         let prefixes = page.common_prefixes.iter().map(|prefix| prefix.len() + 64);
         let capacity = 1024 + page.entries.len() * ENTRY_LEN + names.chain(prefixes).sum::<usize>();
         let mut document = XmlWriter::new("ListBucketResult", capacity);
-        document.text("Name", &self.bucket.name);
+        document.text("Name", &self.bucket().name);
         document.key("Prefix", &list.prefix, uri);
         if let Some(delimiter) = &list.delimiter {
             document.key("Delimiter", delimiter, uri);
@@ -175,9 +175,9 @@ impl Call<'_> {
     /// The owner of everything in the bucket.
     pub(super) fn write_owner(&self, document: &mut XmlWriter, element: &str) {
         document.open(element);
-        document.text("ID", &self.bucket.owner);
+        document.text("ID", &self.bucket().owner);
         let identity = &self.auth.identity;
-        if identity.owner_id == self.bucket.owner {
+        if identity.owner_id == self.bucket().owner {
             document.text("DisplayName", &identity.display_name);
         }
         document.close(element);

@@ -21,12 +21,12 @@ mod response;
 mod tags;
 mod uploads;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use holdfast_placement::directory::Bucket;
 use holdfast_placement::ids::BucketId;
-use holdfast_storage_node::metadata::{WriteError, settle_refused_write};
+use holdfast_storage_node::metadata::{MetadataError, WriteError, settle_refused_write};
 use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderValue, Response};
@@ -56,7 +56,10 @@ struct Call<'a> {
     auth: &'a Authenticated,
     query: &'a Query,
     operation: Operation,
-    bucket: Arc<Bucket>,
+    /// As it was found, perhaps in the cache.
+    found: Arc<Bucket>,
+    /// The bucket that has the name now, if the one that was found turned out to be gone.
+    now: OnceLock<Arc<Bucket>>,
 }
 
 /// Makes a write on a call's bucket: `on_bucket!(call, |bucket| write)`. If it meets a deletion of the bucket, that is
@@ -64,7 +67,7 @@ struct Call<'a> {
 /// all lifetimes.)
 macro_rules! on_bucket {
     ($call:expr, |$bucket:ident| $write:expr) => {{
-        let $bucket = $call.bucket.id;
+        let $bucket = $call.bucket().id;
         match $write.await {
             Err(WriteError::NoSuchBucket) => match $call.settle().await {
                 Ok($bucket) => $write.await,
@@ -75,6 +78,26 @@ macro_rules! on_bucket {
     }};
 }
 use on_bucket;
+
+/// Makes a read in a call's bucket: `in_bucket!(call, |bucket| read)`. If it finds nothing because the bucket is gone, which
+/// a cache does not know when another gateway deleted it, the read is made in the bucket that has the name now.
+macro_rules! in_bucket {
+    ($call:expr, |$bucket:ident| $read:expr) => {{
+        let $bucket = $call.bucket().id;
+        match $read.await {
+            Err($crate::ops::MetadataError::BucketClosed) => {
+                match $call.look_again($bucket).await {
+                    Ok(Some($bucket)) => $read.await.map_err($crate::ops::failure::metadata),
+                    // It is being deleted, and there is nothing in it.
+                    Ok(None) => Ok(Default::default()),
+                    Err(error) => Err(error),
+                }
+            }
+            found => found.map_err($crate::ops::failure::metadata),
+        }
+    }};
+}
+use in_bucket;
 
 /// Presigned requests may carry `x-amz-*` headers as query parameters (SDK for JavaScript); they count like headers.
 ///
@@ -138,16 +161,24 @@ pub async fn perform(
         }
         Target::Bucket(name) | Target::Object(name, _) => name,
     };
-    let bucket = find_bucket(gateway, name).await?;
-    authorise(&auth.identity, operation, Resource::Bucket(&bucket))?;
-    authorise::check_expected_owner(&parts.headers, "x-amz-expected-bucket-owner", &bucket)?;
+    // What the answer says of these is the bucket itself: no cache may tell it.
+    let cached = !matches!(
+        operation,
+        Operation::HeadBucket | Operation::GetBucketLocation | Operation::DeleteBucket
+    );
+    let header = "x-amz-expected-bucket-owner";
+    let found = find_bucket(gateway, name, cached, |bucket| {
+        authorise(&auth.identity, operation, Resource::Bucket(bucket))?;
+        authorise::check_expected_owner(&parts.headers, header, bucket)
+    });
     let call = Call {
         gateway,
         parts: &parts,
         auth: &auth,
         query: &query,
         operation,
-        bucket,
+        found: found.await?,
+        now: OnceLock::new(),
     };
     match target {
         Target::Object(_, key) => call.on_object(key, body).await,
@@ -155,9 +186,31 @@ pub async fn perform(
     }
 }
 
-/// The bucket called `name`, or `NoSuchBucket`.
-async fn find_bucket(gateway: &Gateway, name: &str) -> Result<Arc<Bucket>, S3Error> {
-    let found = gateway.directory.bucket(name).await;
+/// The bucket called `name`, or `NoSuchBucket`, or why it is not `permitted`. One from the cache is refused only if the
+/// directory has no other by now.
+async fn find_bucket(
+    gateway: &Gateway,
+    name: &str,
+    cached: bool,
+    permitted: impl Fn(&Bucket) -> Result<(), S3Error>,
+) -> Result<Arc<Bucket>, S3Error> {
+    if cached {
+        let found = gateway.directory.bucket(name).await;
+        let found = found
+            .map_err(failure::directory)?
+            .ok_or_else(|| failure::no_such_bucket(name))?;
+        if permitted(&found).is_ok() {
+            return Ok(found);
+        }
+    }
+    let found = bucket_now(gateway, name).await?;
+    permitted(&found)?;
+    Ok(found)
+}
+
+/// The bucket that is called `name` now, or `NoSuchBucket`.
+async fn bucket_now(gateway: &Gateway, name: &str) -> Result<Arc<Bucket>, S3Error> {
+    let found = gateway.directory.bucket_now(name).await;
     found
         .map_err(failure::directory)?
         .ok_or_else(|| failure::no_such_bucket(name))
@@ -197,6 +250,11 @@ impl Call<'_> {
             Operation::DeleteObjectTagging => Box::pin(self.delete_tags(key)).await,
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
+    }
+
+    /// The bucket, as far as is known by now.
+    fn bucket(&self) -> &Bucket {
+        self.now.get().unwrap_or(&self.found)
     }
 
     /// A header's value as text, if it is there.
@@ -246,16 +304,35 @@ impl Call<'_> {
     /// that name still or again.
     async fn settle(&self) -> Result<BucketId, WriteError> {
         let gateway = self.gateway;
-        let name = &self.bucket.name;
+        let name = &self.found.name;
         let lives = settle_refused_write(&gateway.directory, &gateway.metadata, name).await?;
         let identity = &self.auth.identity;
         match lives {
             Some(bucket)
                 if authorise(identity, self.operation, Resource::Bucket(&bucket)).is_ok() =>
             {
-                Ok(bucket.id)
+                Ok(self.take(bucket))
             }
             _ => Err(WriteError::NoSuchBucket),
         }
+    }
+
+    /// A read found nothing in a bucket that is closed: the bucket to read once more in; `None` if it is there still.
+    async fn look_again(&self, closed: BucketId) -> Result<Option<BucketId>, S3Error> {
+        let bucket = bucket_now(self.gateway, &self.found.name).await?;
+        if bucket.id == closed {
+            return Ok(None);
+        }
+        let identity = &self.auth.identity;
+        authorise(identity, self.operation, Resource::Bucket(&bucket))?;
+        Ok(Some(self.take(bucket)))
+    }
+
+    /// Goes on with that bucket.
+    fn take(&self, bucket: Arc<Bucket>) -> BucketId {
+        let id = bucket.id;
+        // It has one already if the name was given again twice during the call: what follows finds that closed too.
+        let _taken = self.now.set(bucket);
+        id
     }
 }

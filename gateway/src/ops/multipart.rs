@@ -16,7 +16,7 @@ use holdfast_storage_node::metadata::{
 use super::failure::{self, invalid_argument, invalid_request};
 use super::put_object::{BODY_LEN_MAX, Received, RequestBody};
 use super::response::{empty, set, set_etag, xml};
-use super::{Call, Reply, checksums, object_headers, on_bucket, range, tags};
+use super::{Call, Reply, checksums, in_bucket, object_headers, on_bucket, range, tags};
 use crate::body::ByteSource;
 use crate::checksum::{self, Hasher};
 use crate::error::{Code, S3Error};
@@ -57,9 +57,9 @@ impl Call<'_> {
             key,
             new.clone()
         ))
-        .map_err(|error| failure::write(error, &self.bucket.name, key))?;
+        .map_err(|error| failure::write(error, &self.bucket().name, key))?;
         let mut document = XmlWriter::new("InitiateMultipartUploadResult", 512 + key.len());
-        document.text("Bucket", &self.bucket.name);
+        document.text("Bucket", &self.bucket().name);
         document.text("Key", key);
         document.text("UploadId", &upload.to_string());
         let mut response = xml(document.finish("InitiateMultipartUploadResult"));
@@ -86,10 +86,9 @@ impl Call<'_> {
 
     async fn find_upload(&self, key: &str) -> Result<UploadRecord, S3Error> {
         let id = self.upload_id()?;
-        let found = self.gateway.metadata.upload(self.bucket.id, key, id).await;
-        found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| self.no_such_upload())
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.upload(bucket, key, id))?;
+        found.ok_or_else(|| self.no_such_upload())
     }
 
     fn part_number(&self) -> Result<u16, S3Error> {
@@ -171,9 +170,9 @@ impl Call<'_> {
             body: received.written.body,
         };
         let metadata = &self.gateway.metadata;
-        // Without a second try on another bucket: an upload lives in one.
+        // Without a second try on another bucket: an upload lives in one, where it was found before.
         let recorded = metadata
-            .put_part(self.bucket.id, key, upload, part.clone())
+            .put_part(self.bucket().id, key, upload, part.clone())
             .await;
         match recorded {
             Ok(modified) => Ok((modified, part.checksum)),
@@ -183,7 +182,7 @@ impl Call<'_> {
                 }
                 Err(match error {
                     WriteError::NoSuchUpload | WriteError::NoSuchBucket => self.no_such_upload(),
-                    error => failure::write(error, &self.bucket.name, key),
+                    error => failure::write(error, &self.bucket().name, key),
                 })
             }
         }
@@ -232,10 +231,10 @@ impl Call<'_> {
         }
         let upload = self.upload_id()?;
         let metadata = &self.gateway.metadata;
-        match metadata.abort_upload(self.bucket.id, key, upload).await {
+        match on_bucket!(self, |bucket| metadata.abort_upload(bucket, key, upload)) {
             Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
             Err(WriteError::NoSuchUpload | WriteError::NoSuchBucket) => Err(self.no_such_upload()),
-            Err(error) => Err(failure::write(error, &self.bucket.name, key)),
+            Err(error) => Err(failure::write(error, &self.bucket().name, key)),
         }
     }
 }

@@ -8,7 +8,9 @@ use http::StatusCode;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
 use super::response::{empty, set_etag};
-use super::{Call, Reply, checksums, conditions, failure, object_headers, on_bucket, tags};
+use super::{
+    Call, Reply, checksums, conditions, failure, in_bucket, object_headers, on_bucket, tags,
+};
 use crate::body::{ByteSource, Written};
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
@@ -73,8 +75,8 @@ impl Call<'_> {
 
     /// Spares a client the sending of a long body in vain. What decides is still the condition at commit.
     async fn refuse_if_there(&self, key: &str) -> Result<(), S3Error> {
-        let found = self.gateway.metadata.head(self.bucket.id, key).await;
-        match found.map_err(failure::metadata)? {
+        let metadata = &self.gateway.metadata;
+        match in_bucket!(self, |bucket| metadata.head(bucket, key))? {
             Some(_) => Err(S3Error::new(Code::PreconditionFailed)),
             None => Ok(()),
         }
@@ -140,7 +142,7 @@ impl Call<'_> {
             if failure::is_known_not_to_have_happened(&error) {
                 self.gateway.bodies.discard(&new.body);
             }
-            failure::write(error, &self.bucket.name, key)
+            failure::write(error, &self.bucket().name, key)
         })
     }
 }

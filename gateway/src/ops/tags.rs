@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::failure;
 use super::response::{empty, xml};
-use super::{Call, Reply, on_bucket};
+use super::{Call, Reply, in_bucket, on_bucket};
 use crate::error::{Code, S3Error};
 use crate::router::Query;
 use crate::xml::{XmlWriter, requests};
@@ -70,10 +70,9 @@ pub fn from_header(headers: &HeaderMap) -> Result<Vec<(String, String)>, S3Error
 
 impl Call<'_> {
     pub(super) async fn get_tags(&self, key: &str) -> Reply {
-        let found = self.gateway.metadata.head(self.bucket.id, key).await;
-        let record = found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| failure::no_such_key(key))?;
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
+        let record = found.ok_or_else(|| failure::no_such_key(key))?;
         let mut document = XmlWriter::new("Tagging", 512);
         document.open("TagSet");
         for (key, value) in &record.tags {
@@ -102,7 +101,7 @@ impl Call<'_> {
     async fn set_tags(&self, key: &str, tags: Vec<(String, String)>) -> Result<(), S3Error> {
         let metadata = &self.gateway.metadata;
         on_bucket!(self, |bucket| metadata.set_tags(bucket, key, tags.clone()))
-            .map_err(|error| failure::write(error, &self.bucket.name, key))
+            .map_err(|error| failure::write(error, &self.bucket().name, key))
     }
 }
 

@@ -5,7 +5,7 @@ use holdfast_storage_node::metadata::{ListParts, ListUploads, UploadsPage};
 use super::list_objects::{PAGE_MAX, non_empty, wants_uri};
 use super::multipart::parse_upload_id;
 use super::object_headers::STANDARD_CLASS;
-use super::{Call, Reply, checksums, failure};
+use super::{Call, Reply, checksums, failure, in_bucket};
 use crate::checksum;
 use crate::error::{Code, S3Error};
 use crate::xml::XmlWriter;
@@ -23,17 +23,14 @@ impl Call<'_> {
             max,
         };
         let share = self.listing_memory(max).await?;
-        let page = self
-            .gateway
-            .metadata
-            .list_parts(self.bucket.id, key, &list)
-            .await;
-        let page = page.map_err(failure::metadata)?.ok_or_else(|| {
+        let metadata = &self.gateway.metadata;
+        let page = in_bucket!(self, |bucket| metadata.list_parts(bucket, key, &list))?;
+        let page = page.ok_or_else(|| {
             S3Error::new(Code::NoSuchUpload).detail("UploadId", upload.to_string())
         })?;
 
         let mut document = XmlWriter::new("ListPartsResult", 1024 + 256 * page.parts.len());
-        document.text("Bucket", &self.bucket.name);
+        document.text("Bucket", &self.bucket().name);
         document.key("Key", key, uri);
         if uri {
             document.text("EncodingType", "url");
@@ -92,18 +89,14 @@ impl Call<'_> {
         let page = match max {
             0 => UploadsPage::default(),
             _ => {
-                let page = self
-                    .gateway
-                    .metadata
-                    .list_uploads(self.bucket.id, &list)
-                    .await;
-                page.map_err(failure::metadata)?
+                let metadata = &self.gateway.metadata;
+                in_bucket!(self, |bucket| metadata.list_uploads(bucket, &list))?
             }
         };
 
         let root = "ListMultipartUploadsResult";
         let mut document = XmlWriter::new(root, 1024 + 640 * page.uploads.len());
-        document.text("Bucket", &self.bucket.name);
+        document.text("Bucket", &self.bucket().name);
         document.key("KeyMarker", key_marker.unwrap_or_default(), uri);
         document.text("UploadIdMarker", upload_marker.unwrap_or_default());
         if let Some((next_key, next_upload)) = &page.next {

@@ -143,11 +143,6 @@ impl Proposer {
         }
     }
 
-    /// The groups that are proposed to.
-    pub fn groups(&self) -> &dyn Groups {
-        &*self.groups
-    }
-
     /// The stamp that a proposal made now asks for.
     pub fn now(&self) -> Stamp {
         let newest = Stamp(self.newest.load(Ordering::Relaxed));

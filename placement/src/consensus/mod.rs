@@ -107,7 +107,8 @@ impl Reading {
 /// Why a query was not answered. Queries change nothing: asking again is always safe.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum QueryError {
-    /// The node does not lead one of the groups; nothing was read. It may know who does.
+    /// The node does not lead one of the groups; nothing was read. It may know who does: [`Groups::read`] answers by
+    /// that from then on.
     #[error("{group} is not led there")]
     NotHere {
         group: GroupId,

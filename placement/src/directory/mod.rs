@@ -1,4 +1,4 @@
-//! The directory: buckets by name, and the cluster map, as the placement group's state.
+//! The directory: buckets by name, identities, and the cluster map, as the placement group's state.
 //!
 //! **Deleting a bucket** must let no write slip between "it is empty" and "it is gone", and a crash in the middle must
 //! not leave a bucket that can be neither used nor deleted. Deletions of a bucket are numbered:
@@ -14,6 +14,8 @@
 //! that is closed by a later deletion is not touched by that, so it cannot undo what it does not know of.
 
 mod cache;
+mod identities;
+mod queries;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -21,13 +23,18 @@ mod tests;
 use std::sync::Arc;
 
 use crate::command::{CommandError, Machine, Proposer};
-use crate::consensus::{Groups, ReadError, Reading, StateMachine};
+use crate::consensus::{Groups, StateMachine};
 use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::ClusterMap;
-use crate::seams::{Clock, Index, IndexError, Rng, UnixMillis};
+use crate::query::{AskError, Asker};
+use crate::seams::{Clock, IndexError, Rng, UnixMillis};
 
 use cache::BucketCache;
+use queries::{BucketNamed, Identities, IdentityOf, ListBuckets, Map};
 use state::{Command, Outcome, Placement};
+
+pub use identities::{IDENTITIES_MAX, Identity, PutIdentity};
+pub use queries::run_query;
 
 /// A bucket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -80,11 +87,12 @@ impl From<CommandError> for DirectoryError {
     }
 }
 
-impl From<ReadError> for DirectoryError {
-    fn from(error: ReadError) -> Self {
+impl From<AskError> for DirectoryError {
+    fn from(error: AskError) -> Self {
         match error {
-            ReadError::NoQuorum { .. } => Self::Unavailable(error.to_string()),
-            ReadError::Stopped { .. } => Self::Failed(error.to_string()),
+            AskError::Unavailable(text) => Self::Unavailable(text),
+            AskError::Failed(text) => Self::Failed(text),
+            AskError::Full => Self::Full,
         }
     }
 }
@@ -98,15 +106,17 @@ impl From<IndexError> for DirectoryError {
     }
 }
 
-/// Buckets by name and the cluster map, kept by the placement group.
+/// Buckets by name, identities and the cluster map, kept by the placement group.
 pub struct Directory {
     proposer: Proposer,
+    asker: Asker,
     cache: BucketCache,
 }
 
 impl Directory {
     pub fn new(groups: Arc<dyn Groups>, clock: Arc<dyn Clock>, rng: Arc<dyn Rng>) -> Self {
         Self {
+            asker: Asker::new(groups.clone(), clock.clone()),
             proposer: Proposer::new(groups, clock, rng),
             cache: BucketCache::default(),
         }
@@ -142,11 +152,12 @@ impl Directory {
         }
     }
 
-    /// As `bucket`, always from the placement group.
+    /// As `bucket`, always from the placement group: linearizable.
     pub async fn bucket_now(&self, name: &str) -> Result<Option<Arc<Bucket>>, DirectoryError> {
         let changes = self.cache.changes();
-        let state = self.read().await?;
-        let bucket = state::read_bucket(&*state, name)?.map(Arc::new);
+        let question = BucketNamed { name };
+        let bucket = self.asker.ask(GroupId::PLACEMENT, &question).await?;
+        let bucket = bucket.map(Arc::new);
         self.cache.learn(name, bucket.as_ref(), changes);
         Ok(bucket)
     }
@@ -194,14 +205,14 @@ impl Directory {
         after: Option<&str>,
         max: usize,
     ) -> Result<(Vec<Arc<Bucket>>, bool), DirectoryError> {
-        let state = self.read().await?;
-        let (buckets, more) = state::list_buckets(&*state, prefix, after, max)?;
+        let list = ListBuckets { prefix, after, max };
+        let (buckets, more) = self.asker.ask(GroupId::PLACEMENT, &list).await?;
         Ok((buckets.into_iter().map(Arc::new).collect(), more))
     }
 
     /// The newest cluster map; `None` before the first.
     pub async fn map(&self) -> Result<Option<ClusterMap>, DirectoryError> {
-        Ok(state::read_map(&*self.read().await?)?)
+        Ok(self.asker.ask(GroupId::PLACEMENT, &Map).await?)
     }
 
     /// Stores `map` if the stored one has epoch `expected` (`None`: if there is none) and a lesser epoch than `map`;
@@ -222,6 +233,37 @@ impl Directory {
         }
     }
 
+    /// Stores an identity, in place of one with its access key.
+    pub async fn put_identity(&self, identity: Identity) -> Result<PutIdentity, DirectoryError> {
+        if !identity.is_well_formed() {
+            return Ok(PutIdentity::Malformed);
+        }
+        match self.decide(&Command::PutIdentity { identity }).await? {
+            Outcome::Done(true) => Ok(PutIdentity::Stored),
+            Outcome::Done(false) => Ok(PutIdentity::TooMany),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Deletes an identity; `false`: there was none.
+    pub async fn delete_identity(&self, access_key: &str) -> Result<bool, DirectoryError> {
+        match self.decide(&Command::DeleteIdentity { access_key }).await? {
+            Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// The identity with that access key, always from the placement group: linearizable.
+    pub async fn identity(&self, access_key: &str) -> Result<Option<Identity>, DirectoryError> {
+        let question = IdentityOf { access_key };
+        Ok(self.asker.ask(GroupId::PLACEMENT, &question).await?)
+    }
+
+    /// All identities, by access key: at most [`IDENTITIES_MAX`].
+    pub async fn identities(&self) -> Result<Vec<Identity>, DirectoryError> {
+        Ok(self.asker.ask(GroupId::PLACEMENT, &Identities).await?)
+    }
+
     /// A change to the bucket called `name`. It is dropped from the cache even if the answer is lost, since the change
     /// may have happened.
     async fn change(&self, name: &str, command: &Command<'_>) -> Result<Outcome, DirectoryError> {
@@ -238,13 +280,6 @@ impl Directory {
         postcard::from_bytes(&outcome).map_err(|_| {
             DirectoryError::Failed("the placement group gave an answer of no known form".to_owned())
         })
-    }
-
-    async fn read(&self) -> Result<Arc<dyn Index>, DirectoryError> {
-        match self.proposer.groups().read(GroupId::PLACEMENT).await? {
-            Reading::Here(state) => Ok(state),
-            Reading::At(node) => Err(DirectoryError::Unavailable(format!("it is at {node}"))),
-        }
     }
 }
 

@@ -7,10 +7,13 @@
 //! | `10`, name | format byte, [`Bucket`] |
 //! | `11` | format byte, the last bucket id given (u64) |
 //! | `12` | format byte, epoch (u64, big endian), cluster map |
+//! | `13`, access key | format byte, [`Identity`] |
+//! | `14` | format byte, how many identities there are (u64) |
 
 use serde::{Deserialize, Serialize};
 
 use super::Bucket;
+use super::identities::{self, Identity};
 use crate::command::{Decide, Turn};
 use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::ClusterMap;
@@ -23,7 +26,7 @@ const CLUSTER_MAP: u8 = 0x12;
 /// Format of all values here; persisted.
 const FORMAT: u8 = 1;
 
-fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
+pub(super) fn key(kind: u8, rest: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(5 + rest.len());
     key.extend_from_slice(&GroupId::PLACEMENT.0.to_be_bytes());
     key.push(kind);
@@ -56,6 +59,12 @@ pub(super) enum Command<'a> {
         expected: Option<Epoch>,
         epoch: Epoch,
         map: &'a [u8],
+    },
+    PutIdentity {
+        identity: Identity,
+    },
+    DeleteIdentity {
+        access_key: &'a str,
     },
 }
 
@@ -118,6 +127,15 @@ impl Decide for Placement {
                 epoch,
                 map,
             } => Outcome::Done(set_map(turn, expected, epoch, map)?),
+            Command::PutIdentity { identity } => {
+                if !identity.is_well_formed() {
+                    return Ok(None);
+                }
+                Outcome::Done(identities::put(turn, &identity)?)
+            }
+            Command::DeleteIdentity { access_key } => {
+                Outcome::Done(identities::delete(turn, access_key)?)
+            }
         };
         Ok(Some(encode(&outcome)?))
     }
@@ -263,11 +281,11 @@ pub(super) fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>, IndexError> {
     postcard::to_stdvec(value).map_err(|error| IndexError::Io(error.to_string()))
 }
 
-fn encode_value<T: Serialize>(value: &T) -> Result<Vec<u8>, IndexError> {
+pub(super) fn encode_value<T: Serialize>(value: &T) -> Result<Vec<u8>, IndexError> {
     postcard::to_extend(value, vec![FORMAT]).map_err(|error| IndexError::Io(error.to_string()))
 }
 
-fn decode<'a, T: Deserialize<'a>>(value: &'a [u8], what: &str) -> Result<T, IndexError> {
+pub(super) fn decode<'a, T: Deserialize<'a>>(value: &'a [u8], what: &str) -> Result<T, IndexError> {
     match value.split_first() {
         Some((&FORMAT, rest)) => postcard::from_bytes(rest).map_err(|_| damaged(what)),
         _ => Err(damaged(what)),

@@ -80,11 +80,20 @@ impl Decide for ObjectGroup {
                 for key in &keys {
                     // The state does not show this command's own deletions.
                     let again = keys.len() > 1 && !seen.insert(key.key);
-                    verdicts.push(change.delete(bucket, key, again)?);
+                    let mut verdict = change.delete(bucket, key, again)?;
+                    if verdict == Ok(false)
+                        && let Err(refusal) = self.check_open(&change, bucket, key.lane)?
+                    {
+                        verdict = Err(refusal);
+                    }
+                    verdicts.push(verdict);
                 }
                 Outcome::Deleted(verdicts)
             }
-            Command::SetTags { at, tags } => change.set_tags(at, tags)?,
+            Command::SetTags { at, tags } => {
+                let outcome = change.set_tags(at, tags)?;
+                self.unless_closed(&change, at, outcome)?
+            }
             Command::CreateUpload {
                 at,
                 upload,
@@ -124,7 +133,10 @@ impl Decide for ObjectGroup {
                 };
                 apply_upload::complete(&mut change, at, &condition, completion)?
             }
-            Command::AbortUpload { at, upload } => apply_upload::abort(&mut change, at, upload)?,
+            Command::AbortUpload { at, upload } => {
+                let outcome = apply_upload::abort(&mut change, at, upload)?;
+                self.unless_closed(&change, at, outcome)?
+            }
             Command::CloseLanes {
                 bucket,
                 lanes,
@@ -170,6 +182,22 @@ impl ObjectGroup {
         }
         self.open.insert((bucket, lane));
         Ok(Ok(()))
+    }
+
+    /// What was not found in a closed lane may be in another bucket that has the name by now: the proposer must know.
+    fn unless_closed(
+        &mut self,
+        change: &Change<'_, '_>,
+        at: Address<'_>,
+        outcome: Outcome,
+    ) -> Result<Outcome, IndexError> {
+        match outcome {
+            Outcome::Refused(Refusal::NoSuchKey | Refusal::NoSuchUpload) => {
+                let open = self.check_open(change, at.bucket, at.lane)?;
+                Ok(open.map_or_else(Outcome::Refused, |()| outcome))
+            }
+            _ => Ok(outcome),
+        }
     }
 }
 

@@ -24,15 +24,20 @@ impl Metadata {
             max: 1,
             ..ListObjects::default()
         };
-        if !self.list(bucket, &objects).await?.entries.is_empty() {
-            return Ok(false);
+        match self.list(bucket, &objects).await {
+            Ok(page) if !page.entries.is_empty() => return Ok(false),
+            Ok(_) | Err(MetadataError::BucketClosed) => {}
+            Err(error) => return Err(error),
         }
         let uploads = ListUploads {
             max: 1,
             ..ListUploads::default()
         };
-        let page = self.list_uploads(bucket, &uploads).await?;
-        Ok(page.uploads.is_empty())
+        match self.list_uploads(bucket, &uploads).await {
+            Ok(page) => Ok(page.uploads.is_empty()),
+            Err(MetadataError::BucketClosed) => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Closes the bucket's lanes, each if it is empty, in the name of the bucket's deletion of that number. Use

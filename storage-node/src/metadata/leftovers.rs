@@ -2,10 +2,13 @@
 
 use holdfast_placement::command::Stamp;
 use holdfast_placement::ids::GroupId;
+use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
+use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Outcome};
 use super::keys;
+use super::questions::kind;
 use super::record::{Body, ChunkedBody, PartRecord};
 use super::store::{Metadata, MetadataError, ReclaimId, Reclaimable, StaleUpload, strange};
 use super::values::{self, PartPage, UploadPlace};
@@ -14,26 +17,32 @@ use crate::repair::reclaim::{Entry, entry_stamp};
 /// Bodies of one answer, about: entries of many parts end it early.
 const BODIES_MAX: usize = 20_000;
 
-impl Metadata {
-    /// Bodies of the group that lost their version or upload before `older_than`, oldest first, at most `max` entries.
-    pub async fn reclaimable(
-        &self,
-        group: GroupId,
-        older_than: UnixMillis,
-        max: usize,
-    ) -> Result<Vec<Reclaimable>, MetadataError> {
-        let state = self.read(group).await?;
+/// See [`Metadata::reclaimable`].
+#[derive(Serialize, Deserialize)]
+pub struct FindReclaimable {
+    group: GroupId,
+    older_than: UnixMillis,
+    max: usize,
+}
+
+impl Ask for FindReclaimable {
+    const KIND: u8 = kind::RECLAIMABLE;
+    type Answer = Vec<Reclaimable>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let group = self.group;
+        let state = state_of(states, group)?;
         // One view: an entry and its parts go together.
         let view = state.view();
         let from = keys::reclaims(group);
         let mut to = from.clone();
-        to.extend_from_slice(&Stamp::at(older_than).0.to_be_bytes());
+        to.extend_from_slice(&Stamp::at(self.older_than).0.to_be_bytes());
         let mut cursor = view.cursor(Keyspace::Records, &from, &to)?;
         cursor.seek(&from)?;
         let mut found = Vec::new();
         let mut bodies_found = 0;
         while let Some((key, value)) = cursor.entry()
-            && found.len() < max
+            && found.len() < self.max
             && bodies_found < BODIES_MAX
         {
             let id =
@@ -64,6 +73,62 @@ impl Metadata {
         }
         Ok(found)
     }
+}
+
+/// See [`Metadata::stale_uploads`].
+#[derive(Serialize, Deserialize)]
+pub struct FindStaleUploads {
+    group: GroupId,
+    older_than: UnixMillis,
+    max: usize,
+}
+
+impl Ask for FindStaleUploads {
+    const KIND: u8 = kind::STALE_UPLOADS;
+    type Answer = Vec<StaleUpload>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let group = self.group;
+        let state = state_of(states, group)?;
+        let from = keys::upload_times(group);
+        let mut to = from.clone();
+        to.extend_from_slice(&self.older_than.0.to_be_bytes());
+        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek(&from)?;
+        let mut found = Vec::new();
+        while let Some((key, value)) = cursor.entry()
+            && found.len() < self.max
+        {
+            let (initiated, upload) =
+                keys::parse_upload_time(key).ok_or_else(|| values::damaged("an upload"))?;
+            let place: UploadPlace = values::decode(value, "an upload")?;
+            found.push(StaleUpload {
+                bucket: place.bucket,
+                key: place.key,
+                upload,
+                initiated,
+            });
+            cursor.next()?;
+        }
+        Ok(found)
+    }
+}
+
+impl Metadata {
+    /// Bodies of the group that lost their version or upload before `older_than`, oldest first, at most `max` entries.
+    pub async fn reclaimable(
+        &self,
+        group: GroupId,
+        older_than: UnixMillis,
+        max: usize,
+    ) -> Result<Vec<Reclaimable>, MetadataError> {
+        let question = FindReclaimable {
+            group,
+            older_than,
+            max,
+        };
+        Ok(self.asker.ask(group, &question).await?)
+    }
 
     /// Forgets entries whose shards are freed.
     pub async fn reclaimed(
@@ -88,28 +153,12 @@ impl Metadata {
         older_than: UnixMillis,
         max: usize,
     ) -> Result<Vec<StaleUpload>, MetadataError> {
-        let state = self.read(group).await?;
-        let from = keys::upload_times(group);
-        let mut to = from.clone();
-        to.extend_from_slice(&older_than.0.to_be_bytes());
-        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
-        cursor.seek(&from)?;
-        let mut found = Vec::new();
-        while let Some((key, value)) = cursor.entry()
-            && found.len() < max
-        {
-            let (initiated, upload) =
-                keys::parse_upload_time(key).ok_or_else(|| values::damaged("an upload"))?;
-            let place: UploadPlace = values::decode(value, "an upload")?;
-            found.push(StaleUpload {
-                bucket: place.bucket,
-                key: place.key,
-                upload,
-                initiated,
-            });
-            cursor.next()?;
-        }
-        Ok(found)
+        let question = FindStaleUploads {
+            group,
+            older_than,
+            max,
+        };
+        Ok(self.asker.ask(group, &question).await?)
     }
 }
 

@@ -1,40 +1,75 @@
 //! Listings of objects and of uploads.
 
-use holdfast_placement::ids::BucketId;
-use holdfast_placement::seams::{Index, Keyspace};
+use std::borrow::Cow;
+
+use holdfast_placement::ids::{BucketId, GroupId, Lane};
+use holdfast_placement::query::{Ask, States, state_of};
+use holdfast_placement::seams::{Index, IndexError, Keyspace};
 use memchr::memmem::Finder;
+use serde::{Deserialize, Serialize};
 
 use super::merge::Merge;
+use super::pages::merge_pages;
+use super::questions::{BucketClosed, is_closed, kind};
 use super::store::{
     ListEntry, ListObjects, ListPage, ListUploads, Metadata, MetadataError, UploadsPage,
 };
 use super::{keys, values};
 
+/// Entries that room is made for at once, at most.
+const RESERVED_MAX: usize = 1000;
+
 /// Common prefixes that are passed before others get their turn on the thread: each costs a seek a lane, some 50 us.
 const SKIPS_A_TURN: usize = 32;
 
-impl Metadata {
-    /// A page of the bucket's keys, in UTF-8 binary order: the bucket's lanes merged. What is listed is each key, or, if
-    /// the delimiter occurs in it after the prefix, the key up to and with the delimiter, once.
-    pub async fn list(
-        &self,
-        bucket: BucketId,
-        list: &ListObjects,
-    ) -> Result<ListPage, MetadataError> {
+/// A part of a listing: some of the bucket's lanes merged.
+#[derive(Serialize, Deserialize)]
+pub struct ListLanes<'a> {
+    bucket: BucketId,
+    lanes: Vec<(GroupId, Lane)>,
+    list: Cow<'a, ListObjects>,
+}
+
+/// A part of an upload listing.
+#[derive(Serialize, Deserialize)]
+pub struct ListUploadLanes<'a> {
+    bucket: BucketId,
+    lanes: Vec<(GroupId, Lane)>,
+    list: Cow<'a, ListUploads>,
+}
+
+/// The page of a part, and whether all its lanes were closed; asked only where the page is empty.
+#[derive(Serialize, Deserialize)]
+pub struct PartPage<P> {
+    page: P,
+    closed: bool,
+}
+
+impl Ask for ListLanes<'_> {
+    const KIND: u8 = kind::LIST;
+    type Answer = PartPage<ListPage>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let page = self.page(states).await?;
+        let closed = page.entries.is_empty()
+            && page.common_prefixes.is_empty()
+            && are_closed(states, self.bucket, &self.lanes)?;
+        Ok(PartPage { page, closed })
+    }
+}
+
+impl ListLanes<'_> {
+    async fn page(&self, states: &States) -> Result<ListPage, IndexError> {
+        let list = &*self.list;
         let mut page = ListPage::default();
         let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
         let start = fold.start(list.after.as_deref());
         let Some(start) = start.filter(|_| list.max > 0) else {
             return Ok(page);
         };
-        let lanes = self.read_lanes(bucket).await?;
-        let lanes: Vec<(&dyn Index, Vec<u8>)> = lanes
-            .iter()
-            .map(|lane| {
-                let prefix = keys::object_lane(lane.group, bucket, lane.lane);
-                (&*lane.state, prefix.to_vec())
-            })
-            .collect();
+        let lanes = lane_views(states, &self.lanes, |group, lane| {
+            keys::object_lane(group, self.bucket, lane).to_vec()
+        })?;
         let end = keys::successor(list.prefix.as_bytes());
         let mut merge = Merge::new(Keyspace::Objects, &lanes, &start, end.as_deref())?;
         let mut count = 0;
@@ -60,7 +95,7 @@ impl Metadata {
                 }
             } else {
                 if page.entries.is_empty() {
-                    page.entries.reserve(list.max);
+                    page.entries.reserve(list.max.min(RESERVED_MAX));
                 }
                 let value = merge.value().unwrap_or_default();
                 let (summary, _) = values::version_summary(value)?;
@@ -71,26 +106,32 @@ impl Metadata {
         }
         Ok(page)
     }
+}
 
-    /// A page of the bucket's uploads, by key, then by upload id.
-    pub async fn list_uploads(
-        &self,
-        bucket: BucketId,
-        list: &ListUploads,
-    ) -> Result<UploadsPage, MetadataError> {
+impl Ask for ListUploadLanes<'_> {
+    const KIND: u8 = kind::LIST_UPLOADS;
+    type Answer = PartPage<UploadsPage>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let page = self.page(states)?;
+        let closed = page.uploads.is_empty()
+            && page.common_prefixes.is_empty()
+            && are_closed(states, self.bucket, &self.lanes)?;
+        Ok(PartPage { page, closed })
+    }
+}
+
+impl ListUploadLanes<'_> {
+    fn page(&self, states: &States) -> Result<UploadsPage, IndexError> {
+        let list = &*self.list;
         let mut page = UploadsPage::default();
         let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
         let Some(start) = upload_start(&fold, list).filter(|_| list.max > 0) else {
             return Ok(page);
         };
-        let lanes = self.read_lanes(bucket).await?;
-        let lanes: Vec<(&dyn Index, Vec<u8>)> = lanes
-            .iter()
-            .map(|lane| {
-                let prefix = keys::upload_lane(lane.group, bucket, lane.lane);
-                (&*lane.state, prefix.to_vec())
-            })
-            .collect();
+        let lanes = lane_views(states, &self.lanes, |group, lane| {
+            keys::upload_lane(group, self.bucket, lane).to_vec()
+        })?;
         let end = keys::successor(&escaped(list.prefix.as_bytes()));
         let mut merge = Merge::new(Keyspace::Records, &lanes, &start, end.as_deref())?;
         let mut last = None;
@@ -116,6 +157,88 @@ impl Metadata {
         }
         Ok(page)
     }
+}
+
+/// The lanes, each with the state that it is read from and what its keys begin with.
+fn lane_views<'s>(
+    states: &'s States,
+    lanes: &[(GroupId, Lane)],
+    prefix: impl Fn(GroupId, Lane) -> Vec<u8>,
+) -> Result<Vec<(&'s dyn Index, Vec<u8>)>, IndexError> {
+    let views = lanes.iter().map(|(group, lane)| {
+        let state: &'s dyn Index = &**state_of(states, *group)?;
+        Ok((state, prefix(*group, *lane)))
+    });
+    views.collect()
+}
+
+fn are_closed(
+    states: &States,
+    bucket: BucketId,
+    lanes: &[(GroupId, Lane)],
+) -> Result<bool, IndexError> {
+    for (group, lane) in lanes {
+        if !is_closed(&**state_of(states, *group)?, *group, bucket, *lane)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl Metadata {
+    /// A page of the bucket's keys, in UTF-8 binary order: the bucket's lanes merged. What is listed is each key, or, if
+    /// the delimiter occurs in it after the prefix, the key up to and with the delimiter, once.
+    pub async fn list(
+        &self,
+        bucket: BucketId,
+        list: &ListObjects,
+    ) -> Result<ListPage, MetadataError> {
+        let pages = self.ask_lanes(bucket, |lanes| ListLanes {
+            bucket,
+            lanes,
+            list: Cow::Borrowed(list),
+        });
+        Ok(merge_pages(open_pages(pages.await?)?, list.max))
+    }
+
+    /// A page of the bucket's uploads, by key, then by upload id.
+    pub async fn list_uploads(
+        &self,
+        bucket: BucketId,
+        list: &ListUploads,
+    ) -> Result<UploadsPage, MetadataError> {
+        let pages = self.ask_lanes(bucket, |lanes| ListUploadLanes {
+            bucket,
+            lanes,
+            list: Cow::Borrowed(list),
+        });
+        Ok(merge_pages(open_pages(pages.await?)?, list.max))
+    }
+
+    /// Asks each node that leads groups of the bucket's lanes about these lanes.
+    async fn ask_lanes<Q: Ask>(
+        &self,
+        bucket: BucketId,
+        question: impl Fn(Vec<(GroupId, Lane)>) -> Q,
+    ) -> Result<Vec<Q::Answer>, MetadataError> {
+        let lanes = self.lanes(bucket);
+        let mut groups: Vec<GroupId> = lanes.iter().map(|(group, _)| *group).collect();
+        groups.sort_unstable();
+        groups.dedup();
+        let of = |groups: &[GroupId]| {
+            let of_groups = lanes.iter().filter(|(group, _)| groups.contains(group));
+            question(of_groups.copied().collect())
+        };
+        Ok(self.asker.ask_all(&groups, of).await?)
+    }
+}
+
+/// The pages of all parts. If all lanes were closed, the bucket may have gone before the first was read.
+fn open_pages<P>(parts: Vec<PartPage<P>>) -> Result<Vec<P>, BucketClosed> {
+    if parts.iter().all(|part| part.closed) {
+        return Err(BucketClosed);
+    }
+    Ok(parts.into_iter().map(|part| part.page).collect())
 }
 
 /// Where an upload listing begins, in the order of upload keys; `None`: past all.
@@ -148,10 +271,10 @@ fn escaped(key: &[u8]) -> Vec<u8> {
     out
 }
 
-fn text(bytes: &[u8]) -> Result<String, MetadataError> {
+fn text(bytes: &[u8]) -> Result<String, IndexError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
-        Err(_) => Err(values::damaged("a key").into()),
+        Err(_) => Err(values::damaged("a key")),
     }
 }
 

@@ -11,6 +11,10 @@ mod leftovers;
 mod list;
 mod merge;
 mod objects;
+mod pages;
+mod parts;
+mod questions;
+mod raw_bytes;
 mod record;
 mod references;
 mod store;
@@ -28,6 +32,7 @@ use holdfast_placement::ids::GroupId;
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
 pub use keys::lane_of;
+pub use questions::query_runner;
 pub use record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, ObjectChecksum, ObjectHeaders,
     PartRecord, UploadRecord, VersionId, VersionRecord, VersionSummary,

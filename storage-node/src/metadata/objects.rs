@@ -5,19 +5,78 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_placement::ids::{BucketId, GroupId};
-use holdfast_placement::seams::Keyspace;
+use holdfast_placement::query::{Ask, States, state_of};
+use holdfast_placement::seams::{IndexError, Keyspace};
+use serde::{Deserialize, Serialize};
 
 use super::command::{Command, DeleteKey, Outcome, Refusal};
 use super::keys;
+use super::questions::{InBucket, kind};
 use super::record::{Body, VersionRecord, VersionSummary};
 use super::store::{
-    Condition, DeleteOutcome, Metadata, MetadataError, NewVersion, StoredVersion, WriteError,
-    strange,
+    Condition, DeleteOutcome, Metadata, MetadataError, NewVersion, Place, StoredVersion,
+    WriteError, strange,
 };
 use super::values::{self, VersionDetails, unencodable};
 
 /// Reads of a record whose inline bytes were replaced meanwhile, at most.
 const INLINE_READS_MAX: usize = 64;
+
+/// See [`Metadata::get`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct Get<'a> {
+    #[serde(borrow)]
+    at: Place<'a>,
+}
+
+impl Ask for Get<'_> {
+    const KIND: u8 = kind::GET;
+    type Answer = InBucket<Option<StoredVersion>>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let state = state_of(states, self.at.group)?;
+        let object = self.at.object_key();
+        for _ in 0..INLINE_READS_MAX {
+            let Some(value) = state.get(Keyspace::Objects, &object)? else {
+                return self.at.nothing(&**state);
+            };
+            let record = values::version(&value)?;
+            if record.body != Body::Inline {
+                let inline = Bytes::new();
+                return Ok(Ok(Some(StoredVersion { record, inline })));
+            }
+            let inline_key = keys::inline(&object, record.summary.version);
+            if let Some(inline) = state.get(Keyspace::Inline, &inline_key)? {
+                if inline.len() as u64 != record.summary.size {
+                    return Err(values::damaged("inline bytes"));
+                }
+                return Ok(Ok(Some(StoredVersion { record, inline })));
+            }
+            // Overwritten or deleted between the two reads; the record says which.
+        }
+        Err(values::damaged("inline bytes"))
+    }
+}
+
+/// See [`Metadata::head`].
+#[derive(Serialize, Deserialize)]
+pub(super) struct Head<'a> {
+    #[serde(borrow)]
+    at: Place<'a>,
+}
+
+impl Ask for Head<'_> {
+    const KIND: u8 = kind::HEAD;
+    type Answer = InBucket<Option<VersionRecord>>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let state = state_of(states, self.at.group)?;
+        match state.get(Keyspace::Objects, &self.at.object_key())? {
+            Some(value) => Ok(Ok(Some(values::version(&value)?))),
+            None => self.at.nothing(&**state),
+        }
+    }
+}
 
 impl Metadata {
     /// Writes a key's newest version; the former one's body goes onto the reclaim queue.
@@ -62,28 +121,8 @@ impl Metadata {
         bucket: BucketId,
         key: &str,
     ) -> Result<Option<StoredVersion>, MetadataError> {
-        let place = self.place(bucket, key);
-        let object = place.object_key();
-        let state = self.read(place.group).await?;
-        for _ in 0..INLINE_READS_MAX {
-            let Some(value) = state.get(Keyspace::Objects, &object)? else {
-                return Ok(None);
-            };
-            let record = values::version(&value)?;
-            if record.body != Body::Inline {
-                let inline = Bytes::new();
-                return Ok(Some(StoredVersion { record, inline }));
-            }
-            let inline_key = keys::inline(&object, record.summary.version);
-            if let Some(inline) = state.get(Keyspace::Inline, &inline_key)? {
-                if inline.len() as u64 != record.summary.size {
-                    return Err(values::damaged("inline bytes").into());
-                }
-                return Ok(Some(StoredVersion { record, inline }));
-            }
-            // Overwritten or deleted between the two reads; the record says which.
-        }
-        Err(values::damaged("inline bytes").into())
+        let at = self.place(bucket, key);
+        Ok(self.asker.ask(at.group, &Get { at }).await??)
     }
 
     /// The newest version; never reads inline bytes.
@@ -92,12 +131,8 @@ impl Metadata {
         bucket: BucketId,
         key: &str,
     ) -> Result<Option<VersionRecord>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        match state.get(Keyspace::Objects, &place.object_key())? {
-            Some(value) => Ok(Some(values::version(&value)?)),
-            None => Ok(None),
-        }
+        let at = self.place(bucket, key);
+        Ok(self.asker.ask(at.group, &Head { at }).await??)
     }
 
     /// Deletes a key. A condition on a key that is not there holds (S3 API reference, DeleteObject, `If-Match`).

@@ -1,87 +1,194 @@
 //! Which chunk sets a group refers to.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 
 use holdfast_placement::ids::{ChunkSetId, GroupId};
-use holdfast_placement::seams::{IndexError, IndexView, Keyspace};
+use holdfast_placement::query::{Ask, States, state_of};
+use holdfast_placement::seams::{Index, IndexError, Keyspace};
+use serde::{Deserialize, Serialize};
 
 use super::keys;
+use super::questions::kind;
 use super::record::{Body, PartRecord};
 use super::store::{Metadata, MetadataError};
 use super::values::{self, PartPage};
 use crate::repair::reclaim::Entry;
 
+/// Suspects of one question, at most: 1 MiB.
+const SUSPECTS_A_QUESTION: usize = 65_536;
+
+/// Records that are looked at for one question, at most: a few tenths of a second.
+const RECORDS_A_QUESTION: usize = 100_000;
+
 impl Metadata {
-    /// Takes away from `suspects` the chunk sets that a version, a part or the reclaim queue of the group refers to.
-    /// Looks at every record of the group, in one view that has all that was acknowledged before the call; a record
-    /// that cannot be read is an error.
+    /// Takes away from `suspects` the chunk sets that a version, a part or the reclaim queue of the group refers to,
+    /// and have done so since before the call. Looks at every record of the group; one that cannot be read is an error.
     pub async fn clear_referenced(
         &self,
         group: GroupId,
         mut suspects: HashSet<ChunkSetId>,
     ) -> Result<HashSet<ChunkSetId>, MetadataError> {
-        let state = self.read(group).await?;
-        // Seconds of work in a large store: not on a thread that serves requests.
-        let cleared = tokio::task::spawn_blocking(move || {
-            clear(&*state.view(), group, &mut suspects).map(|()| suspects)
-        });
-        match cleared.await {
-            Ok(cleared) => Ok(cleared?),
-            Err(error) => Err(MetadataError::Failed(error.to_string())),
+        let all: Vec<ChunkSetId> = suspects.iter().copied().collect();
+        for some in all.chunks(SUSPECTS_A_QUESTION) {
+            let mut at = Some((Region::Objects, Vec::new()));
+            while let Some((region, from)) = at {
+                let question = FindReferenced {
+                    group,
+                    suspects: Cow::Borrowed(some),
+                    region,
+                    from,
+                    records_max: RECORDS_A_QUESTION,
+                };
+                let Referenced { sets, next } = self.asker.ask(group, &question).await?;
+                for set in sets {
+                    suspects.remove(&set);
+                }
+                at = next;
+            }
         }
+        Ok(suspects)
     }
 }
 
-fn clear(
-    view: &dyn IndexView,
+/// Where a group has records that refer to chunk sets, in the order in which they are looked at.
+///
+/// A reference that moves while questions are asked moves forward in this order and to a later key: a version's body
+/// and a part go onto the end of the reclaim queue, a part into a part table. So one that was there from the start is
+/// met, though each question sees another state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Region {
+    Objects,
+    Parts,
+    PartTables,
+    ReclaimQueue,
+}
+
+impl Region {
+    fn next(self) -> Option<Self> {
+        match self {
+            Self::Objects => Some(Self::Parts),
+            Self::Parts => Some(Self::PartTables),
+            Self::PartTables => Some(Self::ReclaimQueue),
+            Self::ReclaimQueue => None,
+        }
+    }
+
+    fn space(self) -> Keyspace {
+        match self {
+            Self::Objects => Keyspace::Objects,
+            Self::Parts | Self::PartTables | Self::ReclaimQueue => Keyspace::Records,
+        }
+    }
+
+    /// What its keys begin with.
+    fn prefix(self, group: GroupId) -> Vec<u8> {
+        match self {
+            Self::Objects => group.0.to_be_bytes().to_vec(),
+            Self::Parts => keys::all_parts(group),
+            Self::PartTables => keys::all_pages(group),
+            Self::ReclaimQueue => keys::reclaims(group),
+        }
+    }
+
+    /// Visits the bodies that a record refers to.
+    fn bodies(self, value: &[u8], visit: &mut impl FnMut(ChunkSetId)) -> Result<(), IndexError> {
+        let mut visit = |body: &Body| {
+            if let Body::Chunked(body) = body {
+                visit(body.set);
+            }
+        };
+        match self {
+            Self::Objects => visit(&values::version_body(value)?.1),
+            Self::Parts => visit(&values::decode::<PartRecord>(value, "a part")?.body),
+            Self::PartTables => {
+                let page: PartPage = values::decode(value, "a part table")?;
+                page.parts.iter().for_each(|part| visit(&part.body));
+            }
+            // Tables and parts that wait have their records still.
+            Self::ReclaimQueue => {
+                if let Entry::Body(body) = values::decode(value, "the reclaim queue")? {
+                    visit(&Body::Chunked(body));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Which of the suspects some of the group's records refer to.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct FindReferenced<'a> {
     group: GroupId,
-    suspects: &mut HashSet<ChunkSetId>,
-) -> Result<(), IndexError> {
-    let clear_part = |part: &PartRecord, suspects: &mut HashSet<ChunkSetId>| {
-        clear_body(&part.body, suspects);
-    };
-    each(view, Keyspace::Objects, &group.0.to_be_bytes(), |value| {
-        clear_body(&values::version_body(value)?.1, suspects);
-        Ok(())
-    })?;
-    each(view, Keyspace::Records, &keys::all_parts(group), |value| {
-        clear_part(&values::decode(value, "a part")?, suspects);
-        Ok(())
-    })?;
-    each(view, Keyspace::Records, &keys::all_pages(group), |value| {
-        let page: PartPage = values::decode(value, "a part table")?;
-        page.parts
-            .iter()
-            .for_each(|part| clear_part(part, suspects));
-        Ok(())
-    })?;
-    each(view, Keyspace::Records, &keys::reclaims(group), |value| {
-        // Tables and parts that wait have their records still.
-        if let Entry::Body(body) = values::decode(value, "the reclaim queue")? {
-            suspects.remove(&body.set);
+    suspects: Cow<'a, [ChunkSetId]>,
+    /// Where to begin: the region and, unless at its beginning, the first key.
+    region: Region,
+    from: Vec<u8>,
+    records_max: usize,
+}
+
+/// Suspects that are referred to, and where to go on, if there are more records.
+#[derive(Serialize, Deserialize)]
+pub struct Referenced {
+    sets: Vec<ChunkSetId>,
+    next: Option<(Region, Vec<u8>)>,
+}
+
+impl Ask for FindReferenced<'_> {
+    const KIND: u8 = kind::REFERENCED;
+    type Answer = Referenced;
+
+    async fn run(&self, states: &States) -> Result<Referenced, IndexError> {
+        let state = state_of(states, self.group)?.clone();
+        let question = FindReferenced {
+            suspects: Cow::Owned(self.suspects.to_vec()),
+            from: self.from.clone(),
+            ..*self
+        };
+        // Not on a thread that serves requests.
+        let found = tokio::task::spawn_blocking(move || question.find(&*state));
+        match found.await {
+            Ok(found) => found,
+            Err(error) => Err(IndexError::Io(error.to_string())),
         }
-        Ok(())
-    })
-}
-
-fn clear_body(body: &Body, suspects: &mut HashSet<ChunkSetId>) {
-    if let Body::Chunked(body) = body {
-        suspects.remove(&body.set);
     }
 }
 
-fn each(
-    view: &dyn IndexView,
-    space: Keyspace,
-    prefix: &[u8],
-    mut visit: impl FnMut(&[u8]) -> Result<(), IndexError>,
-) -> Result<(), IndexError> {
-    let end = keys::successor(prefix).unwrap_or_default();
-    let mut cursor = view.cursor(space, prefix, &end)?;
-    cursor.seek(prefix)?;
-    while let Some((_, value)) = cursor.entry() {
-        visit(value)?;
-        cursor.next()?;
+impl FindReferenced<'_> {
+    fn find(&self, state: &dyn Index) -> Result<Referenced, IndexError> {
+        let suspects: HashSet<ChunkSetId> = self.suspects.iter().copied().collect();
+        let mut sets = HashSet::new();
+        let mut records = 0;
+        let mut region = self.region;
+        let mut from = self.from.clone();
+        loop {
+            let prefix = region.prefix(self.group);
+            let end = keys::successor(&prefix).unwrap_or_default();
+            from = from.max(prefix);
+            let mut cursor = state.cursor(region.space(), &from, &end)?;
+            cursor.seek(&from)?;
+            while let Some((key, value)) = cursor.entry() {
+                if records == self.records_max.max(1) {
+                    let next = Some((region, key.to_vec()));
+                    let sets = sets.into_iter().collect();
+                    return Ok(Referenced { sets, next });
+                }
+                records += 1;
+                region.bodies(value, &mut |set| {
+                    if suspects.contains(&set) {
+                        sets.insert(set);
+                    }
+                })?;
+                cursor.next()?;
+            }
+            from.clear();
+            match region.next() {
+                Some(next) => region = next,
+                None => {
+                    let sets = sets.into_iter().collect();
+                    return Ok(Referenced { sets, next: None });
+                }
+            }
+        }
     }
-    Ok(())
 }

@@ -3,16 +3,17 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
 use holdfast_placement::command::{CommandError, Proposer, Stamp};
-use holdfast_placement::consensus::{Groups, ReadError, Reading};
+use holdfast_placement::consensus::Groups;
 use holdfast_placement::directory::DirectoryError;
 use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
 use holdfast_placement::map::SharedMap;
-use holdfast_placement::seams::{Clock, Index, IndexError, Rng, UnixMillis};
+use holdfast_placement::query::{AskError, Asker};
+use holdfast_placement::seams::{Clock, IndexError, Rng, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Address, Command, Outcome, Refusal};
+use super::questions::BucketClosed;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, ObjectChecksum, ObjectHeaders,
     PartRecord, UploadRecord, VersionRecord, VersionSummary,
@@ -46,9 +47,10 @@ pub struct NewVersion {
 }
 
 /// A version that was found; `inline` is filled when its body is inline.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoredVersion {
     pub record: VersionRecord,
+    #[serde(with = "super::raw_bytes")]
     pub inline: Bytes,
 }
 
@@ -67,6 +69,10 @@ pub enum MetadataError {
     /// The metadata's drive is full; nothing happened (507).
     #[error("no space left for metadata")]
     Full,
+    /// There is nothing, and the bucket takes no writes: it is being deleted, or is gone, and there may be another of
+    /// its name. Ask the directory; if it is there still, it has nothing of what was read.
+    #[error("the bucket is closed")]
+    BucketClosed,
 }
 
 /// Why a write did not take effect.
@@ -96,7 +102,7 @@ pub struct DeleteOutcome {
 }
 
 /// A listing to make, in UTF-8 binary order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ListObjects {
     pub prefix: String,
     pub delimiter: Option<String>,
@@ -108,14 +114,14 @@ pub struct ListObjects {
 }
 
 /// A key in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListEntry {
     pub key: String,
     pub summary: VersionSummary,
 }
 
 /// A page of a listing.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListPage {
     pub entries: Vec<ListEntry>,
     pub common_prefixes: Vec<String>,
@@ -171,7 +177,7 @@ pub enum CompleteUploadError {
 }
 
 /// A part listing to make.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ListParts {
     pub upload: UploadId,
     /// Only parts with a greater number.
@@ -180,7 +186,7 @@ pub struct ListParts {
 }
 
 /// A page of parts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PartsPage {
     pub upload: UploadRecord,
     pub parts: Vec<PartRecord>,
@@ -188,7 +194,7 @@ pub struct PartsPage {
 }
 
 /// An upload listing to make: by key, then by upload id.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ListUploads {
     pub prefix: String,
     pub delimiter: Option<String>,
@@ -199,7 +205,7 @@ pub struct ListUploads {
 }
 
 /// A page of uploads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadsPage {
     pub uploads: Vec<UploadRecord>,
     pub common_prefixes: Vec<String>,
@@ -213,7 +219,7 @@ pub struct UploadsPage {
 pub struct ReclaimId(pub [u8; 12]);
 
 /// Bodies that no version names any more: free their shards, then say so with [`Metadata::reclaimed`].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reclaimable {
     pub id: ReclaimId,
     /// When they lost their version or upload.
@@ -222,7 +228,7 @@ pub struct Reclaimable {
 }
 
 /// An upload that was begun long ago and is still open.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StaleUpload {
     pub bucket: BucketId,
     pub key: String,
@@ -234,13 +240,16 @@ pub struct StaleUpload {
 #[derive(Clone)]
 pub struct Metadata {
     pub(super) proposer: Arc<Proposer>,
+    pub(super) asker: Asker,
     map: SharedMap,
     pub(super) clock: Arc<dyn Clock>,
 }
 
 /// A key's place: its address in commands and the group that decides them.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Place<'a> {
     pub group: GroupId,
+    #[serde(borrow)]
     pub address: Address<'a>,
 }
 
@@ -252,13 +261,6 @@ impl Place<'_> {
     }
 }
 
-/// A lane and the state it is read from.
-pub(super) struct LaneView {
-    pub group: GroupId,
-    pub lane: Lane,
-    pub state: Arc<dyn Index>,
-}
-
 impl Metadata {
     pub fn new(
         groups: Arc<dyn Groups>,
@@ -267,6 +269,7 @@ impl Metadata {
         rng: Arc<dyn Rng>,
     ) -> Self {
         Self {
+            asker: Asker::new(groups.clone(), clock.clone()),
             proposer: Arc::new(Proposer::new(groups, clock.clone(), rng)),
             map,
             clock,
@@ -288,31 +291,6 @@ impl Metadata {
         (0..map.lanes.max(1))
             .map(|lane| (map.group_of(bucket, Lane(lane)), Lane(lane)))
             .collect()
-    }
-
-    /// The bucket's lanes, each group read once.
-    pub(super) async fn read_lanes(
-        &self,
-        bucket: BucketId,
-    ) -> Result<Vec<LaneView>, MetadataError> {
-        let lanes = self.lanes(bucket);
-        let mut groups: Vec<GroupId> = lanes.iter().map(|(group, _)| *group).collect();
-        groups.sort_unstable();
-        groups.dedup();
-        let states = try_join_all(groups.iter().map(|group| self.read(*group))).await?;
-        let lanes = lanes.into_iter().filter_map(|(group, lane)| {
-            let position = groups.binary_search(&group).ok()?;
-            let state = states.get(position)?.clone();
-            Some(LaneView { group, lane, state })
-        });
-        Ok(lanes.collect())
-    }
-
-    pub(super) async fn read(&self, group: GroupId) -> Result<Arc<dyn Index>, MetadataError> {
-        match self.proposer.groups().read(group).await? {
-            Reading::Here(state) => Ok(state),
-            Reading::At(node) => Err(MetadataError::Unavailable(format!("{group} is at {node}"))),
-        }
     }
 
     /// Has a command decided; `tail` follows it.
@@ -362,12 +340,19 @@ impl From<CommandError> for MetadataError {
     }
 }
 
-impl From<ReadError> for MetadataError {
-    fn from(error: ReadError) -> Self {
+impl From<AskError> for MetadataError {
+    fn from(error: AskError) -> Self {
         match error {
-            ReadError::NoQuorum { .. } => Self::Unavailable(error.to_string()),
-            ReadError::Stopped { .. } => Self::Failed(error.to_string()),
+            AskError::Unavailable(text) => Self::Unavailable(text),
+            AskError::Failed(text) => Self::Failed(text),
+            AskError::Full => Self::Full,
         }
+    }
+}
+
+impl From<BucketClosed> for MetadataError {
+    fn from(_: BucketClosed) -> Self {
+        Self::BucketClosed
     }
 }
 

@@ -3,16 +3,16 @@
 use std::ops::Range;
 
 use holdfast_placement::ids::{BucketId, UploadId};
-use holdfast_placement::seams::{Keyspace, UnixMillis};
+use holdfast_placement::seams::UnixMillis;
 
 use super::command::{Command, Outcome, PartsDigest, Refusal};
 use super::keys;
+use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
 use super::record::{PartRecord, UploadRecord, VersionSummary};
 use super::store::{
     CompleteUpload, CompleteUploadError, Condition, ListParts, Metadata, MetadataError, NewPart,
     NewUpload, PartsPage, Place, WriteError, strange,
 };
-use super::values::{self, CompletedUpload, PartPage};
 
 impl Metadata {
     /// Begins an upload.
@@ -53,12 +53,11 @@ impl Metadata {
         key: &str,
         upload: UploadId,
     ) -> Result<Option<UploadRecord>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        match state.get(Keyspace::Records, &place.upload_key(upload))? {
-            Some(value) => Ok(Some(values::decode(&value, "an upload")?)),
-            None => Ok(None),
-        }
+        let at = self.place(bucket, key);
+        Ok(self
+            .asker
+            .ask(at.group, &FindUpload { at, upload })
+            .await??)
     }
 
     /// Records a part; one of the same number is replaced and its body reclaimed. Gives the part's time.
@@ -97,37 +96,11 @@ impl Metadata {
         key: &str,
         list: &ListParts,
     ) -> Result<Option<PartsPage>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        // One view, so that the parts are those of an upload that is still there.
-        let view = state.view();
-        let Some(value) = view.get(Keyspace::Records, &place.upload_key(list.upload))? else {
-            return Ok(None);
-        };
-        let mut page = PartsPage {
-            upload: values::decode(&value, "an upload")?,
-            parts: Vec::new(),
-            truncated: false,
-        };
-        let Some(first) = list.after.checked_add(1) else {
-            return Ok(Some(page));
-        };
-        if list.max == 0 {
-            return Ok(Some(page));
-        }
-        let from = keys::part(place.group, list.upload, first);
-        let to = keys::successor(&keys::parts(place.group, list.upload)).unwrap_or_default();
-        let mut cursor = view.cursor(Keyspace::Records, &from, &to)?;
-        cursor.seek(&from)?;
-        while let Some((_, value)) = cursor.entry() {
-            if page.parts.len() == list.max {
-                page.truncated = true;
-                break;
-            }
-            page.parts.push(values::decode(value, "a part")?);
-            cursor.next()?;
-        }
-        Ok(Some(page))
+        let at = self.place(bucket, key);
+        Ok(self
+            .asker
+            .ask(at.group, &FindParts { at, list: *list })
+            .await??)
     }
 
     /// Makes the upload's parts the key's newest version; the object is as old as the upload (S3 user guide,
@@ -171,15 +144,11 @@ impl Metadata {
         key: &str,
         upload: UploadId,
     ) -> Result<Option<VersionSummary>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        let record = keys::completed(place.group, upload);
-        let Some(value) = state.get(Keyspace::Records, &record)? else {
-            return Ok(None);
-        };
-        let completed: CompletedUpload = values::decode(&value, "a completed upload")?;
-        let same = completed.bucket == bucket && completed.key == key;
-        Ok(same.then_some(completed.summary))
+        let at = self.place(bucket, key);
+        Ok(self
+            .asker
+            .ask(at.group, &Completed { at, upload })
+            .await??)
     }
 
     /// Ends an upload; its parts are reclaimed.
@@ -209,25 +178,9 @@ impl Metadata {
         table: UploadId,
         range: Range<u64>,
     ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        let from = keys::page(place.group, table, range.start.saturating_add(1), 0);
-        let to = keys::successor(&keys::pages(place.group, table)).unwrap_or_default();
-        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
-        cursor.seek(&from)?;
-        let mut found = Vec::new();
-        while let Some((_, value)) = cursor.entry() {
-            let page: PartPage = values::decode(value, "a part table")?;
-            if page.offset >= range.end {
-                break;
-            }
-            let parts = placed(page).filter(|(offset, part)| {
-                *offset < range.end && offset.saturating_add(part.size) > range.start
-            });
-            found.extend(parts);
-            cursor.next()?;
-        }
-        Ok(found)
+        let at = self.place(bucket, key);
+        let question = PartsInRange { at, table, range };
+        Ok(self.asker.ask(at.group, &question).await?)
     }
 
     /// Parts of a completed object with a number greater than `after`, each with its offset, at most `max`.
@@ -239,44 +192,19 @@ impl Metadata {
         after: u16,
         max: usize,
     ) -> Result<Vec<(u64, PartRecord)>, MetadataError> {
-        let place = self.place(bucket, key);
-        let state = self.read(place.group).await?;
-        let from = keys::pages(place.group, table);
-        let to = keys::successor(&from).unwrap_or_default();
-        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
-        cursor.seek(&from)?;
-        let mut found = Vec::new();
-        while let Some((page_key, value)) = cursor.entry() {
-            let last = keys::page_last(page_key).ok_or_else(|| values::damaged("a part table"))?;
-            if last > after {
-                let page: PartPage = values::decode(value, "a part table")?;
-                let room = max - found.len();
-                found.extend(
-                    placed(page)
-                        .filter(|(_, part)| part.number > after)
-                        .take(room),
-                );
-                if found.len() == max {
-                    break;
-                }
-            }
-            cursor.next()?;
-        }
-        Ok(found)
+        let at = self.place(bucket, key);
+        let question = PartsAfter {
+            at,
+            table,
+            after,
+            max,
+        };
+        Ok(self.asker.ask(at.group, &question).await?)
     }
 }
 
-/// The parts of a page, each with its offset in the object.
-fn placed(page: PartPage) -> impl Iterator<Item = (u64, PartRecord)> {
-    page.parts.into_iter().scan(page.offset, |next, part| {
-        let offset = *next;
-        *next = next.saturating_add(part.size);
-        Some((offset, part))
-    })
-}
-
 impl Place<'_> {
-    fn upload_key(&self, upload: UploadId) -> Vec<u8> {
+    pub fn upload_key(&self, upload: UploadId) -> Vec<u8> {
         let at = self.address;
         keys::upload(self.group, at.bucket, at.lane, at.key, upload)
     }

@@ -15,18 +15,25 @@ use holdfast_placement::seams::{
     Batch, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
     SystemRng, UnixMillis,
 };
-use holdfast_placement::testing::DirectGroups;
+use holdfast_placement::testing::{DirectGroups, SplitGroups};
 use parking_lot::Mutex;
 
 use super::{BUCKET, any, chunked, completion, etag, if_absent, if_match, new_upload, part, set};
 use crate::metadata::testing::map_of;
 use crate::metadata::{
     Body, CloseBucket, CompleteUploadError, Condition, Etag, ListObjects, ListParts, ListUploads,
-    Metadata, NewVersion, ObjectHeaders, WriteError, metadata_machine,
+    Metadata, MetadataError, NewVersion, ObjectHeaders, WriteError, metadata_machine, query_runner,
 };
 
 /// Steps of a sequence.
 const STEPS: u64 = 300;
+
+/// Where the groups are: all here, or at three nodes between which messages get lost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Spread {
+    Here,
+    ThreeNodes,
+}
 
 /// Groups over which commands come twice, at once or much later, and state machines restart.
 struct Unsteady {
@@ -202,7 +209,7 @@ struct Run {
 }
 
 impl Run {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, spread: Spread) -> Self {
         let rng = SeededRng::new(seed);
         let metadata_groups = [1, 3, 16][rng.below(3) as usize];
         let clock = ManualClock::at(UnixMillis(1_700_000_000_000));
@@ -214,8 +221,16 @@ impl Run {
             rng: SeededRng::new(rng.next_u64()),
             log: Mutex::new(Vec::new()),
         });
+        let used: Arc<dyn Groups> = match spread {
+            Spread::Here => groups.clone(),
+            Spread::ThreeNodes => {
+                let trouble = [0, 5, 40][rng.below(3) as usize];
+                let split = SplitGroups::new(groups.clone(), query_runner(), seed, trouble);
+                Arc::new(split)
+            }
+        };
         let metadata = Metadata::new(
-            groups.clone(),
+            used,
             map_of(metadata_groups),
             Arc::new(clock.clone()),
             Arc::new(SeededRng::new(rng.next_u64())),
@@ -273,6 +288,20 @@ impl Run {
             }
         }
         condition
+    }
+
+    /// What was read; that the bucket is closed is said exactly when it is, and there is nothing in it then.
+    fn unless_closed<T: Default>(&self, read: Result<T, MetadataError>) -> T {
+        match read {
+            Err(MetadataError::BucketClosed) => {
+                assert!(self.model.closed);
+                T::default()
+            }
+            read => {
+                assert!(!self.model.closed);
+                read.unwrap()
+            }
+        }
     }
 
     async fn step(&mut self) {
@@ -358,7 +387,10 @@ impl Run {
         let key = self.key();
         let condition = self.condition(&key);
         let deleted = self.metadata.delete(BUCKET, &key, &condition).await;
-        let expected = self.model_delete(&key, &condition);
+        let expected = match self.model.closed {
+            true => Err("NoSuchBucket"),
+            false => self.model_delete(&key, &condition),
+        };
         assert_eq!(
             verdict(deleted.as_ref().map(|deleted| deleted.existed)),
             expected
@@ -382,7 +414,10 @@ impl Run {
         let deleted = self.metadata.delete_many(BUCKET, &keys).await;
         assert_eq!(deleted.len(), keys.len());
         for ((key, condition), deleted) in keys.iter().zip(deleted) {
-            let expected = self.model_delete(key, condition);
+            let expected = match self.model.closed {
+                true => Err("NoSuchBucket"),
+                false => self.model_delete(key, condition),
+            };
             assert_eq!(
                 verdict(deleted.as_ref().map(|deleted| deleted.existed)),
                 expected
@@ -395,7 +430,11 @@ impl Run {
         let tags = vec![("new".to_owned(), self.below(10).to_string())];
         let set = self.metadata.set_tags(BUCKET, &key, tags.clone()).await;
         let object = self.model.objects.get_mut(&key);
-        let expected = object.map(|object| object.tags = tags).ok_or("NoSuchKey");
+        let missing = match self.model.closed {
+            true => "NoSuchBucket",
+            false => "NoSuchKey",
+        };
+        let expected = object.map(|object| object.tags = tags).ok_or(missing);
         assert_eq!(verdict(set.as_ref().copied()), expected);
     }
 
@@ -451,7 +490,8 @@ impl Run {
             after: 0,
             max: 1000,
         };
-        let page = self.metadata.list_parts(BUCKET, &key, &list).await.unwrap();
+        let page = self.metadata.list_parts(BUCKET, &key, &list).await;
+        let page = self.unless_closed(page);
         let Some(known) = self.model.uploads.get(&(key.clone(), upload)).cloned() else {
             assert!(page.is_none());
             return;
@@ -529,6 +569,9 @@ impl Run {
                 aborted.unwrap();
                 parts.values().for_each(|part| self.model.let_go_part(part));
             }
+            None if self.model.closed => {
+                assert!(matches!(aborted, Err(WriteError::NoSuchBucket)));
+            }
             None => assert!(matches!(aborted, Err(WriteError::NoSuchUpload))),
         }
     }
@@ -550,7 +593,8 @@ impl Run {
         };
         // To the end, page by page.
         for _ in 0..1000 {
-            let page = self.metadata.list(BUCKET, &list).await.unwrap();
+            let page = self.metadata.list(BUCKET, &list).await;
+            let page = self.unless_closed(page);
             let (expected, truncated) = self.model.list(&list);
             let mut listed: Vec<(String, bool)> = Vec::new();
             for entry in &page.entries {
@@ -600,7 +644,8 @@ impl Run {
             _ => {}
         }
         for _ in 0..1000 {
-            let page = self.metadata.list_uploads(BUCKET, &list).await.unwrap();
+            let page = self.metadata.list_uploads(BUCKET, &list).await;
+            let page = self.unless_closed(page);
             let (expected, truncated) = self.model.list_uploads(&list);
             let mut listed: Vec<(String, Option<UploadId>)> = Vec::new();
             for upload in &page.uploads {
@@ -683,8 +728,8 @@ impl Run {
 
     async fn read(&mut self) {
         let key = self.key();
-        let found = self.metadata.get(BUCKET, &key).await.unwrap();
-        let head = self.metadata.head(BUCKET, &key).await.unwrap();
+        let found = self.unless_closed(self.metadata.get(BUCKET, &key).await);
+        let head = self.unless_closed(self.metadata.head(BUCKET, &key).await);
         assert_eq!(head, found.as_ref().map(|found| found.record.clone()));
         let Some(object) = self.model.objects.get(&key) else {
             assert!(found.is_none());
@@ -813,11 +858,13 @@ async fn random_sequences_agree_with_the_model() {
     };
     let first = seed.unwrap_or_else(|| SystemRng.next_u64() >> 16);
     for seed in first..first + sequences {
-        println!("HOLDFAST_SEED={seed}");
-        let mut run = Run::new(seed);
-        for _ in 0..STEPS {
-            run.step().await;
+        for spread in [Spread::Here, Spread::ThreeNodes] {
+            println!("HOLDFAST_SEED={seed} {spread:?}");
+            let mut run = Run::new(seed, spread);
+            for _ in 0..STEPS {
+                run.step().await;
+            }
+            run.finish().await;
         }
-        run.finish().await;
     }
 }

@@ -11,12 +11,12 @@ use holdfast_placement::seams::{
     Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, ManualClock, MemoryIndex,
     SeededRng,
 };
-use holdfast_placement::testing::DirectGroups;
+use holdfast_placement::testing::{DirectGroups, SplitGroups};
 use parking_lot::Mutex;
 
 use super::{BUCKET, any, inline_version};
 use crate::metadata::testing::map_of;
-use crate::metadata::{Metadata, MetadataError, WriteError, metadata_machine};
+use crate::metadata::{Metadata, MetadataError, WriteError, metadata_machine, query_runner};
 
 /// Groups that hold proposals back until somebody reads inline bytes.
 struct Held {
@@ -94,7 +94,10 @@ impl Index for HeldIndex {
     }
 }
 
-fn held() -> (Arc<Held>, Metadata) {
+/// Seeds of where the groups are led: here, or elsewhere, with messages that get lost.
+const SEEDS: std::ops::Range<u64> = 0..10;
+
+fn held(seed: u64) -> (Arc<Held>, Metadata) {
     let held = Arc::new(Held {
         direct: DirectGroups::new(
             Arc::new(MemoryIndex::new()),
@@ -103,8 +106,9 @@ fn held() -> (Arc<Held>, Metadata) {
         holding: Mutex::new(false),
         held: Mutex::new(Vec::new()),
     });
+    let groups = Arc::new(HeldGroups(held.clone()));
     let metadata = Metadata::new(
-        Arc::new(HeldGroups(held.clone())),
+        Arc::new(SplitGroups::new(groups, query_runner(), seed, 10)),
         map_of(16),
         Arc::new(ManualClock::default()),
         Arc::new(SeededRng::new(1)),
@@ -114,40 +118,46 @@ fn held() -> (Arc<Held>, Metadata) {
 
 #[tokio::test]
 async fn a_reader_between_record_and_bytes_sees_the_overwrite() {
-    let (held, metadata) = held();
-    let one = inline_version(1, "one");
-    metadata.put(BUCKET, "k", one, &any()).await.unwrap();
-    *held.holding.lock() = true;
-    let two = inline_version(2, "two!");
-    let lost = metadata.put(BUCKET, "k", two, &any()).await;
-    assert!(matches!(
-        lost,
-        Err(WriteError::Metadata(MetadataError::Indeterminate(_)))
-    ));
-    let found = metadata.get(BUCKET, "k").await.unwrap().unwrap();
-    assert_eq!(found.inline, "two!");
-    assert_eq!(found.record.summary.size, 4);
+    for seed in SEEDS {
+        let (held, metadata) = held(seed);
+        let one = inline_version(1, "one");
+        metadata.put(BUCKET, "k", one, &any()).await.unwrap();
+        *held.holding.lock() = true;
+        let two = inline_version(2, "two!");
+        let lost = metadata.put(BUCKET, "k", two, &any()).await;
+        assert!(matches!(
+            lost,
+            Err(WriteError::Metadata(MetadataError::Indeterminate(_)))
+        ));
+        let found = metadata.get(BUCKET, "k").await.unwrap().unwrap();
+        assert_eq!(found.inline, "two!");
+        assert_eq!(found.record.summary.size, 4);
+    }
 }
 
 #[tokio::test]
 async fn a_reader_between_record_and_bytes_sees_the_deletion() {
-    let (held, metadata) = held();
-    let new = inline_version(1, "one");
-    metadata.put(BUCKET, "k", new, &any()).await.unwrap();
-    *held.holding.lock() = true;
-    metadata.delete(BUCKET, "k", &any()).await.unwrap_err();
-    assert!(metadata.get(BUCKET, "k").await.unwrap().is_none());
+    for seed in SEEDS {
+        let (held, metadata) = held(seed);
+        let new = inline_version(1, "one");
+        metadata.put(BUCKET, "k", new, &any()).await.unwrap();
+        *held.holding.lock() = true;
+        metadata.delete(BUCKET, "k", &any()).await.unwrap_err();
+        assert!(metadata.get(BUCKET, "k").await.unwrap().is_none());
+    }
 }
 
 #[tokio::test]
 async fn bytes_that_are_gone_are_an_error() {
-    let (held, metadata) = held();
-    let new = inline_version(1, "one");
-    metadata.put(BUCKET, "k", new, &any()).await.unwrap();
-    let mut batch = Batch::new();
-    batch.delete_range(Keyspace::Inline, &[0u8][..], &[0xFFu8][..]);
-    let index = held.direct.index();
-    index.write(batch, Durability::Unsynced).unwrap();
-    let found = metadata.get(BUCKET, "k").await;
-    assert!(matches!(found, Err(MetadataError::Failed(_))));
+    for seed in SEEDS {
+        let (held, metadata) = held(seed);
+        let new = inline_version(1, "one");
+        metadata.put(BUCKET, "k", new, &any()).await.unwrap();
+        let mut batch = Batch::new();
+        batch.delete_range(Keyspace::Inline, &[0u8][..], &[0xFFu8][..]);
+        let index = held.direct.index();
+        index.write(batch, Durability::Unsynced).unwrap();
+        let found = metadata.get(BUCKET, "k").await;
+        assert!(matches!(found, Err(MetadataError::Failed(_))));
+    }
 }

@@ -1,0 +1,109 @@
+//! What all questions to the metadata groups have in common, and those that come from other nodes.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_placement::consensus::QueryRunner;
+use holdfast_placement::directory;
+use holdfast_placement::ids::{BucketId, GroupId, Lane};
+use holdfast_placement::query::{self, Ask, States};
+use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
+use serde::{Deserialize, Serialize};
+
+use super::leftovers::{FindReclaimable, FindStaleUploads};
+use super::list::{ListLanes, ListUploadLanes};
+use super::objects::{Get, Head};
+use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
+use super::references::FindReferenced;
+use super::store::Place;
+use super::values::LaneState;
+use super::{keys, values};
+
+/// Kinds of questions; on the wire, keep stable.
+pub mod kind {
+    pub const GET: u8 = 1;
+    pub const HEAD: u8 = 2;
+    pub const UPLOAD: u8 = 3;
+    pub const LIST_PARTS: u8 = 4;
+    pub const COMPLETED: u8 = 5;
+    pub const PARTS_IN_RANGE: u8 = 6;
+    pub const PARTS_AFTER: u8 = 7;
+    pub const LIST: u8 = 8;
+    pub const LIST_UPLOADS: u8 = 9;
+    pub const RECLAIMABLE: u8 = 10;
+    pub const STALE_UPLOADS: u8 = 11;
+    pub const REFERENCED: u8 = 12;
+}
+
+/// There is nothing, and the bucket is closed: whoever took it from a cache must look whether it is there still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BucketClosed;
+
+/// An answer about what is in a bucket.
+pub type InBucket<T> = Result<T, BucketClosed>;
+
+/// Whether the lane refuses writes. Those of a bucket that was deleted stay closed for ever.
+pub fn is_closed(
+    state: &dyn IndexView,
+    group: GroupId,
+    bucket: BucketId,
+    lane: Lane,
+) -> Result<bool, IndexError> {
+    let key = keys::lane_state(group, bucket, lane);
+    match state.get(Keyspace::Records, &key)? {
+        Some(value) => {
+            let lane: LaneState = values::decode(&value, "a lane")?;
+            Ok(lane.closed_by.is_some())
+        }
+        None => Ok(false),
+    }
+}
+
+impl Place<'_> {
+    /// The answer where nothing was found. Looks at the lane after that: if it is open, the bucket was there.
+    pub fn nothing<T: Default>(&self, state: &dyn Index) -> Result<InBucket<T>, IndexError> {
+        let at = self.address;
+        match is_closed(state, self.group, at.bucket, at.lane)? {
+            true => Ok(Err(BucketClosed)),
+            false => Ok(Ok(T::default())),
+        }
+    }
+}
+
+/// Runs the queries that other nodes send to groups which are led here.
+struct Runner;
+
+#[async_trait]
+impl QueryRunner for Runner {
+    async fn run(&self, states: &States, query: &[u8]) -> Result<Bytes, String> {
+        match states {
+            [(GroupId::PLACEMENT, _)] => directory::run_query(states, query).await,
+            _ => run_query(states, query).await,
+        }
+    }
+}
+
+/// What answers the queries of other nodes to any group.
+pub fn query_runner() -> Arc<dyn QueryRunner> {
+    Arc::new(Runner)
+}
+
+async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
+    let (kind, question) = query::open(query)?;
+    match kind {
+        Get::KIND => query::answer::<Get<'_>>(question, states).await,
+        Head::KIND => query::answer::<Head<'_>>(question, states).await,
+        FindUpload::KIND => query::answer::<FindUpload<'_>>(question, states).await,
+        FindParts::KIND => query::answer::<FindParts<'_>>(question, states).await,
+        Completed::KIND => query::answer::<Completed<'_>>(question, states).await,
+        PartsInRange::KIND => query::answer::<PartsInRange<'_>>(question, states).await,
+        PartsAfter::KIND => query::answer::<PartsAfter<'_>>(question, states).await,
+        ListLanes::KIND => query::answer::<ListLanes<'_>>(question, states).await,
+        ListUploadLanes::KIND => query::answer::<ListUploadLanes<'_>>(question, states).await,
+        FindReclaimable::KIND => query::answer::<FindReclaimable>(question, states).await,
+        FindStaleUploads::KIND => query::answer::<FindStaleUploads>(question, states).await,
+        FindReferenced::KIND => query::answer::<FindReferenced<'_>>(question, states).await,
+        other => Err(format!("the metadata has no queries of kind {other}")),
+    }
+}
