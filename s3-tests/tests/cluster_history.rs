@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use holdfast_s3_tests::cluster::{has_netns, nodes, number};
 use holdfast_s3_tests::content::md5_hex;
-use holdfast_s3_tests::linearizable::{Action, Operation, Outcome, Value, check};
+use holdfast_s3_tests::liar::{self, Lie};
+use holdfast_s3_tests::linearizable::{Action, Operation, Outcome, Value, Verdict, check};
 use holdfast_s3_tests::traffic::OUTAGE;
-use holdfast_s3_tests::{Client, Cluster, ClusterOptions, Content, Request, Response, Seed};
+use holdfast_s3_tests::{Client, Cluster, ClusterOptions, Content, Keys, Request, Response, Seed};
 
 const BUCKET: &str = "bucket";
 const CLIENTS: u64 = 9;
@@ -110,7 +111,17 @@ struct Actor<'a> {
     seen: Vec<Option<(Value, String)>>,
 }
 
-impl Actor<'_> {
+impl<'a> Actor<'a> {
+    fn new(client: u64, gateways: Vec<Client>, seed: &Seed, history: &'a History) -> Self {
+        Self {
+            client,
+            gateways,
+            seed: seed.fork(client),
+            history,
+            seen: vec![None; KEYS],
+        }
+    }
+
     fn act(&mut self) {
         let key = self.seed.within(0..KEYS as u64) as usize;
         let gateway = self.seed.within(0..self.gateways.len() as u64) as usize;
@@ -288,16 +299,10 @@ fn outcome_of(action: Action, answer: &io::Result<Response>) -> Option<Outcome> 
 fn run(cluster: &Cluster, name: String, fault: Fault, node: usize, seed: &Seed) -> History {
     let history = History::new(name);
     let stop = AtomicBool::new(false);
-    let actor = |client: u64| Actor {
-        client,
-        gateways: cluster
-            .clients()
-            .into_iter()
-            .map(|gateway| gateway.deadline(PATIENCE))
-            .collect(),
-        seed: seed.fork(client),
-        history: &history,
-        seen: vec![None; KEYS],
+    let actor = |client: u64| {
+        let gateways = cluster.clients().into_iter();
+        let gateways = gateways.map(|gateway| gateway.deadline(PATIENCE)).collect();
+        Actor::new(client, gateways, seed, &history)
     };
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
@@ -403,6 +408,49 @@ fn every_history_is_linearizable() {
         "cluster-history: {histories} histories, {operations} operations, {unknown} without an answer, all linearizable; {:.1?}",
         started.elapsed()
     );
+}
+
+/// The same clients and the same judge, with a gateway that lies once in three times.
+fn verdicts_on(lie: Lie, seed: &Seed) -> Vec<Result<(), Verdict>> {
+    let history = History::new(format!("{lie:?}"));
+    let address = liar::start(lie, seed.fork(1000));
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let gateways = vec![Client::new(address, Keys::for_tests())];
+            let mut actor = Actor::new(client, gateways, seed, &history);
+            scope.spawn(move || {
+                while actor.history.began.elapsed() < Duration::from_millis(1200) {
+                    actor.act();
+                }
+            });
+        }
+    });
+    let recorded = history.keys.iter();
+    recorded
+        .map(|key| check(&key.lock().expect("operations")))
+        .collect()
+}
+
+#[test]
+fn every_kind_of_lie_is_found() {
+    let seed = Seed::for_test("lies");
+    for (index, lie) in [
+        Lie::None,
+        Lie::StaleRead,
+        Lie::LostWrite,
+        Lie::LostDelete,
+        Lie::ConditionIgnored,
+        Lie::DoneTwice,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let verdicts = verdicts_on(lie, &seed.fork(index as u64));
+        assert!(!verdicts.contains(&Err(Verdict::TooHard)), "{lie:?}");
+        let wrong = verdicts.iter().filter(|verdict| verdict.is_err()).count();
+        println!("{lie:?}: {wrong} of {KEYS} keys are not linearizable");
+        assert_eq!(wrong > 0, lie != Lie::None, "{lie:?}: {verdicts:?}");
+    }
 }
 
 /// An answer of 503 says nothing, a refused connection says that nothing happened, and what it says otherwise counts.

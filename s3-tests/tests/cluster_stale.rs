@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use holdfast_s3_tests::cluster::{nodes, number};
-use holdfast_s3_tests::request::encode_query;
+use holdfast_s3_tests::liar::{self, Lie};
+use holdfast_s3_tests::request::{Keys, encode_query};
 use holdfast_s3_tests::traffic::OUTAGE;
 use holdfast_s3_tests::{Client, Cluster, ClusterOptions, Content, Request, Response, Seed};
 
@@ -140,22 +141,15 @@ impl Chain {
     }
 }
 
-#[test]
-fn no_answer_is_stale() {
-    let seed = Seed::for_test("cluster-stale");
-    let pairs = number("HOLDFAST_TEST_PAIRS", 20_000);
-    let cluster = Cluster::up("cluster-stale", &ClusterOptions::new(nodes()));
-    cluster.client(1).create_bucket(BUCKET);
-    let done = AtomicU64::new(0);
-    let stale = AtomicU64::new(0);
-    let started = Instant::now();
+/// `pairs` pairs in all by `CLIENTS` clients, each of which has connections to all gateways. How many were stale.
+fn stale_among(pairs: u64, gateways: impl Fn() -> Vec<Client> + Sync, seed: &Seed) -> u64 {
+    let (done, stale) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
         for client in 0..CLIENTS {
-            let (cluster, done, stale) = (&cluster, &done, &stale);
+            let (gateways, done, stale) = (&gateways, &done, &stale);
             let mut seed = seed.fork(client);
             scope.spawn(move || {
-                let mut gateways = cluster.clients();
-                let count = gateways.len() as u64;
+                let mut gateways = gateways();
                 let mut chains: Vec<Chain> = (0..KEYS)
                     .map(|index| Chain {
                         key: format!("client-{client}/{index:02}"),
@@ -164,37 +158,68 @@ fn no_answer_is_stale() {
                     .collect();
                 while done.fetch_add(1, Ordering::Relaxed) < pairs {
                     let chain = &mut chains[seed.within(0..KEYS) as usize];
-                    let writer = seed.within(0..count);
-                    // Another than the writer, where there is one.
-                    let reader = (writer + seed.within(1..count.max(2))) % count;
-                    let before = chain.held.clone();
-                    chain.write(&mut gateways[writer as usize], &mut seed);
-                    let way = *seed.choose(&LOOKS);
-                    let seen = look(&mut gateways[reader as usize], way, &chain.key);
-                    if seen != chain.held {
-                        stale.fetch_add(1, Ordering::Relaxed);
-                        println!(
-                            "STALE: {way:?} of {} through gateway {} shows {seen:?}; gateway {} had acknowledged {:?}, before it was {before:?}",
-                            chain.key,
-                            reader + 1,
-                            writer + 1,
-                            chain.held,
-                        );
-                    }
-                    if seed.chance(10) {
-                        chain.outdated(&mut gateways[reader as usize], &before);
-                    }
+                    stale.fetch_add(
+                        u64::from(is_stale(chain, &mut gateways, &mut seed)),
+                        Ordering::Relaxed,
+                    );
                 }
             });
         }
     });
+    stale.into_inner()
+}
+
+/// One pair: a write through one gateway, and a look through another.
+fn is_stale(chain: &mut Chain, gateways: &mut [Client], seed: &mut Seed) -> bool {
+    let count = gateways.len() as u64;
+    let writer = seed.within(0..count);
+    // Another than the writer, where there is one.
+    let reader = (writer + seed.within(1..count.max(2))) % count;
+    let before = chain.held.clone();
+    chain.write(&mut gateways[writer as usize], seed);
+    let way = *seed.choose(&LOOKS);
+    let seen = look(&mut gateways[reader as usize], way, &chain.key);
+    let stale = seen != chain.held;
+    if stale {
+        println!(
+            "STALE: {way:?} of {} through gateway {} shows {seen:?}; gateway {} had acknowledged {:?}, before it was {before:?}",
+            chain.key,
+            reader + 1,
+            writer + 1,
+            chain.held,
+        );
+    }
+    if seed.chance(10) {
+        chain.outdated(&mut gateways[reader as usize], &before);
+    }
+    stale
+}
+
+#[test]
+fn no_answer_is_stale() {
+    let seed = Seed::for_test("cluster-stale");
+    let pairs = number("HOLDFAST_TEST_PAIRS", 20_000);
+    let cluster = Cluster::up("cluster-stale", &ClusterOptions::new(nodes()));
+    cluster.client(1).create_bucket(BUCKET);
+    let started = Instant::now();
+    let stale = stale_among(pairs, || cluster.clients(), &seed);
     let took = started.elapsed();
     println!(
-        "cluster-stale: {pairs} pairs in {took:.1?} ({:.0} a second), {} stale",
+        "cluster-stale: {pairs} pairs in {took:.1?} ({:.0} a second), {stale} stale",
         pairs as f64 / took.as_secs_f64(),
-        stale.load(Ordering::Relaxed)
     );
-    assert_eq!(stale.into_inner(), 0, "stale answers");
+    assert_eq!(stale, 0, "stale answers");
+}
+
+#[test]
+fn a_gateway_with_stale_answers_is_found() {
+    let seed = Seed::for_test("stale-liar");
+    for (lie, is_found) in [(Lie::None, false), (Lie::StaleRead, true)] {
+        let address = liar::start(lie, seed.fork(1000));
+        let gateways = || vec![Client::new(address, Keys::for_tests())];
+        let stale = stale_among(300, gateways, &seed);
+        assert_eq!(stale > 0, is_found, "{lie:?}: {stale} stale");
+    }
 }
 
 /// What the look at an answer says is what the answer says: else nothing would ever be found stale.

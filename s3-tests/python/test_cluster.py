@@ -1,0 +1,190 @@
+"""The AWS CLI and boto3 against a cluster whose nodes die.
+
+HOLDFAST_TEST_NODES says how many nodes it has.
+"""
+
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from conftest import pattern
+
+SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "local-cluster"
+NODES = int(os.environ.get("HOLDFAST_TEST_NODES", "1"))
+MIB = 1 << 20
+
+# How long a client goes on trying, with all nodes but one alive.
+PATIENCE_S = 60
+
+
+class Cluster:
+    """A cluster of `deploy/local-cluster`; nodes count from 1."""
+
+    def __init__(self, directory):
+        self.directory = directory
+        self.run("up", "--nodes", str(NODES))
+        text = (directory / "cluster.env").read_text()
+        lines = (line.split("=", 1) for line in text.splitlines())
+        self.environment = {name: value.strip('"') for name, value in lines}
+        self.endpoints = self.environment["ENDPOINTS"].split(" ")
+
+    def run(self, *arguments):
+        command = [str(SCRIPT), *arguments, "--dir", str(self.directory)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_ROOT_")}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+
+    def client(self, node):
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoints[node - 1],
+            aws_access_key_id=self.environment["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+            config=Config(
+                s3={"addressing_style": "path"}, retries={"max_attempts": 0}, connect_timeout=3, read_timeout=15
+            ),
+        )
+
+    def wait_healthy(self):
+        """Until the script, as a person would use it, finds nothing wrong."""
+        deadline = time.monotonic() + 120
+        command = [str(SCRIPT), "status", "--dir", str(self.directory)]
+        while True:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            if done.returncode == 0:
+                return
+            assert time.monotonic() < deadline, f"not healthy: {done.stdout}\n{done.stderr}"
+            time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    root = os.environ.get("HOLDFAST_TEST_DIR")
+    if root:
+        Path(root).mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-python-cluster-", dir=root))
+    try:
+        yield Cluster(directory / "cluster")
+    finally:
+        subprocess.run([str(SCRIPT), "down", "--dir", str(directory / "cluster")], check=True, timeout=120)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+def aws(cluster, tmp_path):
+    """Runs `aws` against one node; its standard output."""
+    program = os.path.join(os.path.dirname(sys.executable), "aws")
+    program = program if os.path.exists(program) else shutil.which("aws")
+
+    def run(node, *arguments, stdin=None):
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "LC_ALL": "C.UTF-8",
+            "AWS_ACCESS_KEY_ID": cluster.environment["AWS_ACCESS_KEY_ID"],
+            "AWS_SECRET_ACCESS_KEY": cluster.environment["AWS_SECRET_ACCESS_KEY"],
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL": cluster.endpoints[node - 1],
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "8",
+            "AWS_RETRY_MODE": "standard",
+            "AWS_PAGER": "",
+        }
+        command = [program, *map(str, arguments)]
+        done = subprocess.run(command, env=environment, input=stdin, capture_output=True, timeout=600)
+        assert done.returncode == 0, f"{command}: {done.stdout.decode()}\n{done.stderr.decode()}"
+        return done.stdout.decode()
+
+    return run
+
+
+def test_what_the_cli_wrote_through_one_node_is_read_through_all(cluster, aws, tmp_path):
+    source = tmp_path / "source"
+    files = {f"d{index % 3}/f{index:02}": pattern(index * 50_000, index) for index in range(20)}
+    files["big"] = pattern(17 * MIB + 5, 99)
+    for name, body in files.items():
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(body)
+        os.utime(path, (1_700_000_000, 1_700_000_000))
+    aws(1, "s3", "mb", "s3://tree")
+    aws(1, "s3", "sync", source, "s3://tree/t", "--no-progress")
+    for node in range(1, NODES + 1):
+        target = tmp_path / f"target{node}"
+        aws(node, "s3", "sync", "s3://tree/t", target, "--no-progress")
+        found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
+        assert found == files
+        assert aws(node, "s3", "sync", source, "s3://tree/t", "--no-progress") == ""
+
+
+@pytest.mark.skipif(NODES < 3, reason="a node may die only where there are three")
+def test_cli_and_sdk_go_on_while_each_node_dies(cluster, aws, tmp_path):
+    cluster.client(1).create_bucket(Bucket="alive")
+    stop = threading.Event()
+    acknowledged, failures = {}, []
+    longest = [0.0]
+
+    def write(worker):
+        """Puts objects and reads each again, at the next node whenever one fails."""
+        nodes = itertools.cycle(cluster.client(node) for node in range(1, NODES + 1))
+        client = next(nodes)
+        for index in itertools.count():
+            if stop.is_set():
+                return
+            key, body = f"{worker}/{index:05}", pattern(1 + index * 7919 % 200_000, index)
+            began = time.monotonic()
+            while True:
+                try:
+                    client.put_object(Bucket="alive", Key=key, Body=body)
+                    assert client.get_object(Bucket="alive", Key=key)["Body"].read() == body
+                    break
+                except (BotoCoreError, ClientError) as error:
+                    code = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 503)
+                    if code < 500 or time.monotonic() - began > PATIENCE_S:
+                        failures.append((key, error))
+                        return
+                    client = next(nodes)
+                except AssertionError as error:
+                    failures.append((key, error))
+                    return
+            acknowledged[key] = body
+            longest[0] = max(longest[0], time.monotonic() - began)
+
+    workers = [threading.Thread(target=write, args=(worker,)) for worker in range(3)]
+    for worker in workers:
+        worker.start()
+    file, copy = tmp_path / "file", tmp_path / "copy"
+    try:
+        for victim in range(1, NODES + 1):
+            other = victim % NODES + 1
+            cluster.run("kill", str(victim))
+            body = pattern(9 * MIB + victim, victim)
+            file.write_bytes(body)
+            aws(other, "s3", "cp", file, f"s3://alive/cli-{victim}", "--no-progress")
+            aws(other, "s3", "cp", f"s3://alive/cli-{victim}", copy, "--no-progress")
+            assert copy.read_bytes() == body
+            cluster.run("start", str(victim))
+            cluster.wait_healthy()
+            aws(victim, "s3", "cp", f"s3://alive/cli-{victim}", copy, "--no-progress")
+            assert copy.read_bytes() == body
+    finally:
+        stop.set()
+        for worker in workers:
+            worker.join()
+    assert not failures
+    assert acknowledged
+    print(f"{len(acknowledged)} objects; longest wait for a write and its read {longest[0]:.2f} s")
+    readers = itertools.cycle(cluster.client(node) for node in range(1, NODES + 1))
+    for key, body in acknowledged.items():
+        assert next(readers).get_object(Bucket="alive", Key=key)["Body"].read() == body, key
