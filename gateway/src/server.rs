@@ -25,7 +25,7 @@ use crate::ops;
 use crate::ops::documents::DocumentMemory;
 use crate::router::{Query, Target, virtual_bucket};
 
-pub use connection::serve;
+pub use connection::{Front, serve};
 
 /// Bytes of a request's header fields at most. S3 says 8 KB; ten tags of the largest size, escaped, need more.
 const HEADERS_LEN_MAX: usize = 16 * 1024;
@@ -49,6 +49,8 @@ pub struct GatewayConfig {
     pub write_stall_timeout: Duration,
     /// How long requests in flight may take after the shutdown began.
     pub shutdown_grace: Duration,
+    /// Whether only `/-/` is answered: the node is no gateway for clients.
+    pub administers_only: bool,
 }
 
 impl Default for GatewayConfig {
@@ -62,6 +64,7 @@ impl Default for GatewayConfig {
             header_read_timeout: Duration::from_secs(60),
             write_stall_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(30),
+            administers_only: false,
         }
     }
 }
@@ -191,6 +194,12 @@ impl Gateway {
         let domain = self.config.domain.as_deref();
         if parts.uri.path().starts_with("/-/") && virtual_bucket(&parts, domain).is_none() {
             return self.administer(&parts).await;
+        }
+        if self.config.administers_only {
+            return Err(S3Error::with(
+                Code::MethodNotAllowed,
+                "This node keeps data and answers no S3 requests: ask a gateway.",
+            ));
         }
         let target = Target::parse(&parts, domain).inspect_err(|_| {
             *resource = Some(parts.uri.path().to_owned());

@@ -1,16 +1,14 @@
-//! `holdfast admin`: looks at a running node.
+//! `holdfast admin`: looks at a running node and its cluster.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+mod client;
+mod tables;
+
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use aws_sigv4::http_request::{
-    PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign,
-};
-use aws_sigv4::sign::v4;
 use clap::{Args, Subcommand};
-use holdfast_placement::seams::{Clock, SystemClock};
+use holdfast_storage_node::node::read_secret;
+use serde_json::Value;
 
 use crate::credentials::{CredentialsError, RootCredentials};
 use crate::serve::ENDPOINT_FILE;
@@ -23,23 +21,41 @@ pub struct AdminArgs {
 
 #[derive(Subcommand)]
 enum AdminCommand {
-    /// Say how the node stands: what is not healthy first.
-    Status(StatusArgs),
+    /// Say how the cluster stands: what is not healthy first.
+    Status(NodeArgs),
+    /// The nodes: who is up, who leads how many groups.
+    Nodes(NodeArgs),
+    /// The drives: state and room.
+    Drives(NodeArgs),
+    /// Where shards belong, and what is on its way.
+    Ring(NodeArgs),
+    /// The metadata's groups: leaders and voters.
+    Groups(NodeArgs),
+    /// Print the join token for further nodes.
+    Token(TokenArgs),
 }
 
 #[derive(Args)]
-struct StatusArgs {
-    /// Data directory of the node: its root key and its address are read there.
+struct NodeArgs {
+    /// Data directory of a node: its root key and its address are read there.
     #[arg(long, value_name = "DIR")]
-    data: PathBuf,
+    data: Option<PathBuf>,
 
-    /// Address of the node, if it is not the one noted in the data directory.
+    /// Address of a node, if it is not the one noted in the data directory. Without --data the key is taken from
+    /// HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY or from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
 
-    /// For machines: the whole status as JSON.
+    /// For machines: JSON.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Args)]
+struct TokenArgs {
+    /// Data directory of a node.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
 }
 
 /// Why there is no answer.
@@ -48,11 +64,15 @@ pub enum AdminError {
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     #[error(
-        "{0} has no root key: give the node's --data directory, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY"
+        "there is no root key: give a node's --data directory, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY"
     )]
-    NoKey(String),
+    NoKey,
+    #[error("which node? Give its --data directory or its --endpoint http://HOST:PORT")]
+    NoNode,
     #[error("no node runs on {0}: start it with `holdfast serve --data {0}`")]
     NotRunning(String),
+    #[error("{0} has no join token: it is the data directory of no node")]
+    NoToken(String),
     #[error("--endpoint {0} is not an address: write it as http://HOST:PORT")]
     Endpoint(String),
     #[error("{0} does not answer: {1}")]
@@ -63,173 +83,84 @@ pub enum AdminError {
     Signing(String),
 }
 
+/// Writes one part of a status.
+type Table = fn(&mut io::StdoutLock<'static>, &Value) -> io::Result<()>;
+
 pub fn run(args: AdminArgs) -> Result<(), AdminError> {
     match args.command {
-        AdminCommand::Status(args) => status(&args),
+        AdminCommand::Status(args) => show(&args, None, |out, status| {
+            tables::summary(out, status)?;
+            tables::nodes(out, status)?;
+            tables::drives(out, status)?;
+            tables::groups(out, status)
+        }),
+        AdminCommand::Nodes(args) => show(&args, Some("nodes"), |out, status| {
+            tables::problems(out, status)?;
+            tables::nodes(out, status)
+        }),
+        AdminCommand::Drives(args) => show(&args, Some("drives"), |out, status| {
+            tables::problems(out, status)?;
+            tables::drives(out, status)
+        }),
+        AdminCommand::Ring(args) => show(&args, Some("ring"), tables::ring),
+        AdminCommand::Groups(args) => show(&args, Some("groups"), |out, status| {
+            tables::problems(out, status)?;
+            tables::groups(out, status)
+        }),
+        AdminCommand::Token(args) => token(&args.data),
     }
 }
 
-fn status(args: &StatusArgs) -> Result<(), AdminError> {
-    let root = root_key(&args.data)?;
-    let endpoint = match &args.endpoint {
-        Some(endpoint) => endpoint.clone(),
-        None => std::fs::read_to_string(args.data.join(ENDPOINT_FILE))
-            .map_err(|_| AdminError::NotRunning(args.data.display().to_string()))?,
-    };
-    let body = get(endpoint.trim(), "/-/status", &root)?;
+/// Shows a node's status as `table`, or for machines its `part` as JSON.
+fn show(args: &NodeArgs, part: Option<&str>, table: Table) -> Result<(), AdminError> {
+    let (endpoint, root) = target(args)?;
+    let body = client::get(&endpoint, "/-/status", &root)?;
+    let status: Value = serde_json::from_slice(&body)
+        .map_err(|error| AdminError::Refused(endpoint.clone(), error.to_string()))?;
     let mut out = io::stdout().lock();
     let shown = if args.json {
-        out.write_all(&body)
+        let part = part.map_or(&status, |part| &status[part]);
+        writeln!(out, "{part:#}")
     } else {
-        match serde_json::from_slice(&body) {
-            Ok(status) => write_table(&mut out, &status),
-            Err(error) => Err(error.into()),
-        }
+        table(&mut out, &status)
     };
     shown.map_err(|error| AdminError::Io("standard output".to_owned(), error))
 }
 
-fn root_key(data: &Path) -> Result<RootCredentials, AdminError> {
-    let access_key = std::env::var("HOLDFAST_ROOT_ACCESS_KEY");
-    let secret_key = std::env::var("HOLDFAST_ROOT_SECRET_KEY");
-    if let (Ok(access_key), Ok(secret_key)) = (access_key, secret_key) {
-        return Ok(RootCredentials {
-            access_key,
-            secret_key,
-        });
-    }
-    RootCredentials::read(data)?.ok_or_else(|| AdminError::NoKey(data.display().to_string()))
-}
-
-fn write_table(out: &mut impl Write, status: &serde_json::Value) -> io::Result<()> {
-    let text = |value: &serde_json::Value| match value {
-        serde_json::Value::String(text) => text.clone(),
-        serde_json::Value::Null => "-".to_owned(),
-        other => other.to_string(),
+/// The node to ask, and the key to ask with.
+fn target(args: &NodeArgs) -> Result<(String, RootCredentials), AdminError> {
+    let root = root_key(args.data.as_deref())?;
+    let endpoint = match (&args.endpoint, &args.data) {
+        (Some(endpoint), _) => endpoint.clone(),
+        (None, Some(data)) => std::fs::read_to_string(data.join(ENDPOINT_FILE))
+            .map_err(|_| AdminError::NotRunning(data.display().to_string()))?,
+        (None, None) => return Err(AdminError::NoNode),
     };
-    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
-    for problem in list(&status["problems"]) {
-        writeln!(out, "! {}", text(&problem))?;
-    }
-    writeln!(
-        out,
-        "healthy {}   lost drives absorbed {}   protection {}   epoch {}   full {}",
-        status["healthy"],
-        status["absorbed"],
-        text(&status["protection"]),
-        status["epoch"],
-        status["full"],
-    )?;
-    writeln!(
-        out,
-        "{:<8} {:<6} {:>10} {:>10} {:<7} PATH",
-        "DRIVE", "STATE", "TOTAL", "FREE", "DISK"
-    )?;
-    for drive in list(&status["drives"]) {
-        let size = |name: &str| {
-            let bytes = drive[name].as_u64().unwrap_or(0);
-            format!("{:.1}GiB", bytes as f64 / (1u64 << 30) as f64)
-        };
-        writeln!(
-            out,
-            "{:<8} {:<6} {:>10} {:>10} {:<7} {}",
-            text(&drive["drive"]),
-            text(&drive["state"]),
-            size("total_bytes"),
-            size("free_bytes"),
-            text(&drive["disk"]),
-            text(&drive["path"]),
-        )?;
-    }
-    writeln!(
-        out,
-        "{:<8} {:<7} {:<5} VOTERS (UP)",
-        "GROUP", "LEADER", "TERM"
-    )?;
-    for group in list(&status["groups"]) {
-        writeln!(
-            out,
-            "{:<8} {:<7} {:<5} {} ({})",
-            text(&group["group"]),
-            text(&group["leader"]),
-            text(&group["term"]),
-            list(&group["voters"])
-                .iter()
-                .map(text)
-                .collect::<Vec<_>>()
-                .join(","),
-            text(&group["voters_up"]),
-        )?;
-    }
-    Ok(())
+    Ok((endpoint.trim().to_owned(), root))
 }
 
-/// One signed GET over a connection of its own.
-fn get(endpoint: &str, path: &str, root: &RootCredentials) -> Result<Vec<u8>, AdminError> {
-    let host = endpoint
-        .strip_prefix("http://")
-        .map(|rest| rest.trim_end_matches('/'))
-        .filter(|host| !host.is_empty() && !host.contains('/'))
-        .ok_or_else(|| AdminError::Endpoint(endpoint.to_owned()))?;
-    let request = signed(host, path, root)?;
-    let failed = |error| AdminError::Io(endpoint.to_owned(), error);
-    let answer = exchange(host, &request).map_err(failed)?;
-    let split = answer
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .ok_or_else(|| AdminError::Refused(endpoint.to_owned(), "nothing sensible".to_owned()))?;
-    let head = String::from_utf8_lossy(&answer[..split]).into_owned();
-    let body = answer[split + 4..].to_vec();
-    let status = head.split(' ').nth(1).unwrap_or("");
-    if status != "200" {
-        let reason = format!("{status}: {}", String::from_utf8_lossy(&body));
-        return Err(AdminError::Refused(endpoint.to_owned(), reason));
+fn root_key(data: Option<&Path>) -> Result<RootCredentials, AdminError> {
+    let from = |access: &str, secret: &str| {
+        Some(RootCredentials {
+            access_key: std::env::var(access).ok()?,
+            secret_key: std::env::var(secret).ok()?,
+        })
+    };
+    if let Some(root) = from("HOLDFAST_ROOT_ACCESS_KEY", "HOLDFAST_ROOT_SECRET_KEY") {
+        return Ok(root);
     }
-    Ok(body)
+    if let Some(data) = data
+        && let Some(root) = RootCredentials::read(data)?
+    {
+        return Ok(root);
+    }
+    from("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY").ok_or(AdminError::NoKey)
 }
 
-fn exchange(host: &str, request: &str) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(request.as_bytes())?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(answer)
-}
-
-fn signed(host: &str, path: &str, root: &RootCredentials) -> Result<String, AdminError> {
-    let failed = |error: &dyn std::fmt::Display| AdminError::Signing(error.to_string());
-    let identity = aws_credential_types::Credentials::new(
-        &root.access_key,
-        &root.secret_key,
-        None,
-        None,
-        "holdfast",
-    )
-    .into();
-    let mut settings = SigningSettings::default();
-    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
-    let now = std::time::UNIX_EPOCH + Duration::from_millis(SystemClock.wall().0);
-    let params = v4::SigningParams::builder()
-        .identity(&identity)
-        .region("us-east-1")
-        .name("s3")
-        .time(now)
-        .settings(settings)
-        .build()
-        .map_err(|error| failed(&error))?
-        .into();
-    let url = format!("http://{host}{path}");
-    let headers = [("host", host)];
-    let signable = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(b""))
-        .map_err(|error| failed(&error))?;
-    let (instructions, _) = sign(signable, &params)
-        .map_err(|error| failed(&error))?
-        .into_parts();
-    let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
-    for (name, value) in instructions.headers() {
-        request.push_str(&format!("{name}: {value}\r\n"));
-    }
-    request.push_str("\r\n");
-    Ok(request)
+fn token(data: &Path) -> Result<(), AdminError> {
+    let named = || data.display().to_string();
+    let secret = read_secret(data).map_err(|error| AdminError::Io(named(), error))?;
+    let secret = secret.ok_or_else(|| AdminError::NoToken(named()))?;
+    writeln!(io::stdout(), "{}", secret.reveal())
+        .map_err(|error| AdminError::Io("standard output".to_owned(), error))
 }

@@ -28,6 +28,10 @@ pub enum CredentialsError {
     AccessKey(usize),
     #[error("HOLDFAST_ROOT_SECRET_KEY has {0} characters: it needs 8 to 256")]
     SecretKey(usize),
+    #[error(
+        "the cluster has not been told its root key: set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY, or start its first node again"
+    )]
+    NotKept,
     #[error("{FILE} cannot be read or written: {0}")]
     Io(#[from] io::Error),
     #[error(
@@ -52,28 +56,8 @@ impl RootCredentials {
         secret_key: Option<String>,
         rng: &dyn Rng,
     ) -> Result<(Self, Source), CredentialsError> {
-        match (access_key, secret_key) {
-            (Some(access_key), Some(secret_key)) => {
-                let root = Self {
-                    access_key,
-                    secret_key,
-                };
-                root.validate()?;
-                return Ok((root, Source::Environment));
-            }
-            (None, None) => {}
-            (Some(_), None) => {
-                return Err(CredentialsError::HalfSet(
-                    "HOLDFAST_ROOT_ACCESS_KEY",
-                    "HOLDFAST_ROOT_SECRET_KEY",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(CredentialsError::HalfSet(
-                    "HOLDFAST_ROOT_SECRET_KEY",
-                    "HOLDFAST_ROOT_ACCESS_KEY",
-                ));
-            }
+        if let Some(given) = Self::from_values(access_key, secret_key)? {
+            return Ok((given, Source::Environment));
         }
         if let Some(kept) = Self::read(data)? {
             return Ok((kept, Source::Kept));
@@ -89,9 +73,35 @@ impl RootCredentials {
                 40,
             ),
         };
-        let text = serde_json::to_vec_pretty(&made).map_err(CredentialsError::Damaged)?;
-        write_durably(&data.join(FILE), &text)?;
+        made.keep(data)?;
         Ok((made, Source::Made))
+    }
+
+    /// As given in the environment; `None` if nothing was.
+    pub fn from_values(
+        access_key: Option<String>,
+        secret_key: Option<String>,
+    ) -> Result<Option<Self>, CredentialsError> {
+        let (known, missing) = match (access_key, secret_key) {
+            (Some(access_key), Some(secret_key)) => {
+                let root = Self {
+                    access_key,
+                    secret_key,
+                };
+                root.validate()?;
+                return Ok(Some(root));
+            }
+            (None, None) => return Ok(None),
+            (Some(_), None) => ("HOLDFAST_ROOT_ACCESS_KEY", "HOLDFAST_ROOT_SECRET_KEY"),
+            (None, Some(_)) => ("HOLDFAST_ROOT_SECRET_KEY", "HOLDFAST_ROOT_ACCESS_KEY"),
+        };
+        Err(CredentialsError::HalfSet(known, missing))
+    }
+
+    /// Keeps the key in `data`, mode 0600.
+    pub fn keep(&self, data: &Path) -> Result<(), CredentialsError> {
+        let text = serde_json::to_vec_pretty(self).map_err(CredentialsError::Damaged)?;
+        Ok(write_durably(&data.join(FILE), &text)?)
     }
 
     /// What an earlier start kept in `data`.

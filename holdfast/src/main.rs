@@ -22,6 +22,10 @@ struct Cli {
 enum Command {
     /// Run a node: S3 gateway, object metadata and shards in one process.
     Serve(serve::ServeArgs),
+    /// Run a node that keeps data and answers no S3 requests.
+    StorageNode(serve::ServeArgs),
+    /// Run a gateway that keeps nothing: it uses the nodes of a cluster.
+    Gateway(serve::GatewayArgs),
     /// Look after a running node.
     Admin(admin::AdminArgs),
     /// Put load on any S3 endpoint and measure it.
@@ -31,7 +35,9 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Serve(args) => serve::run(args).map_err(|error| error.to_string()),
+        Command::Serve(args) => serve::run(args, true).map_err(|error| error.to_string()),
+        Command::StorageNode(args) => serve::run(args, false).map_err(|error| error.to_string()),
+        Command::Gateway(args) => serve::run_gateway(args).map_err(|error| error.to_string()),
         Command::Admin(args) => admin::run(args).map_err(|error| error.to_string()),
         Command::Bench(args) => run_bench(*args).map_err(|error| error.to_string()),
     };

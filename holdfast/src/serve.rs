@@ -1,4 +1,4 @@
-//! `holdfast serve`: a node in one process.
+//! `holdfast serve`, `holdfast storage-node` and `holdfast gateway`: a node in one process, and its parts alone.
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
@@ -8,9 +8,13 @@ use std::sync::Arc;
 use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
-use holdfast_gateway::server::{Gateway, GatewayConfig, StatusHook};
-use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemRng, spawn};
-use holdfast_storage_node::node::{Node, NodeConfig, StartError};
+use holdfast_gateway::server::{Front, Gateway, GatewayConfig, StatusHook};
+use holdfast_placement::directory::{Directory, DirectoryError, Identity};
+use holdfast_placement::rpc::ParseSecretError;
+use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemNet, SystemRng, spawn};
+use holdfast_storage_node::node::{
+    JoinConfig, Node, NodeConfig, StartError, Visitor, VisitorConfig, read_secret,
+};
 use tokio::net::TcpListener;
 
 use crate::credentials::{self, CredentialsError, RootCredentials, Source};
@@ -27,12 +31,12 @@ const REGION: &str = "us-east-1";
 /// Canonical user id of the root user, as listings show it.
 const ROOT_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000001";
 
+/// Name of the environment's variable for the join token: a command line is visible to everybody on the machine.
+const TOKEN_VARIABLE: &str = "HOLDFAST_JOIN_TOKEN";
+
 #[derive(Args)]
-#[command(
-    after_help = "Environment:\n  HOLDFAST_ROOT_ACCESS_KEY, HOLDFAST_ROOT_SECRET_KEY  Key of the root user, instead of the one made at the first start\n  HOLDFAST_LOG                                        What is logged, such as `debug` or `warn,holdfast=info`"
-)]
 pub struct ServeArgs {
-    /// Directory of the node: its identity, its root key and, unless --drive is given, its only drive.
+    /// Directory for the node's identity and keys, and for data where no --drive is given.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
 
@@ -40,9 +44,38 @@ pub struct ServeArgs {
     #[arg(long = "drive", value_name = "DIR")]
     drives: Vec<PathBuf>,
 
-    /// Address for S3 clients; port 0 picks a free one.
+    /// What fails together with this node (power, switch) has the same number.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    rack: u32,
+
+    /// HOST:PORT that other nodes reach this one at, if it is not the address of --listen.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_advertise)]
+    advertise: Option<String>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+#[derive(Args)]
+pub struct GatewayArgs {
+    #[command(flatten)]
+    common: CommonArgs,
+}
+
+/// What every role needs.
+#[derive(Args)]
+struct CommonArgs {
+    /// Address for S3 clients and other nodes; port 0 picks a free one.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     listen: SocketAddr,
+
+    /// Nodes of the cluster to join, any of them; several are separated by commas. For the first start only.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_advertise)]
+    join: Vec<String>,
+
+    /// The cluster's join token, as its nodes print it at their start; better given as HOLDFAST_JOIN_TOKEN.
+    #[arg(long, value_name = "TOKEN")]
+    token: Option<String>,
 
     /// Domain for virtual-hosted-style requests: BUCKET.NAME/key besides NAME/BUCKET/key.
     #[arg(long, value_name = "NAME", value_parser = parse_domain)]
@@ -67,15 +100,35 @@ pub enum ServeError {
     Credentials(#[from] CredentialsError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Token(#[from] ParseSecretError),
+    #[error("--join needs the cluster's token: give --token, or set {TOKEN_VARIABLE}")]
+    NoToken,
+    #[error("--token is for --join HOST:PORT, which is not given")]
+    NoJoin,
+    #[error("a gateway joins a cluster: give --join HOST:PORT, any node of it")]
+    Alone,
     #[error("--memory-budget {0} is too small: a node needs at least {MEMORY_BUDGET_MIN}")]
     MemoryBudget(ByteSize),
     #[error("cannot listen on {0}: {1}. Choose another address with --listen ADDRESS:PORT")]
     Listen(SocketAddr, io::Error),
+    #[error("the cluster's identities cannot be read: {0}")]
+    Identities(DirectoryError),
     #[error("{0}")]
     Io(#[from] io::Error),
 }
 
-pub fn run(args: ServeArgs) -> Result<(), ServeError> {
+/// Runs a node; with `gateway` it answers S3 requests.
+pub fn run(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
+    begin(&args.common)?.block_on(serve(args, gateway))
+}
+
+/// Runs a gateway that keeps nothing.
+pub fn run_gateway(args: GatewayArgs) -> Result<(), ServeError> {
+    begin(&args.common)?.block_on(serve_gateway(args))
+}
+
+fn begin(args: &CommonArgs) -> Result<tokio::runtime::Runtime, ServeError> {
     if args.memory_budget < MEMORY_BUDGET_MIN {
         return Err(ServeError::MemoryBudget(args.memory_budget));
     }
@@ -87,37 +140,114 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        .build()?
-        .block_on(serve(args))
+        .build()?;
+    Ok(runtime)
 }
 
-async fn serve(args: ServeArgs) -> Result<(), ServeError> {
+impl CommonArgs {
+    fn join(&self) -> Result<Option<JoinConfig>, ServeError> {
+        let token = self
+            .token
+            .clone()
+            .or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+        match (self.join.is_empty(), token) {
+            (true, None) => Ok(None),
+            // In the environment it may be meant for others.
+            (true, Some(_)) if self.token.is_none() => Ok(None),
+            (true, Some(_)) => Err(ServeError::NoJoin),
+            (false, None) => Err(ServeError::NoToken),
+            (false, Some(token)) => Ok(Some(JoinConfig {
+                addresses: self.join.clone(),
+                secret: token.parse()?,
+            })),
+        }
+    }
+
+    fn gateway_config(&self) -> GatewayConfig {
+        GatewayConfig {
+            domain: self.domain.clone(),
+            region: REGION.to_owned(),
+            ..GatewayConfig::default()
+        }
+    }
+}
+
+/// A listener that answers before all else is ready.
+struct Listening {
+    front: Arc<Front>,
+    address: SocketAddr,
+    stop: tokio::sync::oneshot::Sender<()>,
+    serving: tokio::task::JoinHandle<io::Result<()>>,
+}
+
+impl Listening {
+    async fn begin(
+        listen: SocketAddr,
+        config: GatewayConfig,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, ServeError> {
+        let unusable = |error| ServeError::Listen(listen, error);
+        let listener = TcpListener::bind(listen).await.map_err(unusable)?;
+        let address = listener.local_addr()?;
+        let front = Front::new(config, clock);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let serving = spawn(holdfast_gateway::server::serve(
+            front.clone(),
+            listener,
+            async move {
+                // Ends also when nobody is left to end it.
+                let _ended = stopped.await;
+            },
+        ));
+        Ok(Self {
+            front,
+            address,
+            stop,
+            serving,
+        })
+    }
+
+    /// Lets what is in flight finish.
+    async fn end(self) -> io::Result<()> {
+        let _gone = self.stop.send(());
+        self.serving.await.map_err(io::Error::other)?
+    }
+}
+
+async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rng: Arc<dyn Rng> = Arc::new(SystemRng);
     let started = clock.monotonic();
     let mut stop = StopSignals::listen()?;
-
-    let node = Node::start(NodeConfig {
+    let join = args.common.join()?;
+    let joins = join.is_some();
+    let config = args.common.gateway_config();
+    let listening = Listening::begin(args.common.listen, config.clone(), clock.clone()).await?;
+    let address = match &args.advertise {
+        Some(address) => address.clone(),
+        None => reachable(listening.address, &args.common.join),
+    };
+    let front = listening.front.clone();
+    let starting = Node::start(NodeConfig {
         data: args.data.clone(),
         drives: args.drives.clone(),
-        memory_budget: args.memory_budget.0,
+        memory_budget: args.common.memory_budget.0,
+        address,
+        rack: args.rack,
+        gateway,
+        join,
+        net: Arc::new(SystemNet),
         clock: clock.clone(),
         rng: rng.clone(),
-    })
-    .await?;
-    let (root, source) = RootCredentials::load(
-        &args.data,
-        args.root_access_key,
-        args.root_secret_key,
-        rng.as_ref(),
-    )?;
-    let listener = TcpListener::bind(args.listen)
-        .await
-        .map_err(|error| ServeError::Listen(args.listen, error))?;
-    let address = listener.local_addr()?;
-
+        opening: Arc::new(move |peers| front.open_to_peers(peers)),
+    });
+    let node = tokio::select! {
+        node = starting => node?,
+        () = stop.wait() => return Ok(()),
+    };
+    let (root, source) = root_key(&args, joins, &node.directory(), rng.as_ref()).await?;
     let bodies = Bodies::new(
         node.shards(),
         node.map(),
@@ -130,52 +260,192 @@ async fn serve(args: ServeArgs) -> Result<(), ServeError> {
         },
     );
     spawn(node.rebuilder().run(bodies.repairs(), node.stopped()));
-    let authenticator = Authenticator::new(
-        vec![Credentials::new(
-            &root.access_key,
-            &root.secret_key,
-            ROOT_OWNER,
-            "root",
-        )],
-        REGION.to_owned(),
-        clock.clone(),
-    );
     let status: StatusHook = {
         let node = node.clone();
         Box::new(move || serde_json::to_vec_pretty(&node.status()).unwrap_or_default())
     };
     let space = node.space();
-    let gateway = Gateway::new(
+    listening.front.open(Arc::new(Gateway::new(
         GatewayConfig {
-            domain: args.domain,
-            region: REGION.to_owned(),
-            ..GatewayConfig::default()
+            administers_only: !gateway,
+            ..config
         },
         node.directory(),
         node.metadata(),
         bodies,
-        authenticator,
+        authenticator(&root, clock.clone()),
         Box::new(move || space.is_full()),
         status,
         clock.clone(),
         rng.clone(),
-    );
+    )));
 
+    let address = listening.address;
     std::fs::write(args.data.join(ENDPOINT_FILE), format!("http://{address}\n"))?;
     greet(&args.data, address, &root, source)?;
     tracing::info!(
         millis = (clock.monotonic() - started).as_millis() as u64,
         "ready"
     );
-    let served = holdfast_gateway::server::serve(Arc::new(gateway), listener, async move {
-        stop.wait().await;
-        tracing::info!("stopping: finishing what is in flight");
-    })
-    .await;
+    stop.wait().await;
+    tracing::info!("stopping: finishing what is in flight");
+    // Others take over while this one can still answer.
+    node.hand_over().await;
+    let served = listening.end().await;
     let _ = std::fs::remove_file(args.data.join(ENDPOINT_FILE));
     node.shutdown().await;
     served?;
     Ok(())
+}
+
+async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let rng: Arc<dyn Rng> = Arc::new(SystemRng);
+    let mut stop = StopSignals::listen()?;
+    let join = args.common.join()?.ok_or(ServeError::Alone)?;
+    let config = args.common.gateway_config();
+    let listening = Listening::begin(args.common.listen, config.clone(), clock.clone()).await?;
+    let starting = Visitor::start(VisitorConfig {
+        join,
+        memory_budget: args.common.memory_budget.0,
+        net: Arc::new(SystemNet),
+        clock: clock.clone(),
+        rng: rng.clone(),
+    });
+    let visitor = tokio::select! {
+        visitor = starting => visitor?,
+        () = stop.wait() => return Ok(()),
+    };
+    let root = match RootCredentials::from_values(
+        args.common.root_access_key,
+        args.common.root_secret_key,
+    )? {
+        Some(root) => root,
+        None => kept_by(&visitor.directory).await?,
+    };
+    let bodies = Bodies::new(
+        visitor.shards.clone(),
+        visitor.map.clone(),
+        visitor.pool.clone(),
+        clock.clone(),
+        rng.clone(),
+        BodiesConfig {
+            site: visitor.site,
+            ..BodiesConfig::default()
+        },
+    );
+    listening.front.open(Arc::new(Gateway::new(
+        config,
+        visitor.directory.clone(),
+        visitor.metadata.clone(),
+        bodies,
+        authenticator(&root, clock.clone()),
+        Box::new(|| false),
+        Box::new(|| b"{\"role\": \"gateway\"}\n".to_vec()),
+        clock.clone(),
+        rng.clone(),
+    )));
+    let mut out = io::stdout().lock();
+    writeln!(out, "Holdfast is ready.")?;
+    writeln!(out, "  S3 endpoint: http://{}", listening.address)?;
+    out.flush()?;
+    drop(out);
+    stop.wait().await;
+    let served = listening.end().await;
+    visitor.shutdown();
+    served?;
+    Ok(())
+}
+
+fn authenticator(root: &RootCredentials, clock: Arc<dyn Clock>) -> Authenticator {
+    let root = Credentials::new(&root.access_key, &root.secret_key, ROOT_OWNER, "root");
+    Authenticator::new(vec![root], REGION.to_owned(), clock)
+}
+
+/// The root key: from the environment, else the cluster's, else one that is made and becomes the cluster's.
+async fn root_key(
+    args: &ServeArgs,
+    joins: bool,
+    directory: &Directory,
+    rng: &dyn Rng,
+) -> Result<(RootCredentials, Source), ServeError> {
+    let given = RootCredentials::from_values(
+        args.common.root_access_key.clone(),
+        args.common.root_secret_key.clone(),
+    )?;
+    let known = match (&given, RootCredentials::read(&args.data)?) {
+        (Some(given), _) => (given.clone(), Source::Environment),
+        (None, Some(kept)) => (kept, Source::Kept),
+        (None, None) if joins => {
+            let root = kept_by(directory).await?;
+            root.keep(&args.data)?;
+            return Ok((root, Source::Kept));
+        }
+        (None, None) => RootCredentials::load(&args.data, None, None, rng)?,
+    };
+    // Where there is no quorum yet, the next start says it.
+    let said = directory
+        .put_identity(Identity {
+            access_key: known.0.access_key.clone(),
+            secret_key: known.0.secret_key.clone(),
+            owner_id: ROOT_OWNER.to_owned(),
+            display_name: "root".to_owned(),
+        })
+        .await;
+    if let Err(error) = said {
+        tracing::warn!(%error, "the root key is not known to the cluster yet");
+    }
+    Ok(known)
+}
+
+/// The root key that the cluster keeps.
+async fn kept_by(directory: &Directory) -> Result<RootCredentials, ServeError> {
+    let identities = directory
+        .identities()
+        .await
+        .map_err(ServeError::Identities)?;
+    let root = identities
+        .into_iter()
+        .find(|identity| identity.owner_id == ROOT_OWNER);
+    match root {
+        Some(root) => Ok(RootCredentials {
+            access_key: root.access_key.clone(),
+            secret_key: root.secret_key.clone(),
+        }),
+        None => Err(CredentialsError::NotKept.into()),
+    }
+}
+
+/// What others reach a listener at: its address, or, if that is all of them, the one that leads to the cluster.
+fn reachable(listening: SocketAddr, join: &[String]) -> String {
+    use std::net::{ToSocketAddrs, UdpSocket};
+    if !listening.ip().is_unspecified() {
+        return listening.to_string();
+    }
+    let other = join
+        .iter()
+        .find_map(|address| address.to_socket_addrs().ok()?.next());
+    let towards = other.and_then(|other| {
+        let any: SocketAddr = match other {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        // Nothing is sent: the system only says which of its addresses it would use.
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect(other).ok()?;
+        Some(SocketAddr::new(
+            socket.local_addr().ok()?.ip(),
+            listening.port(),
+        ))
+    });
+    match towards {
+        Some(address) => address.to_string(),
+        None => {
+            let address = SocketAddr::from(([127, 0, 0, 1], listening.port()));
+            tracing::info!(%address, "other nodes would be told this address: give --advertise HOST:PORT before any joins");
+            address.to_string()
+        }
+    }
 }
 
 /// What a person needs to begin. A secret that came from the environment is not shown.
@@ -197,6 +467,9 @@ fn greet(
     writeln!(out, "  Secret key:  {secret}")?;
     if source != Source::Environment {
         writeln!(out, "  (kept in {})", file.display())?;
+    }
+    if let Ok(Some(secret)) = read_secret(data) {
+        writeln!(out, "  Join token:  {}", secret.reveal())?;
     }
     writeln!(out, "Try it:")?;
     let shown = match source {
@@ -220,6 +493,20 @@ fn parse_listen(text: &str) -> Result<SocketAddr, String> {
             "write an address of this machine and a port, such as 127.0.0.1:9000, localhost:9000 or 0.0.0.0:9000"
                 .to_owned()
         })
+}
+
+/// An address of another machine: `HOST:PORT`.
+fn parse_advertise(text: &str) -> Result<String, String> {
+    let port = text.rsplit_once(':').and_then(|(host, port)| {
+        let port: u16 = port.parse().ok()?;
+        (!host.is_empty() && !host.contains('/') && port > 0).then_some(port)
+    });
+    match port {
+        Some(_) => Ok(text.to_owned()),
+        None => Err(
+            "write a host and a port, such as 10.0.0.1:9000 or node-1.example.com:9000".to_owned(),
+        ),
+    }
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

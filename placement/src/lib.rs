@@ -11,6 +11,7 @@ pub mod map;
 pub mod protection;
 pub mod query;
 pub mod ring;
+pub mod rpc;
 pub mod seams;
 #[doc(hidden)]
 pub mod testing;

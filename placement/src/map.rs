@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::balance::Member;
 use crate::ids::{ClusterId, DriveId, Epoch, GroupId, Lane, NodeId, SiteId};
@@ -37,6 +38,8 @@ pub struct ClusterMap {
     pub lanes: u8,
     /// What new bodies are written with.
     pub protection: Protection,
+    /// What the operator asked for; `None`: what suits the drives best.
+    pub protection_chosen: Option<Protection>,
     /// Ids are never reused: the next node gets this one.
     pub next_node: u64,
     /// The next drive gets this one.
@@ -136,6 +139,25 @@ impl ClusterMap {
         }
     }
 
+    /// The map of those who have not seen one yet.
+    pub fn nothing() -> Self {
+        Self {
+            cluster: ClusterId::default(),
+            epoch: Epoch(0),
+            nodes: Vec::new(),
+            drives: Vec::new(),
+            rings: Vec::new(),
+            metadata_groups: 0,
+            groups: Vec::new(),
+            lanes: 1,
+            protection: Protection::NONE,
+            protection_chosen: None,
+            next_node: 1,
+            next_drive: 1,
+            feature: 0,
+        }
+    }
+
     /// The node called `id`.
     pub fn node(&self, id: NodeId) -> Option<&Node> {
         let found = self.nodes.binary_search_by_key(&id, |node| node.id);
@@ -215,12 +237,19 @@ impl ClusterMap {
 #[derive(Clone)]
 pub struct SharedMap {
     current: Arc<ArcSwap<ClusterMap>>,
+    /// The epoch at hand, for those who wait for the next.
+    epoch: Arc<watch::Sender<Epoch>>,
+    /// The greatest epoch that anybody was heard to know.
+    heard: Arc<watch::Sender<Epoch>>,
 }
 
 impl SharedMap {
     pub fn new(map: ClusterMap) -> Self {
+        let epoch = map.epoch;
         Self {
             current: Arc::new(ArcSwap::from_pointee(map)),
+            epoch: Arc::new(watch::channel(epoch).0),
+            heard: Arc::new(watch::channel(epoch).0),
         }
     }
 
@@ -239,5 +268,36 @@ impl SharedMap {
                 current.clone()
             }
         });
+        raise(&self.epoch, map.epoch);
+        raise(&self.heard, map.epoch);
     }
+
+    /// Somebody knows a map of this epoch.
+    pub fn note_newer(&self, epoch: Epoch) {
+        raise(&self.heard, epoch);
+    }
+
+    /// Completes when somebody was heard to know a newer map than the one at hand.
+    pub async fn newer_known(&self) {
+        let at_hand = self.load().epoch;
+        let mut heard = self.heard.subscribe();
+        // The sender lives as long as `self`.
+        let _heard = heard.wait_for(|heard| *heard > at_hand).await;
+    }
+
+    /// The map at hand as soon as it is newer than `epoch`.
+    pub async fn newer_than(&self, epoch: Epoch) -> Arc<ClusterMap> {
+        let mut at_hand = self.epoch.subscribe();
+        // The sender lives as long as `self`.
+        let _newer = at_hand.wait_for(|at_hand| *at_hand > epoch).await;
+        self.load()
+    }
+}
+
+fn raise(to: &watch::Sender<Epoch>, epoch: Epoch) {
+    to.send_if_modified(|known| {
+        let newer = epoch > *known;
+        *known = (*known).max(epoch);
+        newer
+    });
 }

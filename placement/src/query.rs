@@ -231,7 +231,6 @@ impl Asker {
     }
 
     /// Asks at all places at once; for each other node its groups and what it said.
-    #[expect(clippy::type_complexity, reason = "said in words above")]
     async fn ask_places<Q: Ask>(
         &self,
         places: &Places,

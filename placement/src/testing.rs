@@ -141,6 +141,7 @@ pub fn map_of(drives: &[(DriveId, NodeId)], protection: Protection) -> ClusterMa
         groups: Vec::new(),
         lanes: 16,
         protection,
+        protection_chosen: None,
         feature: FEATURE,
     };
     let members: Vec<Member> = map.members(SiteId(0));

@@ -336,7 +336,7 @@ impl Election {
                         .filter_map(|voter| self.seats.get(voter))
                         .filter(|other| other.node == seat.node)
                         .count();
-                    if spares == 0 && waiting + 1 <= self.half && self.fits(seat, &without) {
+                    if spares == 0 && waiting < self.half && self.fits(seat, &without) {
                         without.push(*drive);
                     }
                 }

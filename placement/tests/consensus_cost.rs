@@ -48,7 +48,7 @@ async fn open(path: &Path, drives: u64) -> Arc<Replicas> {
         })
         .collect();
     let config = ConsensusConfig::default();
-    Replicas::open(drives, machines(), Arc::new(SystemClock), config)
+    Replicas::open(drives, machines(), Arc::new(SystemClock), config, None)
         .await
         .unwrap()
 }

@@ -1,6 +1,7 @@
 //! Keeps bytes and records: shard store, object metadata, erasure coding, repair.
 
 pub mod buffer;
+pub mod cluster_shards;
 pub mod erasure;
 pub mod memory_shards;
 pub mod metadata;

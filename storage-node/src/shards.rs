@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_placement::ids::{DriveId, Epoch};
+use serde::{Deserialize, Serialize};
 
 use crate::buffer::Buffer;
 use crate::shard_store::{
@@ -68,7 +69,7 @@ pub fn read_capacity(range: &Range<u32>) -> usize {
 }
 
 /// What a shard record says of its chunk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardFacts {
     /// Epoch of the cluster map that the writer used.
     pub epoch: Epoch,

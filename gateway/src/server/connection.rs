@@ -3,14 +3,16 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::body::Body;
-use holdfast_placement::seams::spawn;
+use futures_util::future::BoxFuture;
+use holdfast_placement::rpc::{self, PeerServer};
+use holdfast_placement::seams::{Clock, spawn};
 use http::header::{CONNECTION, EXPECT};
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -18,9 +20,10 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
-use super::Gateway;
 use super::request_body::{Afterwards, returning};
 use super::socket::Socket;
+use super::{Gateway, GatewayConfig, reply};
+use crate::error::{Code, S3Error};
 
 /// Bytes that a connection buffers each way at most; also bounds the request line and header.
 const CONNECTION_BUFFER_MAX: usize = 128 * 1024;
@@ -28,32 +31,95 @@ const CONNECTION_BUFFER_MAX: usize = 128 * 1024;
 /// Header fields of a request at most: user metadata may be 2 KiB of very short ones.
 const HEADERS_MAX: usize = 512;
 
+/// `x-amz-id-2` before there is a gateway.
+static NO_HOST_ID: HeaderValue = HeaderValue::from_static("-");
+
 /// How long to wait when the system gives no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// What answers on a listener: other nodes' calls, clients' requests, and what each of them gets while it is not ready.
+pub struct Front {
+    config: GatewayConfig,
+    clock: Arc<dyn Clock>,
+    peers: OnceLock<Arc<PeerServer>>,
+    gateway: OnceLock<Arc<Gateway>>,
+}
+
+impl Front {
+    /// Nothing is ready yet: `/-/live` answers, all else gets 503.
+    pub fn new(config: GatewayConfig, clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            config,
+            clock,
+            peers: OnceLock::new(),
+            gateway: OnceLock::new(),
+        })
+    }
+
+    /// Takes other nodes' calls from now on. Once only.
+    pub fn open_to_peers(&self, peers: Arc<PeerServer>) {
+        let _taken = self.peers.set(peers);
+    }
+
+    /// Takes clients' requests from now on. Once only.
+    pub fn open(&self, gateway: Arc<Gateway>) {
+        let _taken = self.gateway.set(gateway);
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        if path.starts_with(rpc::PATH) {
+            return match self.peers.get() {
+                Some(peers) => peers.answer(request).await.map(Body::new),
+                None => reply::plain(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready\n"),
+            };
+        }
+        match self.gateway.get() {
+            Some(gateway) => gateway.answer(request).await,
+            None if path == "/-/live" => reply::plain(StatusCode::OK, "text/plain", "live\n"),
+            None => {
+                let error = S3Error::with(
+                    Code::ServiceUnavailable,
+                    "The node is starting: try again in a moment.",
+                );
+                let is_head = request.method() == http::Method::HEAD;
+                reply::error(&error, path, b"0000000000000000", &NO_HOST_ID, is_head)
+            }
+        }
+    }
+}
+
 /// Serves requests on `listener` until `shutdown` completes; then accepts no more, lets what is in flight finish within
 /// the configured time, and returns.
-pub async fn serve(
-    gateway: Arc<Gateway>,
+pub fn serve(
+    front: Arc<Front>,
     listener: TcpListener,
-    shutdown: impl Future<Output = ()>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> BoxFuture<'static, io::Result<()>> {
+    // Boxed here, so that it is compiled here and not again in every binary.
+    Box::pin(serve_until(front, listener, Box::pin(shutdown)))
+}
+
+async fn serve_until(
+    front: Arc<Front>,
+    listener: TcpListener,
+    mut shutdown: BoxFuture<'static, ()>,
 ) -> io::Result<()> {
-    let connections_max = gateway.config.connections_max.clamp(1, 1 << 20);
+    let connections_max = front.config.connections_max.clamp(1, 1 << 20);
     let permits = Arc::new(Semaphore::new(connections_max));
     let (stop, stopped) = watch::channel(());
-    let mut shutdown = std::pin::pin!(shutdown);
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&gateway, &listener, &permits) => accepted,
+            accepted = accept(&front, &listener, &permits) => accepted,
             () = &mut shutdown => break,
         };
         let Some((stream, permit)) = accepted else {
             continue;
         };
-        let gateway = gateway.clone();
+        let front = front.clone();
         let stopped = stopped.clone();
         spawn(async move {
-            converse(gateway, stream, stopped).await;
+            converse(front, stream, stopped).await;
             drop(permit);
         });
     }
@@ -63,7 +129,7 @@ pub async fn serve(
     let all_done = permits.acquire_many(connections_max as u32);
     tokio::select! {
         _ = all_done => {}
-        () = gateway.clock.sleep(gateway.config.shutdown_grace) => {
+        () = front.clock.sleep(front.config.shutdown_grace) => {
             tracing::warn!("requests were still in flight at the end of the grace period");
         }
     }
@@ -71,7 +137,7 @@ pub async fn serve(
 }
 
 async fn accept(
-    gateway: &Gateway,
+    front: &Front,
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
@@ -85,7 +151,7 @@ async fn accept(
                 io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset
             ) {
                 tracing::warn!("no connection could be accepted: {error}");
-                gateway.clock.sleep(ACCEPT_PAUSE).await;
+                front.clock.sleep(ACCEPT_PAUSE).await;
             }
             None
         }
@@ -93,22 +159,22 @@ async fn accept(
 }
 
 /// Serves one connection to its end.
-async fn converse(gateway: Arc<Gateway>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
+async fn converse(front: Arc<Front>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!("TCP_NODELAY: {error}");
     }
     let linger = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(
         stream,
-        gateway.clock.clone(),
-        gateway.config.write_stall_timeout,
+        front.clock.clone(),
+        front.config.write_stall_timeout,
         linger.clone(),
     );
-    let header_read_timeout = gateway.config.header_read_timeout;
+    let header_read_timeout = front.config.header_read_timeout;
     let service = service_fn(move |request| {
-        let gateway = gateway.clone();
+        let front = front.clone();
         let linger = linger.clone();
-        async move { Ok::<_, Infallible>(exchange(&gateway, request, &linger).await) }
+        async move { Ok::<_, Infallible>(exchange(&front, request, &linger).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -135,15 +201,15 @@ async fn converse(gateway: Arc<Gateway>, stream: TcpStream, mut stopped: watch::
 
 /// One request and its response.
 async fn exchange(
-    gateway: &Gateway,
+    front: &Front,
     request: Request<Incoming>,
     linger: &AtomicBool,
 ) -> Response<Body> {
     let expects_continue = request.headers().contains_key(EXPECT);
     let (parts, incoming) = request.into_parts();
     let (body, leftovers) = returning(incoming, expects_continue);
-    let mut response = gateway.answer(Request::from_parts(parts, body)).await;
-    if leftovers.settle(gateway.clock.as_ref()).await == Afterwards::Close {
+    let mut response = front.answer(Request::from_parts(parts, body)).await;
+    if leftovers.settle(front.clock.as_ref()).await == Afterwards::Close {
         linger.store(true, Ordering::Relaxed);
         response
             .headers_mut()

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::{Gateway, GatewayConfig, serve};
+use super::{Front, Gateway, GatewayConfig, serve};
 use crate::ops::tests::{Ask, Store, ask, pattern};
 
 const MIB: usize = 1 << 20;
@@ -28,10 +28,12 @@ impl Server {
         let stopped = async move {
             let _ = stopped.await;
         };
+        let front = Front::new(gateway.config.clone(), gateway.clock.clone());
+        front.open(gateway);
         Self {
             address,
             stop: Some(stop),
-            task: spawn(serve(gateway, listener, stopped)),
+            task: spawn(serve(front, listener, stopped)),
         }
     }
 

@@ -38,8 +38,10 @@ pub trait Decide: Send + Sync + 'static {
         command: &[u8],
     ) -> Result<Option<Vec<u8>>, IndexError>;
 
-    /// The state was replaced: forget what was cached of it.
-    fn forget(&mut self) {}
+    /// The state was opened or replaced: forget what was cached of it.
+    fn restored(&mut self, _state: &dyn IndexView) -> Result<(), IndexError> {
+        Ok(())
+    }
 }
 
 /// A group's state machine.
@@ -97,7 +99,7 @@ impl<D: Decide> StateMachine for Machine<D> {
     }
 
     fn restored(&mut self, state: &dyn IndexView) -> Result<(), IndexError> {
-        self.decide.forget();
+        self.decide.restored(state)?;
         self.memory = Some(Memory::read(self.group, state)?);
         Ok(())
     }

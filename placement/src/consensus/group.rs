@@ -13,9 +13,9 @@ use openraft::type_config::async_runtime::watch::WatchReceiver;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 
+use super::ReadError;
 use super::raft_types::{Opaque, term_of_leader};
 use super::replica::Replica;
-use super::{ProposeError, ReadError};
 use crate::ids::{DriveId, GroupId};
 use crate::seams::{Clock, Index, spawn};
 
@@ -28,7 +28,18 @@ const RETRY_PAUSE: Duration = Duration::from_millis(10);
 /// Heartbeat intervals that a leader may go without a quorum, once its time has run out.
 const SUSPICION_MAX: u32 = 3;
 
-type ReadResult = Result<Arc<dyn Index>, ReadError>;
+/// The state after a read barrier; `None`: the group is led elsewhere.
+type ReadResult = Result<Option<Arc<dyn Index>>, ReadError>;
+
+/// What came of a proposal in this process.
+#[derive(Debug)]
+pub(crate) enum ProposedHere {
+    Decided(Bytes),
+    /// No replica here leads, but others may; who does, if it is known.
+    NotHere(Option<DriveId>),
+    /// There are no voters elsewhere, and all replicas here have stopped.
+    Stopped(String),
+}
 
 /// The replicas of a group in this process.
 pub(crate) struct Group {
@@ -126,16 +137,39 @@ impl Group {
 
     /// openraft's own timers are needed where voters are out of this process's sight: see [`Group::pulse`].
     fn set_ticks(&self) {
-        let here = self.here.load();
-        for replica in here.iter() {
-            let voters = replica.log().voters().map(|(_, configs)| configs);
-            let elsewhere = voters
-                .into_iter()
-                .flatten()
-                .flatten()
-                .any(|voter| !here.iter().any(|replica| replica.drive().0 == voter));
-            replica.raft().runtime_config().tick(elsewhere);
+        let spread = self.is_spread();
+        for replica in self.here.load().iter() {
+            replica.raft().runtime_config().tick(spread);
         }
+    }
+
+    /// Whether replicas of other processes take part, as far as is known here: also when nothing is.
+    pub fn is_spread(&self) -> bool {
+        let here = self.here.load();
+        let mut known = false;
+        for replica in here.iter() {
+            let Some((_, configs)) = replica.log().voters() else {
+                continue;
+            };
+            known = true;
+            let mut voters = configs.into_iter().flatten();
+            if voters.any(|voter| !here.iter().any(|replica| replica.drive().0 == voter)) {
+                return true;
+            }
+        }
+        !known
+    }
+
+    /// The leader by the word of the replicas here, if it is none of them.
+    pub fn leader_elsewhere(&self) -> Option<DriveId> {
+        let here = self.here.load();
+        let newest = here
+            .iter()
+            .filter(|replica| replica.stopped().is_none())
+            .max_by_key(|replica| replica.log().term())?;
+        let leader = newest.known_leader()?;
+        let is_here = here.iter().any(|replica| replica.drive() == leader);
+        (!is_here).then_some(leader)
     }
 
     /// Waits until the leader may have changed, for a short while.
@@ -157,54 +191,42 @@ impl Group {
         reason
     }
 
-    /// See [`Groups::propose`](super::Groups::propose).
-    pub async fn propose(&self, command: Bytes) -> Result<Bytes, ProposeError> {
-        let group = self.id;
-        // Whether an attempt may have left the command in a log.
-        let appended = AtomicBool::new(false);
-        let attempts = std::pin::pin!(self.attempt(Opaque(command), &appended));
-        let outcome = match future::select(attempts, self.clock.sleep(self.deadline)).await {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(None),
-        };
-        outcome.map_err(|reason| match (appended.load(Ordering::Relaxed), reason) {
-            (true, _) => ProposeError::Indeterminate { group },
-            (false, None) => ProposeError::NoQuorum { group },
-            (false, Some(reason)) => ProposeError::Stopped { group, reason },
-        })
-    }
-
-    /// Tries until the command is decided; gives up, with the reason, only when all replicas have stopped.
-    async fn attempt(
-        &self,
-        command: Opaque,
-        appended: &AtomicBool,
-    ) -> Result<Bytes, Option<String>> {
-        let mut in_doubt = false;
+    /// Has a command decided by the replica that leads here, if one does; waits for one only where all voters are
+    /// here. `in_doubt` is set while the command may be in a log, and stays set if that is not known.
+    pub async fn propose(&self, command: Bytes, in_doubt: &AtomicBool) -> ProposedHere {
+        let command = Opaque(command);
+        let mut doubtful = in_doubt.load(Ordering::Relaxed);
         loop {
             let Some(leader) = self.leader() else {
+                if self.is_spread() {
+                    return ProposedHere::NotHere(self.leader_elsewhere());
+                }
                 if let Some(reason) = self.dead() {
-                    return Err(Some(reason));
+                    return ProposedHere::Stopped(reason);
                 }
                 self.wait().await;
                 continue;
             };
             // In doubt while it is under way, and for good unless the leader says that it did not take it.
-            appended.store(true, Ordering::Relaxed);
+            in_doubt.store(true, Ordering::Relaxed);
             match leader.raft().client_write(command.clone()).await {
-                Ok(answer) => return Ok(answer.data.0),
+                Ok(answer) => return ProposedHere::Decided(answer.data.0),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(refusal))) => {
-                    appended.store(in_doubt, Ordering::Relaxed);
+                    in_doubt.store(doubtful, Ordering::Relaxed);
                     if refusal.reason == ForwardReason::LeaseExpired {
                         // It has heard of no quorum for long; if there is one, it hears of it now.
                         leader.beat().await;
+                    } else if let Some(other) = refusal.leader_id.map(DriveId)
+                        && self.replica_on(other).is_none()
+                    {
+                        return ProposedHere::NotHere(Some(other));
                     }
                 }
                 Err(RaftError::Fatal(error)) => {
-                    in_doubt = true;
+                    doubtful = true;
                     leader.log().stop(&error.to_string());
                 }
-                Err(RaftError::APIError(_)) => in_doubt = true,
+                Err(RaftError::APIError(_)) => doubtful = true,
             }
             self.wait().await;
         }
@@ -260,10 +282,13 @@ impl Group {
         }
     }
 
-    /// One read barrier, wherever the leader is; ends with an error only when all replicas have stopped.
+    /// One read barrier, if the leader is here; ends with an error only when all replicas have stopped.
     async fn confirm(&self) -> ReadResult {
         loop {
             let Some(leader) = self.leader() else {
+                if self.is_spread() {
+                    return Ok(None);
+                }
                 if let Some(reason) = self.dead() {
                     return Err(ReadError::Stopped {
                         group: self.id,
@@ -285,7 +310,7 @@ impl Group {
                     }
                     let term = term_of_leader(read.committed_leader_id());
                     leader.lead(term, mark, &self.here.load());
-                    return Ok(leader.state().clone());
+                    return Ok(Some(leader.state().clone()));
                 }
                 Err(RaftError::Fatal(error)) => leader.log().stop(&error.to_string()),
                 Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {}
@@ -299,7 +324,8 @@ impl Group {
     pub async fn elect(&self) {
         let candidate = self.best(|replica| replica.log().initialised() && is_voter(replica));
         if let Some(candidate) = candidate {
-            stand(&candidate, false).await;
+            // Others may have a leader.
+            stand(&candidate, self.is_spread()).await;
         }
     }
 
@@ -307,6 +333,9 @@ impl Group {
     /// one: it takes over what openraft's own ticks do where all voters are in this process, at far less cost.
     /// `silence_max` is how long a leader may hear of no quorum.
     pub async fn pulse(&self, silence_max: Duration) {
+        if self.is_spread() {
+            return;
+        }
         let Some(leader) = self.leader() else {
             self.suspicion.store(0, Ordering::Relaxed);
             if let Some(candidate) =

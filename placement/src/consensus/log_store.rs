@@ -128,6 +128,15 @@ impl GroupLog {
         Some((self.membership_mark(), configs.clone()))
     }
 
+    /// The log index of the membership in effect.
+    pub fn membership_index(&self) -> Option<u64> {
+        self.inner
+            .lock()
+            .membership
+            .as_ref()
+            .map(|(index, _)| *index)
+    }
+
     /// Whether entries or a snapshot have ever made the replica part of its group.
     pub fn initialised(&self) -> bool {
         self.inner.lock().last.is_some()

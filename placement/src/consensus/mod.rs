@@ -9,9 +9,11 @@ mod keys;
 mod log_store;
 mod network;
 mod raft_types;
+mod remote;
 mod replica;
 mod replicas;
 mod snapshot;
+mod spread;
 mod state_machine;
 
 use std::sync::Arc;

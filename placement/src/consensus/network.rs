@@ -1,5 +1,4 @@
-//! Messages between the replicas of a group: direct calls for those of this process. Others go through the same
-//! [`Transport`]; every message is a serde type.
+//! Messages between the replicas of a group: direct calls for those of this process; see `remote` for the others.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -15,6 +14,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 
 use super::raft_types::{SnapshotMeta, TypeConfig, Vote, term_of};
 use super::replica::Replica;
@@ -22,7 +22,7 @@ use super::snapshot::{Image, Pieces};
 use crate::ids::{DriveId, GroupId};
 use crate::seams::spawn;
 
-type Rpc<T> = BoxFuture<'static, Result<T, RPCError<TypeConfig>>>;
+pub(crate) type Rpc<T> = BoxFuture<'static, Result<T, RPCError<TypeConfig>>>;
 type Snapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Image>;
 
 /// Carries messages to the replica of a group on a drive.
@@ -54,7 +54,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
 }
 
 /// A replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Address {
     pub group: GroupId,
     pub drive: DriveId,

@@ -1,32 +1,29 @@
 //! All replicas of this process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::future::{self, join_all};
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{Config, EmptyNode, SnapshotPolicy};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 
 use super::flusher::DriveLog;
 use super::group::Group;
 use super::log_store::hosted_groups;
 use super::network::LocalTransport;
 use super::raft_types::TypeConfig;
+use super::remote::{Order, Remote, Routes};
 use super::replica::{Replica, StartError, Surroundings};
 use super::state_machine::Growth;
-use super::{
-    ConsensusConfig, GroupStatus, Groups, MachineFactory, ProposeError, QueryError, ReadError,
-    Reading, ReplicaDrive,
-};
+use super::{ConsensusConfig, GroupStatus, MachineFactory, ReplicaDrive};
 use crate::ids::{DriveId, GroupId, NodeId};
+use crate::rpc::Peers;
 use crate::seams::{Clock, Index, spawn};
 
 /// How long a replica that is to vote may go without any progress towards the leader's log.
@@ -43,16 +40,21 @@ const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
 /// Keep it for the life of the process and end it with [`Replicas::shutdown`]. Needs a clock whose `sleep` really
 /// waits: openraft keeps time by tokio's.
 pub struct Replicas {
-    config: ConsensusConfig,
+    pub(super) config: ConsensusConfig,
     alone: Arc<Config>,
     among_others: Arc<Config>,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     machines: MachineFactory,
     pub(super) transport: Arc<LocalTransport>,
+    pub(super) remote: Option<Arc<Remote>>,
+    /// The nodes that were last found to lead groups, where that is elsewhere.
+    pub(super) leaders: RwLock<HashMap<GroupId, NodeId>>,
     drives: Mutex<BTreeMap<DriveId, Drive>>,
     pub(super) groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
+    /// Takes turns among nodes that may know a leader.
+    pub(super) turns: AtomicUsize,
     /// One change of who hosts what at a time.
-    changes: tokio::sync::Mutex<()>,
+    pub(super) changes: tokio::sync::Mutex<()>,
     ended: AtomicBool,
 }
 
@@ -91,16 +93,18 @@ type MembershipWritten =
     Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 /// Result of a change of replicas or membership.
-type Changed<T> = Result<T, ChangeError>;
+pub(super) type Changed<T> = Result<T, ChangeError>;
 
 impl Replicas {
     /// Starts the replicas that the drives hold. Those of a drive that cannot be used are left out: see
-    /// [`Replicas::failed_drives`]. Does not wait for leaders.
+    /// [`Replicas::failed_drives`]. Does not wait for leaders. With `peers`, groups may have voters on other nodes, or
+    /// there alone.
     pub async fn open(
         drives: Vec<ReplicaDrive>,
         machines: MachineFactory,
         clock: Arc<dyn Clock>,
         config: ConsensusConfig,
+        peers: Option<Peers>,
     ) -> Changed<Arc<Self>> {
         let replicas = Arc::new(Self {
             alone: Arc::new(raft_config(&config, true)?),
@@ -109,6 +113,9 @@ impl Replicas {
             clock,
             machines,
             transport: Arc::default(),
+            remote: peers.map(|peers| Arc::new(Remote { peers })),
+            leaders: RwLock::default(),
+            turns: AtomicUsize::new(0),
             drives: Mutex::default(),
             groups: ArcSwap::default(),
             changes: tokio::sync::Mutex::new(()),
@@ -275,21 +282,46 @@ impl Replicas {
         let leader = self.leader(&group).await?;
         let known = voters_of(&leader);
         for drive in voters.iter().filter(|drive| !known.contains(&drive.0)) {
+            if let Some((remote, node)) = self.elsewhere(*drive) {
+                let order = Order::Host {
+                    group: id,
+                    drive: *drive,
+                };
+                let hosted = remote.order(node, &order).await;
+                hosted.map_err(|reason| refused(id, reason))?;
+            }
             self.catch_up(&group, *drive).await?;
         }
         let leader = self.leader(&group).await?;
         if !wanted.contains(&leader.drive().0)
             && let Some(heir) = voters
                 .iter()
-                .find(|drive| known.contains(&drive.0) && self.is_live(&group, **drive))
+                .find(|drive| known.contains(&drive.0) && self.may_lead(&group, **drive))
         {
             self.hand_to(&group, *heir).await?;
+            if self.elsewhere(*heir).is_some() {
+                return Err(refused(id, format!("{heir} leads it now: ask there")));
+            }
         }
-        self.write_membership(&group, |leader| {
-            let wanted = wanted.clone();
-            async move { leader.raft().change_membership(wanted, false).await }
-        })
-        .await?;
+        let leader = self
+            .write_membership(&group, |leader| {
+                let wanted = wanted.clone();
+                async move { leader.raft().change_membership(wanted, false).await }
+            })
+            .await?;
+        let since = leader.log().membership_index().unwrap_or_default();
+        for drive in known.difference(&wanted).map(|drive| DriveId(*drive)) {
+            if let Some((remote, node)) = self.elsewhere(drive) {
+                let order = Order::Drop {
+                    group: id,
+                    drive,
+                    since,
+                };
+                if let Err(reason) = remote.order(node, &order).await {
+                    tracing::info!(group = %id, %drive, reason, "a replica that is no voter any more stays for now");
+                }
+            }
+        }
         for replica in group
             .here()
             .iter()
@@ -310,7 +342,7 @@ impl Replicas {
     pub async fn await_leaders(&self, time: Duration) -> bool {
         let until = self.clock.monotonic() + time;
         for group in self.groups.load_full().values() {
-            while group.leader().is_none() {
+            while group.leader().is_none() && group.leader_elsewhere().is_none() {
                 if self.clock.monotonic() >= until {
                     return false;
                 }
@@ -364,7 +396,7 @@ impl Replicas {
         }
     }
 
-    fn group(&self, id: GroupId) -> Changed<Arc<Group>> {
+    pub(super) fn group(&self, id: GroupId) -> Changed<Arc<Group>> {
         self.groups
             .load()
             .get(&id)
@@ -391,11 +423,6 @@ impl Replicas {
             Some(drive) if drive.failed.is_none() => Ok(drive.clone()),
             _ => Err(ChangeError::UnknownDrive(id)),
         }
-    }
-
-    /// Whether the drive is or was one of this process.
-    fn is_known(&self, drive: DriveId) -> bool {
-        self.drives.lock().contains_key(&drive)
     }
 
     async fn start_drive(&self, new: ReplicaDrive) -> Changed<()> {
@@ -447,7 +474,7 @@ impl Replicas {
     }
 
     /// Sees to it that the drive has a running replica of the group; `alone`: as the only voter, if it is new.
-    async fn host(&self, id: GroupId, drive: DriveId, alone: bool) -> Changed<()> {
+    pub(super) async fn host(&self, id: GroupId, drive: DriveId, alone: bool) -> Changed<()> {
         let group = self.group_or_new(id);
         if self.is_live(&group, drive) {
             return Ok(());
@@ -457,7 +484,10 @@ impl Replicas {
             log: found.log,
             state: found.state,
             machines: self.machines.clone(),
-            transport: self.transport.clone(),
+            transport: Arc::new(Routes {
+                local: self.transport.clone(),
+                remote: self.remote.clone(),
+            }),
             alone: self.alone.clone(),
             among_others: self.among_others.clone(),
             point_every: Growth {
@@ -495,7 +525,7 @@ impl Replicas {
         .await;
     }
 
-    async fn drop_replica(&self, group: &Group, replica: &Replica) -> Changed<()> {
+    pub(super) async fn drop_replica(&self, group: &Group, replica: &Replica) -> Changed<()> {
         self.transport.remove(replica.address());
         replica.stop("the drive is no longer a voter").await;
         group.remove(replica.drive());
@@ -611,17 +641,33 @@ impl Replicas {
         }
     }
 
-    async fn hand_to(&self, group: &Group, to: DriveId) -> Changed<()> {
+    /// The way to a drive that is on another node.
+    pub(super) fn elsewhere(&self, drive: DriveId) -> Option<(&Arc<Remote>, NodeId)> {
+        let remote = self.remote.as_ref()?;
+        Some((remote, remote.node_of(drive)?))
+    }
+
+    /// Whether the voter on the drive seems fit to lead.
+    pub(super) fn may_lead(&self, group: &Group, drive: DriveId) -> bool {
+        match self.elsewhere(drive) {
+            Some((remote, node)) => {
+                !remote.peers.health().is_suspect(node) && remote.peers.map().load().is_up(drive)
+            }
+            None => self.is_live(group, drive),
+        }
+    }
+
+    pub(super) async fn hand_to(&self, group: &Group, to: DriveId) -> Changed<()> {
         let until = self.clock.monotonic() + self.config.deadline;
         loop {
+            if group.leader_elsewhere() == Some(to) {
+                return Ok(());
+            }
             let leader = self.leader(group).await?;
             if leader.drive() == to {
                 return Ok(());
             }
-            let here = group
-                .replica_on(to)
-                .is_some_and(|replica| replica.stopped().is_none());
-            if !voters_of(&leader).contains(&to.0) || (!here && self.is_known(to)) {
+            if !voters_of(&leader).contains(&to.0) || !self.may_lead(group, to) {
                 return Err(refused(group.id(), format!("{to} cannot lead it")));
             }
             if self.clock.monotonic() >= until {
@@ -638,57 +684,14 @@ impl Replicas {
     }
 }
 
-#[async_trait]
-impl Groups for Replicas {
-    async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError> {
-        let found = self.groups.load().get(&group).cloned();
-        match found {
-            Some(found) => found.propose(command).await,
-            None => Err(ProposeError::Stopped {
-                group,
-                reason: "no replica is here".into(),
-            }),
-        }
-    }
-
-    async fn read(&self, group: GroupId) -> Result<Reading, ReadError> {
-        let found = {
-            let groups = self.groups.load();
-            let Some(found) = groups.get(&group) else {
-                return Err(ReadError::Stopped {
-                    group,
-                    reason: "no replica is here".into(),
-                });
-            };
-            if let Some(state) = found.read_now() {
-                return Ok(Reading::Here(state));
-            }
-            found.clone()
-        };
-        Ok(Reading::Here(found.read().await?))
-    }
-
-    async fn query(
-        &self,
-        _at: NodeId,
-        groups: &[GroupId],
-        _query: Bytes,
-    ) -> Result<Bytes, QueryError> {
-        Err(QueryError::NotHere {
-            group: groups.first().copied().unwrap_or_default(),
-            leader: None,
-        })
-    }
-}
-
-fn refused(group: GroupId, reason: impl std::fmt::Display) -> ChangeError {
+pub(super) fn refused(group: GroupId, reason: impl std::fmt::Display) -> ChangeError {
     ChangeError::Group {
         group,
         reason: reason.to_string(),
     }
 }
 
-fn voters_of(replica: &Replica) -> BTreeSet<u64> {
+pub(super) fn voters_of(replica: &Replica) -> BTreeSet<u64> {
     let configs = replica.log().voters().map(|(_, configs)| configs);
     configs.into_iter().flatten().flatten().collect()
 }

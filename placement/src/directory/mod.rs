@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::command::{CommandError, Machine, Proposer};
 use crate::consensus::{Groups, StateMachine};
 use crate::ids::{BucketId, Epoch, GroupId};
-use crate::map::ClusterMap;
+use crate::map::{ClusterMap, SharedMap};
 use crate::query::{AskError, Asker};
 use crate::seams::{Clock, IndexError, Rng, UnixMillis};
 
@@ -291,5 +291,13 @@ fn strange(outcome: &Outcome) -> DirectoryError {
 
 /// The state machine of the placement group.
 pub fn placement_machine() -> Box<dyn StateMachine> {
-    Box::new(Machine::new(GroupId::PLACEMENT, Placement))
+    Box::new(Machine::new(GroupId::PLACEMENT, Placement::default()))
+}
+
+/// The same, of a process that takes every map that is decided for its own.
+pub fn placement_machine_for(map: SharedMap) -> Box<dyn StateMachine> {
+    Box::new(Machine::new(
+        GroupId::PLACEMENT,
+        Placement { map: Some(map) },
+    ))
 }

@@ -16,7 +16,7 @@ use super::Bucket;
 use super::identities::{self, Identity};
 use crate::command::{Decide, Turn};
 use crate::ids::{BucketId, Epoch, GroupId};
-use crate::map::ClusterMap;
+use crate::map::{ClusterMap, SharedMap};
 use crate::seams::{IndexError, IndexView, Keyspace};
 
 const BUCKET: u8 = 0x10;
@@ -80,7 +80,11 @@ pub(super) enum Outcome {
 }
 
 /// The placement group's part of a state machine.
-pub(super) struct Placement;
+#[derive(Default)]
+pub(super) struct Placement {
+    /// Told of every map that was decided.
+    pub map: Option<SharedMap>,
+}
 
 impl Decide for Placement {
     fn decide(
@@ -126,7 +130,14 @@ impl Decide for Placement {
                 expected,
                 epoch,
                 map,
-            } => Outcome::Done(set_map(turn, expected, epoch, map)?),
+            } => {
+                let set = set_map(turn, expected, epoch, map)?;
+                if set && let Some(shared) = &self.map {
+                    let map = ClusterMap::decode(map);
+                    shared.update(map.map_err(|error| IndexError::Corrupt(error.to_string()))?);
+                }
+                Outcome::Done(set)
+            }
             Command::PutIdentity { identity } => {
                 if !identity.is_well_formed() {
                     return Ok(None);
@@ -138,6 +149,15 @@ impl Decide for Placement {
             }
         };
         Ok(Some(encode(&outcome)?))
+    }
+
+    fn restored(&mut self, state: &dyn IndexView) -> Result<(), IndexError> {
+        if let Some(shared) = &self.map
+            && let Some(map) = read_map(state)?
+        {
+            shared.update(map);
+        }
+        Ok(())
     }
 }
 

@@ -58,6 +58,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ClusterMap, DamagedMapError> {
             .collect(),
         metadata_groups: first.metadata_groups,
         lanes: first.lanes,
+        protection_chosen: None,
         protection: first.protection,
         next_drive: first.next_drive,
         feature: FEATURE,

@@ -13,6 +13,6 @@ mod rocks_index;
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
 pub use index::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, Op};
 pub use memory_index::MemoryIndex;
-pub use net::{Net, NetError, spawn};
+pub use net::{Connection, Net, SystemNet, spawn};
 pub use rng::{Rng, SeededRng, SystemRng};
 pub use rocks_index::{RocksIndex, RocksMemory};

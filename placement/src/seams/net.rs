@@ -1,32 +1,36 @@
-//! Messages between nodes, and where tasks are spawned.
+//! Connections to other nodes, and where tasks are spawned.
 
 use std::future::Future;
+use std::io;
 
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 
-use crate::ids::NodeId;
+/// A connection: bytes both ways, in order.
+pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
-/// Why a call to another node gave no answer.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum NetError {
-    /// Nothing was sent: the call is known not to have happened.
-    #[error("{to} cannot be reached: {reason}")]
-    Unreachable { to: NodeId, reason: String },
-    /// Sent, but no answer came: the call may or may not have happened.
-    #[error("no answer from {to}: {reason}")]
-    NoAnswer { to: NodeId, reason: String },
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Connection for T {}
+
+/// Makes connections to other nodes.
+pub trait Net: Send + Sync + 'static {
+    /// Connects to `address`, `HOST:PORT`. Takes as long as the system lets it: the caller bounds it.
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Connection>>>;
 }
 
-/// Calls to other nodes: one request, one response, no order between calls.
-pub trait Net: Send + Sync + 'static {
-    /// Sends `message` to the service called `path` on node `to`.
-    fn call(
-        &self,
-        to: NodeId,
-        path: &'static str,
-        message: Bytes,
-    ) -> BoxFuture<'static, Result<Bytes, NetError>>;
+/// The operating system's TCP.
+#[derive(Debug, Clone, Copy)]
+pub struct SystemNet;
+
+impl Net for SystemNet {
+    fn connect(&self, address: &str) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+        let address = address.to_owned();
+        Box::pin(async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Ok(Box::new(stream) as Box<dyn Connection>)
+        })
+    }
 }
 
 /// Spawns a task on the runtime at hand. The only place of the library crates that does.

@@ -190,9 +190,15 @@ async fn open(drives: &BTreeMap<u64, Drive>, config: &ConsensusConfig) -> Arc<Re
         .iter()
         .map(|(id, drive)| replica_drive(*id, drive))
         .collect();
-    Replicas::open(drives, machines(), Arc::new(SystemClock), config.clone())
-        .await
-        .unwrap()
+    Replicas::open(
+        drives,
+        machines(),
+        Arc::new(SystemClock),
+        config.clone(),
+        None,
+    )
+    .await
+    .unwrap()
 }
 
 pub fn voters(ids: impl IntoIterator<Item = u64>) -> Vec<DriveId> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use holdfast_placement::command::{Decide, Turn};
 use holdfast_placement::ids::{BucketId, Lane};
-use holdfast_placement::seams::{IndexError, Keyspace, Op, UnixMillis};
+use holdfast_placement::seams::{IndexError, IndexView, Keyspace, Op, UnixMillis};
 
 use super::command::{Address, Command, DeleteKey, Outcome, Refusal};
 use super::record::{
@@ -159,8 +159,9 @@ impl Decide for ObjectGroup {
         ))
     }
 
-    fn forget(&mut self) {
+    fn restored(&mut self, _state: &dyn IndexView) -> Result<(), IndexError> {
         self.open.clear();
+        Ok(())
     }
 }
 

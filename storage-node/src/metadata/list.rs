@@ -159,12 +159,15 @@ impl ListUploadLanes<'_> {
     }
 }
 
-/// The lanes, each with the state that it is read from and what its keys begin with.
+/// A lane: the state that it is read from and what its keys begin with.
+type LaneView<'s> = (&'s dyn Index, Vec<u8>);
+
+/// The lanes, each as it is read.
 fn lane_views<'s>(
     states: &'s States,
     lanes: &[(GroupId, Lane)],
     prefix: impl Fn(GroupId, Lane) -> Vec<u8>,
-) -> Result<Vec<(&'s dyn Index, Vec<u8>)>, IndexError> {
+) -> Result<Vec<LaneView<'s>>, IndexError> {
     let views = lanes.iter().map(|(group, lane)| {
         let state: &'s dyn Index = &**state_of(states, *group)?;
         Ok((state, prefix(*group, *lane)))

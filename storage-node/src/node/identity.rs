@@ -5,6 +5,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use holdfast_placement::ids::{ClusterId, DriveId, NodeId, SiteId};
+use holdfast_placement::map::ClusterMap;
+use holdfast_placement::rpc::ClusterSecret;
 use serde::{Deserialize, Serialize};
 
 /// Name of a drive's identity file. It is also how a running node notices that a drive's directory is gone.
@@ -33,6 +35,9 @@ pub struct NodeIdentity {
     pub node: NodeId,
     pub site: SiteId,
     pub drives: Vec<KnownDrive>,
+    /// The store is being made, by this node: its groups are not all there yet.
+    #[serde(default)]
+    pub unfinished: bool,
 }
 
 /// A drive of the node.
@@ -64,21 +69,35 @@ impl<'de> Deserialize<'de> for ClusterIdText {
 }
 
 impl NodeIdentity {
-    pub fn new(cluster: ClusterId, drives: &[PathBuf]) -> Self {
-        let drives = (1..)
-            .zip(drives)
-            .map(|(number, path)| KnownDrive {
-                id: DriveId(number),
-                path: path.clone(),
-                formatted: false,
-            })
-            .collect();
+    /// The first node of a store.
+    pub fn first(cluster: ClusterId, drives: &[PathBuf]) -> Self {
+        let ids: Vec<DriveId> = (1..).map(DriveId).take(drives.len()).collect();
+        Self {
+            unfinished: true,
+            ..Self::placed(cluster, NodeId(1), SiteId(1), &ids, drives)
+        }
+    }
+
+    /// A node that got a place in a cluster.
+    pub fn placed(
+        cluster: ClusterId,
+        node: NodeId,
+        site: SiteId,
+        ids: &[DriveId],
+        drives: &[PathBuf],
+    ) -> Self {
+        let known = |(id, path): (&DriveId, &PathBuf)| KnownDrive {
+            id: *id,
+            path: path.clone(),
+            formatted: false,
+        };
         Self {
             format: FORMAT,
             cluster: ClusterIdText(cluster),
-            node: NodeId(1),
-            site: SiteId(1),
-            drives,
+            node,
+            site,
+            drives: ids.iter().zip(drives).map(known).collect(),
+            unfinished: false,
         }
     }
 
@@ -112,6 +131,52 @@ impl DriveIdentity {
     pub fn write(&self, drive: &Path) -> io::Result<()> {
         write_json(&drive.join(DRIVE_FILE), self)
     }
+}
+
+/// Name of the file with the cluster's secret, mode 0600.
+const SECRET_FILE: &str = "cluster-secret";
+
+/// Name of the file with the newest cluster map that the node has seen: how it finds the others when it starts.
+const MAP_FILE: &str = "cluster-map";
+
+/// The cluster's secret as kept in `data`.
+pub fn read_secret(data: &Path) -> io::Result<Option<ClusterSecret>> {
+    let path = data.join(SECRET_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            let secret = text.trim().parse::<ClusterSecret>();
+            secret
+                .map(Some)
+                .map_err(|error| at(&path, io::Error::new(io::ErrorKind::InvalidData, error)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(&path, error)),
+    }
+}
+
+pub(super) fn write_secret(data: &Path, secret: &ClusterSecret) -> io::Result<()> {
+    write_durably(
+        &data.join(SECRET_FILE),
+        format!("{}\n", secret.reveal()).as_bytes(),
+    )
+}
+
+/// The newest map that the node had seen when it ended.
+pub(super) fn read_map(data: &Path) -> io::Result<Option<ClusterMap>> {
+    let path = data.join(MAP_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let map = ClusterMap::decode(&bytes);
+            map.map(Some)
+                .map_err(|error| at(&path, io::Error::new(io::ErrorKind::InvalidData, error)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(&path, error)),
+    }
+}
+
+pub(super) fn write_map(data: &Path, map: &ClusterMap) -> io::Result<()> {
+    write_durably(&data.join(MAP_FILE), &map.encode())
 }
 
 fn read_json<T: for<'de> Deserialize<'de>>(

@@ -1,12 +1,20 @@
 //! A node: the drives of one process, the replicas and shards on them, and the watch over both.
 
 mod identity;
+mod join;
 mod open;
+mod report;
 mod space;
 mod status;
+mod steward;
+mod visitor;
 mod watch;
 
-pub use identity::{DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, write_durably};
-pub use open::{Node, NodeConfig, StartError};
+pub use identity::{
+    DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, read_secret, write_durably,
+};
+pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError};
+pub use report::{DriveReport, LedGroup, Report};
 pub use space::SpaceGauge;
-pub use status::{DriveStatus, GroupSummary, NodeStatus};
+pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};
+pub use visitor::{Visitor, VisitorConfig};

@@ -6,27 +6,39 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use holdfast_placement::balance::Member;
-use holdfast_placement::consensus::{ConsensusConfig, Groups, ReplicaDrive, Replicas};
-use holdfast_placement::directory::{Directory, DirectoryError, placement_machine};
-use holdfast_placement::ids::{ClusterId, DriveId, Epoch, GroupId, SiteId};
+use holdfast_placement::consensus::{
+    ConsensusConfig, Groups, MachineFactory, ReplicaDrive, Replicas,
+};
+use holdfast_placement::directory::{Directory, DirectoryError, placement_machine_for};
+use holdfast_placement::ids::{ClusterId, DriveId, Epoch, GroupId, NodeId, SiteId};
 use holdfast_placement::map::{
     ClusterMap, Drive, DriveState, FEATURE, Node as MapNode, NodeState, SharedMap,
 };
 use holdfast_placement::protection::Protection;
 use holdfast_placement::ring::Ring;
-use holdfast_placement::seams::{Clock, IndexError, Keyspace, Rng, RocksIndex, RocksMemory, spawn};
+use holdfast_placement::rpc::{
+    self, Answer, ClusterSecret, NOBODY, PeerServer, PeerServerConfig, Peers, PeersConfig,
+};
+use holdfast_placement::seams::{
+    Clock, IndexError, Keyspace, Net, Rng, RocksIndex, RocksMemory, spawn,
+};
 use holdfast_placement::voters::voter_count;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 
-use super::identity::{DRIVE_FILE, DriveIdentity, NodeIdentity};
+use super::identity::{
+    DRIVE_FILE, DriveIdentity, NodeIdentity, read_map, read_secret, write_map, write_secret,
+};
+use super::join::{self, JoinRequest, change_map};
+use super::report::{DriveReport, LedGroup, Report};
 use super::space::{SpaceGauge, reserve_bytes};
-use super::status::{DriveStatus, GroupSummary, MemoryStatus, NodeStatus};
-use super::watch;
+use super::{steward, watch};
 use crate::buffer::{BufferPool, PoolConfig};
-use crate::metadata::{Metadata, metadata_machine};
-use crate::repair::{OrphanScan, Rebuilder, ReclaimConfig, Reclaimer};
+use crate::cluster_shards::{self, ClusterShards};
+use crate::metadata::{Metadata, metadata_machine, query_runner};
+use crate::repair::{LedGroups, OrphanScan, Rebuilder, ReclaimConfig, Reclaimer};
 use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
 use crate::shards::LocalShards;
@@ -37,6 +49,12 @@ const LANES: u8 = 16;
 
 /// How long a start waits for the groups to have leaders.
 const LEADERS_WAIT: Duration = Duration::from_secs(3);
+
+/// How long groups may take to find another leader when the node ends.
+const HAND_OVER_TIME: Duration = Duration::from_secs(2);
+
+/// Pause before the node says again where it is reached.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
 
 /// Drives of one node at most.
 const DRIVES_MAX: usize = 16;
@@ -50,8 +68,30 @@ pub struct NodeConfig {
     pub drives: Vec<PathBuf>,
     /// Bytes that the whole process stays inside.
     pub memory_budget: u64,
+    /// `HOST:PORT` that other nodes reach this one at.
+    pub address: String,
+    /// What fails together with this node has the same number.
+    pub rack: u32,
+    /// Whether it answers S3 requests.
+    pub gateway: bool,
+    /// The cluster to join at the first start; without it the node makes one.
+    pub join: Option<JoinConfig>,
+    pub net: Arc<dyn Net>,
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
+    /// Told as soon as other nodes' calls can be answered, long before the start is done.
+    pub opening: Opening,
+}
+
+/// Takes what answers other nodes' calls.
+pub type Opening = Arc<dyn Fn(Arc<PeerServer>) + Send + Sync>;
+
+/// The way into a cluster.
+#[derive(Clone, Debug)]
+pub struct JoinConfig {
+    /// `HOST:PORT` of nodes of the cluster.
+    pub addresses: Vec<String>,
+    pub secret: ClusterSecret,
 }
 
 /// Why a node did not start.
@@ -77,6 +117,10 @@ pub enum StartError {
     NewDrive { path: PathBuf, known: String },
     #[error("--drive {} is not empty and is no drive of Holdfast: give an empty directory", .0.display())]
     NotEmpty(PathBuf),
+    #[error("{} belongs to a store already: start it without --join, or give an empty --data directory to join with", .0.display())]
+    JoinTwice(PathBuf),
+    #[error("the cluster was not joined: {0}")]
+    Join(String),
     #[error("no drive of the store can be used: {0}")]
     NoDrive(String),
     #[error("consensus did not start: {0}")]
@@ -94,8 +138,11 @@ pub struct Node {
 }
 
 pub(super) struct Inner {
+    pub(super) own: NodeId,
+    pub(super) peers: Peers,
     pub(super) replicas: Arc<Replicas>,
     pub(super) shards: Arc<LocalShards>,
+    all_shards: Arc<ClusterShards>,
     pub(super) map: SharedMap,
     pub(super) directory: Arc<Directory>,
     pub(super) drives: Mutex<Vec<NodeDrive>>,
@@ -130,100 +177,56 @@ struct OpenDrive {
 }
 
 impl Node {
-    /// Opens the drives, brings the groups up and starts the watch. A drive that cannot be opened is taken out of
-    /// use and reported; the node starts as long as the rest has a quorum.
-    pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
+    /// Opens the drives, brings the groups up, joins or makes the cluster at the first start, and starts the watch. A
+    /// drive that cannot be opened is taken out of use and reported; the node starts as long as the rest has a quorum,
+    /// or it has seen the cluster before.
+    pub fn start(config: NodeConfig) -> BoxFuture<'static, Result<Node, StartError>> {
+        // Boxed here, so that it is compiled here and not again in every binary.
+        Box::pin(Self::start_now(config))
+    }
+
+    async fn start_now(config: NodeConfig) -> Result<Node, StartError> {
         fs::create_dir_all(&config.data).map_err(|error| named(&config.data, error))?;
         let lock = lock(&config.data)?;
-        let identity = identify(&config)?;
+        let mut identity = identify(&config).await?;
+        let secret = match read_secret(&config.data)? {
+            Some(secret) => secret,
+            None => {
+                let secret = ClusterSecret::random(config.rng.as_ref());
+                write_secret(&config.data, &secret)?;
+                secret
+            }
+        };
         let budget = config.memory_budget;
         let pool = BufferPool::new(
             PoolConfig::with_budget(body_budget(budget)),
             config.clock.clone(),
         );
-        let memory = RocksMemory::new((budget / 16) as usize, (budget / 32) as usize);
-
-        let mut drives = Vec::new();
-        let mut opened = Vec::new();
-        for known in &identity.drives {
-            let result = open_drive(
-                &known.path,
-                &identity.drive(known.id),
-                &memory,
-                &pool,
-                &config,
-            )
-            .await;
-            let failure = result.as_ref().err().cloned();
-            if let Some(reason) = &failure {
-                tracing::error!(drive = %known.id, path = %known.path.display(), reason, "drive is out of use");
-            }
-            let open = result.ok();
-            let (total_bytes, free_bytes) = room(&known.path);
-            drives.push(NodeDrive {
-                id: known.id,
-                path: known.path.clone(),
-                failure,
-                store: open.as_ref().map(|open| open.store.clone()),
-                disk_kind: open.as_ref().map(|open| open.disk_kind),
-                total_bytes,
-                free_bytes,
-            });
-            opened.extend(open);
-        }
-        if opened.is_empty() {
-            let reasons: Vec<_> = drives
-                .iter()
-                .map(|drive| {
-                    let reason = drive.failure.as_deref().unwrap_or("unknown");
-                    format!("{}: {reason}", drive.path.display())
-                })
-                .collect();
-            return Err(StartError::NoDrive(reasons.join("; ")));
-        }
-
-        let replica_drives = opened
-            .iter()
-            .map(|open| ReplicaDrive {
-                drive: open.id,
-                log: open.log.clone(),
-                state: open.state.clone(),
-            })
-            .collect();
-        let replicas = Replicas::open(
-            replica_drives,
-            Arc::new(|group, _| {
-                if group == GroupId::PLACEMENT {
-                    placement_machine()
-                } else {
-                    metadata_machine(group)
-                }
-            }),
+        let peers_pool = BufferPool::new(
+            PoolConfig::with_budget(peers_budget(budget)),
             config.clock.clone(),
-            ConsensusConfig::default(),
-        )
-        .await
-        .map_err(|error| StartError::Consensus(error.to_string()))?;
+        );
+        let (drives, opened) = open_drives(&identity, &pool, &config).await?;
 
-        let ids: Vec<DriveId> = identity.drives.iter().map(|drive| drive.id).collect();
-        if opened.len() == ids.len() {
-            // Idempotent: a first start that was cut short is finished by the next.
-            for group in 0..=METADATA_GROUPS {
-                replicas
-                    .create_group(GroupId(group), &voters_of(group, &ids))
-                    .await
-                    .map_err(|error| StartError::Consensus(error.to_string()))?;
-            }
-        }
-        // Ready is said by who can serve; without a quorum the node starts all the same and says so.
-        replicas.await_leaders(LEADERS_WAIT).await;
+        // What was last seen of the cluster, or what it begins as.
+        let known = read_map(&config.data)?;
+        let is_known = known.is_some();
+        let map = SharedMap::new(known.unwrap_or_else(|| first_map(&identity, &drives, &config)));
+        let peers = Peers::new(
+            identity.node,
+            &secret,
+            map.clone(),
+            config.net.clone(),
+            config.clock.clone(),
+            PeersConfig::default(),
+        );
+        let replicas = open_replicas(&opened, &map, &peers, &config).await?;
         let groups: Arc<dyn Groups> = replicas.clone();
         let directory = Arc::new(Directory::new(
             groups.clone(),
             config.clock.clone(),
             config.rng.clone(),
         ));
-        let map = SharedMap::new(cluster_map(&directory, &identity, &drives).await?);
         let metadata = Metadata::new(
             groups,
             map.clone(),
@@ -231,26 +234,35 @@ impl Node {
             config.rng.clone(),
         );
         let shards = Arc::new(LocalShards::new());
-        for open in opened {
-            shards.add(open.id, open.store);
+        for open in &opened {
+            shards.add(open.id, open.store.clone());
         }
         for drive in drives.iter().filter(|drive| drive.failure.is_some()) {
             shards.fail(drive.id);
         }
+        let all_shards = Arc::new(ClusterShards::new(shards.clone(), peers.clone()));
+        let led: LedGroups = {
+            let replicas = replicas.clone();
+            Arc::new(move || replicas.led_here())
+        };
         let reclaimer = Reclaimer::new(
             metadata.clone(),
-            shards.clone(),
+            all_shards.clone(),
             map.clone(),
+            led,
             config.clock.clone(),
             ReclaimConfig::default(),
         );
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let node = Node {
             inner: Arc::new(Inner {
-                replicas,
-                shards,
-                map,
-                directory,
+                own: identity.node,
+                peers: peers.clone(),
+                replicas: replicas.clone(),
+                shards: shards.clone(),
+                all_shards,
+                map: map.clone(),
+                directory: directory.clone(),
                 drives: Mutex::new(drives),
                 clock: config.clock.clone(),
                 space: SpaceGauge::default(),
@@ -262,21 +274,90 @@ impl Node {
                 _lock: lock,
             }),
         };
-        spawn(node.inner.reclaimer.clone().run(stopped.clone()));
-        let orphans = OrphanScan::new(
-            node.metadata(),
-            node.shards(),
-            node.map(),
-            config.clock.clone(),
-        );
-        spawn(orphans.run(stopped.clone()));
-        watch::look(&node.inner).await;
-        spawn(watch::run(node.inner.clone(), stopped));
+        node.open_to_peers(&secret, &peers_pool, &config);
+        spawn(peers.clone().run_probes(stopped.clone()));
+        spawn(peers.follow_map(stopped.clone()));
+
+        if identity.unfinished {
+            // Idempotent: a first start that was cut short is finished by the next.
+            let ids: Vec<DriveId> = identity.drives.iter().map(|drive| drive.id).collect();
+            for group in 0..=METADATA_GROUPS {
+                replicas
+                    .create_group(GroupId(group), &voters_of(group, &ids))
+                    .await
+                    .map_err(|error| StartError::Consensus(error.to_string()))?;
+            }
+            if directory.map().await?.is_none() {
+                directory.set_map(None, &map.load()).await?;
+            }
+            identity.unfinished = false;
+            identity.write(&config.data)?;
+        }
+        // Ready is said by who can serve; without a quorum the node starts all the same and says so.
+        replicas.await_leaders(LEADERS_WAIT).await;
+        match directory.map().await {
+            Ok(Some(newest)) => map.update(newest),
+            Ok(None) => {}
+            Err(error) if is_known => {
+                tracing::warn!(%error, "the cluster cannot be reached yet: going by what was last known of it");
+            }
+            Err(error) => return Err(error.into()),
+        }
+        node.begin_work(&config, stopped).await;
         Ok(node)
     }
 
-    pub fn shards(&self) -> Arc<LocalShards> {
-        self.inner.shards.clone()
+    /// Answers other nodes' calls from now on.
+    fn open_to_peers(&self, secret: &ClusterSecret, pool: &BufferPool, config: &NodeConfig) {
+        let inner = &self.inner;
+        let mut server = PeerServer::new(PeerServerConfig {
+            own: inner.own,
+            secret: secret.clone(),
+            map: inner.map.clone(),
+        });
+        inner.replicas.offer(&mut server, query_runner());
+        cluster_shards::offer(&mut server, &inner.shards, pool);
+        server.offer_map(inner.map.clone(), config.clock.clone());
+        join::offer(&mut server, &inner.directory, &inner.map);
+        let reporting = Arc::downgrade(inner);
+        server.offer(
+            rpc::PROBE,
+            Box::new(move |_| {
+                let report = reporting.upgrade().map(|inner| inner.report());
+                Box::pin(async move {
+                    let report = rpc::encode(&report.unwrap_or_default());
+                    Ok(Answer::head(report.map_err(|error| error.to_string())?))
+                })
+            }),
+        );
+        (config.opening)(Arc::new(server));
+    }
+
+    async fn begin_work(&self, config: &NodeConfig, stopped: tokio::sync::watch::Receiver<bool>) {
+        let inner = &self.inner;
+        spawn(keep_map(
+            inner.map.clone(),
+            config.data.clone(),
+            stopped.clone(),
+        ));
+        spawn(announce(inner.clone(), config.clone(), stopped.clone()));
+        spawn(inner.reclaimer.clone().run(stopped.clone()));
+        let orphans = OrphanScan::new(
+            self.metadata(),
+            inner.shards.clone(),
+            self.map(),
+            config.clock.clone(),
+        );
+        spawn(orphans.run(stopped.clone()));
+        watch::look(inner).await;
+        steward::round_now(inner).await;
+        spawn(watch::run(inner.clone(), stopped.clone()));
+        spawn(steward::run(inner.clone(), stopped));
+    }
+
+    /// The shards of all drives of the cluster.
+    pub fn shards(&self) -> Arc<ClusterShards> {
+        self.inner.all_shards.clone()
     }
 
     pub fn map(&self) -> SharedMap {
@@ -319,82 +400,9 @@ impl Node {
         self.inner.stop.subscribe()
     }
 
-    /// How the node stands.
-    pub fn status(&self) -> NodeStatus {
-        let inner = &self.inner;
-        let map = inner.map.load();
-        let drives = inner.drives.lock();
-        let is_up = |id: DriveId| {
-            drives
-                .iter()
-                .any(|drive| drive.id == id && drive.failure.is_none())
-        };
-        let groups: Vec<GroupSummary> = inner
-            .replicas
-            .status()
-            .into_iter()
-            .map(|group| GroupSummary {
-                group: group.group.0,
-                leader: group.leader,
-                term: group.term,
-                voters_up: group.voters.iter().filter(|id| is_up(**id)).count(),
-                voters: group.voters,
-            })
-            .collect();
-        let up: Vec<DriveId> = drives
-            .iter()
-            .filter(|drive| drive.failure.is_none())
-            .map(|drive| drive.id)
-            .collect();
-        // A loss that was seen but not acted upon yet is not absorbed.
-        let noticed = drives.iter().all(|drive| {
-            let store = drive.store.as_ref().filter(|_| drive.failure.is_none());
-            store.is_none_or(|store| {
-                store.check_present();
-                store.down().is_none()
-            })
-        });
-        let absorbed = noticed
-            && groups
-                .iter()
-                .all(|group| watch::wanted_voters(&group.voters, &up).is_none());
-        let mut problems = Vec::new();
-        for group in &groups {
-            if group.voters_up * 2 <= group.voters.len() {
-                problems.push(format!(
-                    "group {} has no quorum ({} of {} voters): bring the lost drives back",
-                    group.group,
-                    group.voters_up,
-                    group.voters.len()
-                ));
-            }
-        }
-        for drive in drives.iter().filter(|drive| drive.failure.is_some()) {
-            problems.push(format!(
-                "{} ({}) is down: {}. Its data is read from the other drives; bring it back and restart",
-                drive.id,
-                drive.path.display(),
-                drive.failure.as_deref().unwrap_or("unknown"),
-            ));
-        }
-        if inner.space.is_full() {
-            problems.push("a drive is full: delete objects or make room on it".to_owned());
-        }
-        NodeStatus {
-            cluster: map.cluster.to_string(),
-            epoch: map.epoch.0,
-            protection: map.protection.to_string(),
-            healthy: problems.is_empty(),
-            absorbed,
-            full: inner.space.is_full(),
-            drives: drives.iter().map(drive_status).collect(),
-            groups,
-            problems,
-            memory: MemoryStatus {
-                body_bytes_in_use: inner.pool.in_use_bytes() as u64,
-                body_bytes_max: inner.pool.budget_bytes() as u64,
-            },
-        }
+    /// Has others lead what this node leads, as far as that goes in a short time.
+    pub async fn hand_over(&self) {
+        self.inner.replicas.hand_over_all(HAND_OVER_TIME).await;
     }
 
     /// Stops the background work and the groups, and makes everything durable.
@@ -414,19 +422,56 @@ impl Node {
     }
 }
 
-fn drive_status(drive: &NodeDrive) -> DriveStatus {
-    DriveStatus {
-        drive: drive.id,
-        path: drive.path.display().to_string(),
-        state: if drive.failure.is_none() {
-            "up"
-        } else {
-            "down"
-        },
-        reason: drive.failure.clone(),
-        total_bytes: drive.total_bytes,
-        free_bytes: drive.free_bytes,
-        disk: drive.disk_kind.map(disk_name),
+impl Inner {
+    /// What this node says of itself to those who probe it.
+    pub(super) fn report(&self) -> Report {
+        let drives = self.drives.lock().iter().map(DriveReport::from).collect();
+        let leads = self.replicas.status().into_iter().filter_map(|group| {
+            let leader = group.leader?;
+            let here = group.applied.iter().any(|(drive, _)| *drive == leader);
+            here.then_some(LedGroup {
+                group: group.group,
+                leader,
+                term: group.term,
+                voters: group.voters,
+            })
+        });
+        Report {
+            drives,
+            full: self.space.is_full(),
+            leads: leads.collect(),
+        }
+    }
+
+    /// What another node last said of itself; `None` before it was first probed.
+    pub(super) fn report_of(&self, node: NodeId) -> Option<Report> {
+        let report = self.peers.health().report(node);
+        if report.is_empty() {
+            return None;
+        }
+        rpc::decode(&report).ok()
+    }
+}
+
+impl From<&NodeDrive> for DriveReport {
+    fn from(drive: &NodeDrive) -> Self {
+        // A loss that was seen but not acted upon yet is one.
+        let unnoticed = drive
+            .store
+            .as_ref()
+            .filter(|_| drive.failure.is_none())
+            .and_then(|store| {
+                store.check_present();
+                store.down().map(str::to_owned)
+            });
+        Self {
+            drive: drive.id,
+            path: drive.path.display().to_string(),
+            failure: drive.failure.clone().or(unnoticed),
+            total_bytes: drive.total_bytes,
+            free_bytes: drive.free_bytes,
+            disk: drive.disk_kind.map(disk_name),
+        }
     }
 }
 
@@ -442,6 +487,11 @@ fn disk_name(kind: DiskKind) -> String {
 /// Half of the process's memory is for bodies under way: the rest is caches, connections and the heap.
 fn body_budget(memory_budget: u64) -> usize {
     (memory_budget / 2) as usize
+}
+
+/// An eighth is for what other nodes store and read here.
+fn peers_budget(memory_budget: u64) -> usize {
+    (memory_budget / 8) as usize
 }
 
 /// Voters of a group on one host: one on one drive, two on two, three on three or four, five on five or more; each
@@ -469,7 +519,7 @@ fn lock(data: &Path) -> Result<fs::File, StartError> {
 }
 
 /// Finds out who this node is and which drives it has, and makes both at the first start.
-fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
+async fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
     if config.drives.len() > DRIVES_MAX {
         return Err(StartError::DriveCount {
             count: config.drives.len(),
@@ -484,6 +534,9 @@ fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
         given.push(path);
     }
     let mut identity = match NodeIdentity::read(&config.data)? {
+        Some(_) if config.join.is_some() => {
+            return Err(StartError::JoinTwice(config.data.clone()));
+        }
         Some(identity) => match_drives(identity, &given)?,
         None => {
             if given.is_empty() {
@@ -499,7 +552,10 @@ fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
                 }
                 refuse_foreign_files(path)?;
             }
-            NodeIdentity::new(ClusterId::random(config.rng.as_ref()), &given)
+            match &config.join {
+                Some(join) => join_cluster(config, join, &given).await?,
+                None => NodeIdentity::first(ClusterId::random(config.rng.as_ref()), &given),
+            }
         }
     };
     identity.write(&config.data)?;
@@ -516,6 +572,158 @@ fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
         identity.write(&config.data)?;
     }
     Ok(identity)
+}
+
+/// Asks for a place in a cluster, and keeps what is needed to be part of it.
+async fn join_cluster(
+    config: &NodeConfig,
+    join: &JoinConfig,
+    drives: &[PathBuf],
+) -> Result<NodeIdentity, StartError> {
+    let mut capacities = Vec::new();
+    for path in drives {
+        fs::create_dir_all(path).map_err(|error| named(path, error))?;
+        capacities.push(room(path).0);
+    }
+    let nobody = SharedMap::new(ClusterMap::nothing());
+    let peers = Peers::new(
+        NOBODY,
+        &join.secret,
+        nobody,
+        config.net.clone(),
+        config.clock.clone(),
+        PeersConfig::default(),
+    );
+    let request = JoinRequest {
+        address: config.address.clone(),
+        rack: config.rack,
+        gateway: config.gateway,
+        feature: FEATURE,
+        capacities,
+        visit: false,
+    };
+    let placed = join::ask(&peers, &join.addresses, &request).await;
+    let placed = placed.map_err(StartError::Join)?;
+    let map =
+        ClusterMap::decode(&placed.map).map_err(|error| StartError::Join(error.to_string()))?;
+    write_secret(&config.data, &join.secret)?;
+    write_map(&config.data, &map)?;
+    tracing::info!(node = %placed.node, drives = ?placed.drives, "joined the cluster");
+    Ok(NodeIdentity::placed(
+        map.cluster,
+        placed.node,
+        placed.site,
+        &placed.drives,
+        drives,
+    ))
+}
+
+/// Keeps the newest map in the data directory until `stopped` changes.
+async fn keep_map(map: SharedMap, data: PathBuf, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    let mut kept = Epoch(0);
+    loop {
+        let newest = tokio::select! {
+            newest = map.newer_than(kept) => newest,
+            _ = stopped.changed() => return,
+        };
+        kept = newest.epoch;
+        let data = data.clone();
+        let written = tokio::task::spawn_blocking(move || write_map(&data, &newest)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the cluster map could not be kept");
+        }
+    }
+}
+
+/// Says in the map where the node is reached, as soon as there is a quorum to say it to.
+async fn announce(
+    inner: Arc<Inner>,
+    config: NodeConfig,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let announced = change_map(&inner.directory, &inner.map, |map| {
+            join::announce(map, inner.own, &config.address, config.rack, config.gateway)
+        });
+        tokio::select! {
+            announced = announced => if announced.is_ok() {
+                return;
+            },
+            _ = stopped.changed() => return,
+        }
+        inner.clock.sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// Opens the drives. Those that cannot be opened are reported; one at least must be.
+async fn open_drives(
+    identity: &NodeIdentity,
+    pool: &BufferPool,
+    config: &NodeConfig,
+) -> Result<(Vec<NodeDrive>, Vec<OpenDrive>), StartError> {
+    let budget = config.memory_budget;
+    let memory = RocksMemory::new((budget / 16) as usize, (budget / 32) as usize);
+    let mut drives = Vec::new();
+    let mut opened = Vec::new();
+    for known in &identity.drives {
+        let wanted = identity.drive(known.id);
+        let result = open_drive(&known.path, &wanted, &memory, pool, config).await;
+        let failure = result.as_ref().err().cloned();
+        if let Some(reason) = &failure {
+            tracing::error!(drive = %known.id, path = %known.path.display(), reason, "drive is out of use");
+        }
+        let open = result.ok();
+        let (total_bytes, free_bytes) = room(&known.path);
+        drives.push(NodeDrive {
+            id: known.id,
+            path: known.path.clone(),
+            failure,
+            store: open.as_ref().map(|open| open.store.clone()),
+            disk_kind: open.as_ref().map(|open| open.disk_kind),
+            total_bytes,
+            free_bytes,
+        });
+        opened.extend(open);
+    }
+    if opened.is_empty() {
+        let reasons: Vec<_> = drives
+            .iter()
+            .map(|drive| {
+                let reason = drive.failure.as_deref().unwrap_or("unknown");
+                format!("{}: {reason}", drive.path.display())
+            })
+            .collect();
+        return Err(StartError::NoDrive(reasons.join("; ")));
+    }
+    Ok((drives, opened))
+}
+
+async fn open_replicas(
+    opened: &[OpenDrive],
+    map: &SharedMap,
+    peers: &Peers,
+    config: &NodeConfig,
+) -> Result<Arc<Replicas>, StartError> {
+    let drives = opened.iter().map(|open| ReplicaDrive {
+        drive: open.id,
+        log: open.log.clone(),
+        state: open.state.clone(),
+    });
+    let map = map.clone();
+    let machines: MachineFactory = Arc::new(move |group, _| match group {
+        GroupId::PLACEMENT => placement_machine_for(map.clone()),
+        _ => metadata_machine(group),
+    });
+    let replicas = Replicas::open(
+        drives.collect(),
+        machines,
+        config.clock.clone(),
+        ConsensusConfig::default(),
+        Some(peers.clone()),
+    );
+    replicas
+        .await
+        .map_err(|error| StartError::Consensus(error.to_string()))
 }
 
 /// Follows drives that were given under another path, and refuses what does not belong here.
@@ -636,15 +844,9 @@ async fn open_drive(
     })
 }
 
-/// Reads the cluster map, or makes the first one.
-async fn cluster_map(
-    directory: &Directory,
-    identity: &NodeIdentity,
-    drives: &[NodeDrive],
-) -> Result<ClusterMap, DirectoryError> {
-    if let Some(map) = directory.map().await? {
-        return Ok(map);
-    }
+/// The map that a store begins with.
+fn first_map(identity: &NodeIdentity, drives: &[NodeDrive], config: &NodeConfig) -> ClusterMap {
+    let ids: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
     let drives: Vec<Drive> = drives
         .iter()
         .map(|drive| Drive {
@@ -661,37 +863,35 @@ async fn cluster_map(
             drive: drive.id,
             capacity: drive.capacity,
             host: drive.node,
-            rack: 0,
+            rack: config.rack,
         })
         .collect();
-    let ids: Vec<DriveId> = drives.iter().map(|drive| drive.id).collect();
-    let map = ClusterMap {
+    ClusterMap {
         cluster: identity.cluster.0,
         epoch: Epoch(1),
         nodes: vec![MapNode {
             id: identity.node,
-            address: String::new(),
+            address: config.address.clone(),
             site: identity.site,
-            rack: 0,
+            rack: config.rack,
             storage: true,
-            gateway: true,
+            gateway: config.gateway,
             state: NodeState::Up,
             feature: FEATURE,
         }],
+        rings: vec![(identity.site, Ring::new(&members))],
+        metadata_groups: METADATA_GROUPS,
         groups: (0..=METADATA_GROUPS)
             .map(|group| (GroupId(group), voters_of(group, &ids)))
             .collect(),
-        next_node: identity.node.0 + 1,
-        feature: FEATURE,
-        rings: vec![(identity.site, Ring::new(&members))],
-        metadata_groups: METADATA_GROUPS,
         lanes: LANES,
         protection: Protection::auto(&members),
-        next_drive: drives.len() as u64 + 1,
+        protection_chosen: None,
+        next_node: identity.node.0 + 1,
+        next_drive: ids.iter().map(|id| id.0).max().unwrap_or(0) + 1,
         drives,
-    };
-    directory.set_map(None, &map).await?;
-    Ok(map)
+        feature: FEATURE,
+    }
 }
 
 /// Total and free bytes of the file system at `path`; zeros when it cannot be asked.

@@ -1,26 +1,62 @@
-//! How a node stands, for people and machines.
+//! How the cluster stands by what a node knows, for people and machines.
 
-use holdfast_placement::ids::DriveId;
+use std::collections::HashMap;
+
+use holdfast_placement::ids::{DriveId, GroupId, NodeId};
+use holdfast_placement::map::{ClusterMap, DriveState, NodeState};
 use serde::Serialize;
+
+use super::open::Node;
+use super::report::{DriveReport, LedGroup, Report};
+use super::steward::wanted_voters;
 
 /// The answer of `/-/status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct NodeStatus {
     pub cluster: String,
+    /// The node that answers.
+    pub node: NodeId,
     pub epoch: u64,
     /// `k+m` of new bodies.
     pub protection: String,
-    /// Every drive is up and every group has all its voters.
+    /// Every node and drive is up and every group has all its voters.
     pub healthy: bool,
     /// Every lost drive's replicas have been given to others, as far as there are others: the next loss may come.
     pub absorbed: bool,
     /// Writes that add data are refused for want of room.
     pub full: bool,
+    pub nodes: Vec<MemberStatus>,
     pub drives: Vec<DriveStatus>,
     pub groups: Vec<GroupSummary>,
+    pub ring: RingStatus,
     /// What is not as it should be and what to do, worst first.
     pub problems: Vec<String>,
     pub memory: MemoryStatus,
+}
+
+/// A node.
+#[derive(Clone, Debug, Serialize)]
+pub struct MemberStatus {
+    pub node: NodeId,
+    pub address: String,
+    pub rack: u32,
+    /// `up` or `down`.
+    pub state: &'static str,
+    pub gateway: bool,
+    /// Groups that it leads.
+    pub leads: usize,
+}
+
+/// The ring.
+#[derive(Clone, Debug, Serialize)]
+pub struct RingStatus {
+    pub partitions: usize,
+    /// Every shard is where it belongs, as far as is known.
+    pub settled: bool,
+    /// Drives that shards still have to be moved away from.
+    pub moving_from: Vec<DriveId>,
+    /// Slots of each drive.
+    pub slots: Vec<(DriveId, usize)>,
 }
 
 /// Body buffers against their budget, bytes.
@@ -34,8 +70,9 @@ pub struct MemoryStatus {
 #[derive(Clone, Debug, Serialize)]
 pub struct DriveStatus {
     pub drive: DriveId,
+    pub node: NodeId,
     pub path: String,
-    /// `up`, or `down` with the reason in `reason`.
+    /// `up`, `draining`, or `down` with the reason in `reason`.
     pub state: &'static str,
     pub reason: Option<String>,
     pub total_bytes: u64,
@@ -52,4 +89,225 @@ pub struct GroupSummary {
     pub term: u64,
     pub voters: Vec<DriveId>,
     pub voters_up: usize,
+}
+
+impl Node {
+    /// How the cluster stands, by what this node knows.
+    pub fn status(&self) -> NodeStatus {
+        let inner = &self.inner;
+        let map = inner.map.load();
+        let mut reports: HashMap<NodeId, Report> = HashMap::new();
+        for node in &map.nodes {
+            let report = match node.id == inner.own {
+                true => Some(inner.report()),
+                false => inner.report_of(node.id),
+            };
+            reports.insert(node.id, report.unwrap_or_default());
+        }
+        let is_node_up = |node: NodeId| node == inner.own || !inner.peers.health().is_suspect(node);
+        let drives: Vec<DriveStatus> = map
+            .drives
+            .iter()
+            .map(|drive| {
+                let reported = reports
+                    .get(&drive.node)
+                    .and_then(|report| report.drives.iter().find(|seen| seen.drive == drive.id));
+                drive_status(drive, reported, is_node_up(drive.node))
+            })
+            .collect();
+        let is_up = |id: DriveId| {
+            drives
+                .iter()
+                .any(|drive| drive.drive == id && drive.state != "down")
+        };
+        let groups = self.groups(&map, &reports, &is_up);
+        let nodes: Vec<MemberStatus> = map
+            .nodes
+            .iter()
+            .map(|node| MemberStatus {
+                node: node.id,
+                address: node.address.clone(),
+                rack: node.rack,
+                state: if is_node_up(node.id)
+                    && (node.state == NodeState::Up || node.id == inner.own)
+                {
+                    "up"
+                } else {
+                    "down"
+                },
+                gateway: node.gateway,
+                leads: reports.get(&node.id).map_or(0, |report| report.leads.len()),
+            })
+            .collect();
+        let full = inner.space.is_full();
+        let problems = problems(&groups, &nodes, &drives, full);
+        let absorbed = {
+            let mut seen = map.as_ref().clone();
+            for drive in &mut seen.drives {
+                drive.state = drive.state.seen(is_up(drive.id));
+            }
+            let wanted = wanted_voters(&seen);
+            wanted.iter().all(|(group, voters)| {
+                let mut voters = voters.clone();
+                voters.sort_unstable();
+                let actual = groups.iter().find(|known| known.group == group.0);
+                actual.is_some_and(|actual| {
+                    let mut actual = actual.voters.clone();
+                    actual.sort_unstable();
+                    actual == voters
+                })
+            })
+        };
+        NodeStatus {
+            cluster: map.cluster.to_string(),
+            node: inner.own,
+            epoch: map.epoch.0,
+            protection: map.protection.to_string(),
+            healthy: problems.is_empty(),
+            absorbed,
+            full,
+            nodes,
+            drives,
+            groups,
+            ring: ring_status(&map),
+            problems,
+            memory: MemoryStatus {
+                body_bytes_in_use: inner.pool.in_use_bytes() as u64,
+                body_bytes_max: inner.pool.budget_bytes() as u64,
+            },
+        }
+    }
+
+    /// The groups by the word of their leaders, else by that of the replicas here, else by the map.
+    fn groups(
+        &self,
+        map: &ClusterMap,
+        reports: &HashMap<NodeId, Report>,
+        is_up: &dyn Fn(DriveId) -> bool,
+    ) -> Vec<GroupSummary> {
+        let mut led: HashMap<GroupId, &LedGroup> = HashMap::new();
+        for (node, report) in reports {
+            if *node != self.inner.own && self.inner.peers.health().is_suspect(*node) {
+                continue;
+            }
+            for group in &report.leads {
+                let newest = led.entry(group.group).or_insert(group);
+                if newest.term < group.term {
+                    *newest = group;
+                }
+            }
+        }
+        let here = self.inner.replicas.status();
+        let groups = map.groups.iter().map(|(id, wanted)| {
+            let mut summary = GroupSummary {
+                group: id.0,
+                leader: None,
+                term: 0,
+                voters: wanted.clone(),
+                voters_up: 0,
+            };
+            if let Some(replicas) = here.iter().find(|group| group.group == *id) {
+                summary.leader = replicas.leader.filter(|leader| is_up(*leader));
+                summary.term = replicas.term;
+                if !replicas.voters.is_empty() {
+                    summary.voters.clone_from(&replicas.voters);
+                }
+            }
+            if let Some(led) = led.get(id).filter(|led| led.term >= summary.term) {
+                summary.leader = Some(led.leader);
+                summary.term = led.term;
+                summary.voters.clone_from(&led.voters);
+            }
+            summary.voters_up = summary.voters.iter().filter(|id| is_up(**id)).count();
+            summary
+        });
+        groups.collect()
+    }
+}
+
+fn drive_status(
+    drive: &holdfast_placement::map::Drive,
+    reported: Option<&DriveReport>,
+    node_up: bool,
+) -> DriveStatus {
+    let reason = match reported {
+        _ if !node_up => Some("its node does not answer".to_owned()),
+        Some(reported) => reported.failure.clone(),
+        None if drive.state.is_up() => None,
+        None => Some("its node has not been seen yet".to_owned()),
+    };
+    DriveStatus {
+        drive: drive.id,
+        node: drive.node,
+        path: reported.map_or_else(String::new, |drive| drive.path.clone()),
+        state: match (&reason, drive.state) {
+            (Some(_), _) => "down",
+            (None, DriveState::Draining | DriveState::DrainingDown) => "draining",
+            (None, DriveState::Up | DriveState::Down) => "up",
+        },
+        reason,
+        total_bytes: reported.map_or(drive.capacity, |drive| drive.total_bytes),
+        free_bytes: reported.map_or(0, |drive| drive.free_bytes),
+        disk: reported.and_then(|drive| drive.disk.clone()),
+    }
+}
+
+fn ring_status(map: &ClusterMap) -> RingStatus {
+    let mut slots: HashMap<DriveId, usize> = HashMap::new();
+    let rings = || map.rings.iter().map(|(_, ring)| ring);
+    for slot in rings().flat_map(|ring| ring.partitions()).flatten() {
+        *slots.entry(slot.target).or_default() += 1;
+    }
+    let mut slots: Vec<_> = slots.into_iter().collect();
+    slots.sort_unstable();
+    RingStatus {
+        partitions: rings().map(|ring| ring.partition_count()).sum(),
+        settled: rings().all(|ring| ring.is_settled()),
+        moving_from: rings().flat_map(|ring| ring.moving_from()).collect(),
+        slots,
+    }
+}
+
+fn problems(
+    groups: &[GroupSummary],
+    nodes: &[MemberStatus],
+    drives: &[DriveStatus],
+    full: bool,
+) -> Vec<String> {
+    let mut problems = Vec::new();
+    for group in groups {
+        if group.voters_up * 2 <= group.voters.len() {
+            problems.push(format!(
+                "group {} has no quorum ({} of {} voters): bring the lost nodes or drives back",
+                group.group,
+                group.voters_up,
+                group.voters.len()
+            ));
+        }
+    }
+    for node in nodes.iter().filter(|node| node.state == "down") {
+        problems.push(format!(
+            "{} ({}) does not answer. Its data is read from the other nodes; start it again",
+            node.node, node.address,
+        ));
+    }
+    let is_node_up = |id: NodeId| {
+        nodes
+            .iter()
+            .any(|node| node.node == id && node.state == "up")
+    };
+    for drive in drives {
+        if drive.state == "down" && is_node_up(drive.node) {
+            problems.push(format!(
+                "{} ({}) is down: {}. Its data is read from the other drives; bring it back and restart",
+                drive.drive,
+                drive.path,
+                drive.reason.as_deref().unwrap_or("unknown"),
+            ));
+        }
+    }
+    if full {
+        problems.push("a drive is full: delete objects or make room on it".to_owned());
+    }
+    problems
 }

@@ -12,3 +12,7 @@ pub use orphans::{BODY_AGE_MAX, OrphanScan, OrphansFound, ScanOrphansError};
 pub use queue::{Repair, RepairQueue};
 pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
+
+/// Says which groups this process leads: background work on a group is its leader's.
+pub type LedGroups =
+    std::sync::Arc<dyn Fn() -> Vec<holdfast_placement::ids::GroupId> + Send + Sync>;

@@ -8,6 +8,7 @@ use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
 use tokio::sync::{Notify, watch};
 
+use super::LedGroups;
 use super::forget::forget;
 use crate::metadata::{ChunkedBody, Metadata, MetadataError, WriteError};
 use crate::shards::Shards;
@@ -68,6 +69,7 @@ pub struct Reclaimer {
     metadata: Metadata,
     shards: Arc<dyn Shards>,
     map: SharedMap,
+    led: LedGroups,
     clock: Arc<dyn Clock>,
     config: ReclaimConfig,
     wake: Arc<Notify>,
@@ -78,6 +80,7 @@ impl Reclaimer {
         metadata: Metadata,
         shards: Arc<dyn Shards>,
         map: SharedMap,
+        led: LedGroups,
         clock: Arc<dyn Clock>,
         config: ReclaimConfig,
     ) -> Self {
@@ -85,6 +88,7 @@ impl Reclaimer {
             metadata,
             shards,
             map,
+            led,
             clock,
             config,
             wake: Arc::default(),
@@ -126,7 +130,8 @@ impl Reclaimer {
     }
 
     fn groups(&self) -> impl Iterator<Item = GroupId> + use<> {
-        (1..=self.map.load().metadata_groups).map(GroupId)
+        let led = (self.led)().into_iter();
+        led.filter(|group| *group != GroupId::PLACEMENT)
     }
 
     fn report(&self, group: GroupId, done: Result<Reclaimed, MetadataError>) -> Reclaimed {

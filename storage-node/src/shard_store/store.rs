@@ -98,7 +98,7 @@ pub struct ShardStoreStats {
 }
 
 /// What there is to know of a shard without reading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct ShardInfo {
     pub id: ShardId,
     pub facts: ShardFacts,

@@ -40,6 +40,7 @@ async fn three(config: ConsensusConfig) -> (Arc<Replicas>, Arc<Group>) {
         Arc::new(|_, _| Box::new(Echo)),
         Arc::new(SystemClock),
         config,
+        None,
     )
     .await
     .unwrap();

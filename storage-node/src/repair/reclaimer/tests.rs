@@ -16,8 +16,13 @@ use crate::metadata::{
     Body, ChunkedBody, Condition, Etag, NewPart, NewUpload, NewVersion, ObjectHeaders,
 };
 use crate::repair::rebuild::tests::map_of;
-use crate::repair::shards_of;
+use crate::repair::{LedGroups, shards_of};
 use crate::shards::{ShardFacts, Shards};
+
+/// A process that leads everything.
+fn every_group() -> LedGroups {
+    Arc::new(|| (0..=16).map(GroupId).collect())
+}
 
 const BUCKET: BucketId = BucketId(7);
 const PROTECTION: Protection = Protection { data: 2, parity: 1 };
@@ -40,6 +45,7 @@ impl World {
             test.metadata.clone(),
             shards.clone(),
             map_of(4, PROTECTION),
+            every_group(),
             Arc::new(clock.clone()),
             ReclaimConfig {
                 batch: 3,
@@ -195,6 +201,7 @@ async fn the_worker_wakes_frees_and_stops() {
         test.metadata.clone(),
         world.shards.clone(),
         map_of(4, PROTECTION),
+        every_group(),
         clock.clone(),
         ReclaimConfig {
             grace: Duration::ZERO,

@@ -1,0 +1,88 @@
+//! Signed requests to a node, each over a connection of its own.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, SignableBody, SignableRequest, SigningSettings, sign,
+};
+use aws_sigv4::sign::v4;
+use holdfast_placement::seams::{Clock, SystemClock};
+
+use super::AdminError;
+use crate::credentials::RootCredentials;
+
+/// The body of the answer to a GET.
+pub(super) fn get(
+    endpoint: &str,
+    path: &str,
+    root: &RootCredentials,
+) -> Result<Vec<u8>, AdminError> {
+    let host = endpoint
+        .strip_prefix("http://")
+        .map(|rest| rest.trim_end_matches('/'))
+        .filter(|host| !host.is_empty() && !host.contains('/'))
+        .ok_or_else(|| AdminError::Endpoint(endpoint.to_owned()))?;
+    let request = signed(host, path, root)?;
+    let failed = |error| AdminError::Io(endpoint.to_owned(), error);
+    let answer = exchange(host, &request).map_err(failed)?;
+    let split = answer
+        .windows(4)
+        .position(|window| window == b"\r\n\r\n")
+        .ok_or_else(|| AdminError::Refused(endpoint.to_owned(), "nothing sensible".to_owned()))?;
+    let head = String::from_utf8_lossy(&answer[..split]).into_owned();
+    let body = answer[split + 4..].to_vec();
+    let status = head.split(' ').nth(1).unwrap_or("");
+    if status != "200" {
+        let reason = format!("{status}: {}", String::from_utf8_lossy(&body));
+        return Err(AdminError::Refused(endpoint.to_owned(), reason));
+    }
+    Ok(body)
+}
+
+fn exchange(host: &str, request: &str) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(host)?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(answer)
+}
+
+fn signed(host: &str, path: &str, root: &RootCredentials) -> Result<String, AdminError> {
+    let failed = |error: &dyn std::fmt::Display| AdminError::Signing(error.to_string());
+    let identity = aws_credential_types::Credentials::new(
+        &root.access_key,
+        &root.secret_key,
+        None,
+        None,
+        "holdfast",
+    )
+    .into();
+    let mut settings = SigningSettings::default();
+    settings.payload_checksum_kind = PayloadChecksumKind::XAmzSha256;
+    let now = std::time::UNIX_EPOCH + Duration::from_millis(SystemClock.wall().0);
+    let params = v4::SigningParams::builder()
+        .identity(&identity)
+        .region("us-east-1")
+        .name("s3")
+        .time(now)
+        .settings(settings)
+        .build()
+        .map_err(|error| failed(&error))?
+        .into();
+    let url = format!("http://{host}{path}");
+    let headers = [("host", host)];
+    let signable = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(b""))
+        .map_err(|error| failed(&error))?;
+    let (instructions, _) = sign(signable, &params)
+        .map_err(|error| failed(&error))?
+        .into_parts();
+    let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+    for (name, value) in instructions.headers() {
+        request.push_str(&format!("{name}: {value}\r\n"));
+    }
+    request.push_str("\r\n");
+    Ok(request)
+}

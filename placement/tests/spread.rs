@@ -1,0 +1,200 @@
+//! A group whose voters are on three nodes that speak over loopback.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    reason = "a test, on the system's clock"
+)]
+
+mod consensus_rig;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use holdfast_placement::consensus::{
+    ConsensusConfig, Groups, QueryRunner, Reading, ReplicaDrive, Replicas,
+};
+use holdfast_placement::ids::{DriveId, GroupId, NodeId};
+use holdfast_placement::seams::{Index, SystemClock};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use consensus_rig::{Drive, append, list, machines};
+use wire::{Wire, lay, secret, until};
+
+const GROUP: GroupId = GroupId(1);
+
+/// Answers the whole list.
+struct Lists;
+
+#[async_trait]
+impl QueryRunner for Lists {
+    async fn run(&self, states: &[(GroupId, Arc<dyn Index>)], _: &[u8]) -> Result<Bytes, String> {
+        let numbers = states
+            .iter()
+            .flat_map(|(group, state)| list(&**state, *group));
+        Ok(numbers.flat_map(u64::to_be_bytes).collect())
+    }
+}
+
+struct Node {
+    wire: Wire,
+    drive: Drive,
+    replicas: Arc<Replicas>,
+    _stop: watch::Sender<bool>,
+}
+
+impl Node {
+    async fn start(mut wire: Wire, drive: Drive, listener: TcpListener) -> Self {
+        let replicas = Replicas::open(
+            vec![ReplicaDrive {
+                drive: DriveId(wire.own.0),
+                log: drive.log.clone(),
+                state: drive.state.clone(),
+            }],
+            machines(),
+            Arc::new(SystemClock),
+            ConsensusConfig::default(),
+            Some(wire.peers.clone()),
+        )
+        .await
+        .unwrap();
+        let mut server = wire.server(&secret(1));
+        replicas.offer(&mut server, Arc::new(Lists));
+        wire.serve(listener, server);
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(wire.peers.clone().run_probes(stopped));
+        Self {
+            wire,
+            drive,
+            replicas,
+            _stop: stop,
+        }
+    }
+
+    /// The list as it is read here or where the group is led.
+    async fn list(&self) -> Vec<u64> {
+        for _ in 0..1000 {
+            match self.replicas.read(GROUP).await.unwrap() {
+                Reading::Here(state) => return list(&*state, GROUP),
+                Reading::At(node) => {
+                    if let Ok(numbers) = self.replicas.query(node, &[GROUP], Bytes::new()).await {
+                        return numbers
+                            .chunks(8)
+                            .map(|bytes| u64::from_be_bytes(bytes.try_into().unwrap()))
+                            .collect();
+                    }
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the list cannot be read");
+    }
+}
+
+/// Three nodes; the group has one voter, on node 1.
+async fn cluster() -> Vec<Node> {
+    let (mut map, listeners) = lay(3).await;
+    map.groups = vec![(GROUP, (1..=3).map(DriveId).collect())];
+    let mut nodes = Vec::new();
+    for (number, listener) in (1..).zip(listeners) {
+        let wire = Wire::new(NodeId(number), map.clone(), &secret(1));
+        nodes.push(Node::start(wire, Drive::default(), listener).await);
+    }
+    nodes[0]
+        .replicas
+        .create_group(GROUP, &[DriveId(1)])
+        .await
+        .unwrap();
+    nodes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_grows_from_one_node_to_three_and_outlives_its_leader() {
+    let mut nodes = cluster().await;
+    for token in 0..50 {
+        // Any node takes a command.
+        let node = &nodes[token as usize % 3];
+        node.replicas
+            .propose(GROUP, append(token, 20))
+            .await
+            .unwrap();
+    }
+    let voters: Vec<_> = (1..=3).map(DriveId).collect();
+    nodes[1].list().await;
+    nodes[1]
+        .replicas
+        .change_voters_anywhere(GROUP, &voters)
+        .await
+        .unwrap();
+    for token in 50..100 {
+        let node = &nodes[token as usize % 3];
+        node.replicas
+            .propose(GROUP, append(token, 20))
+            .await
+            .unwrap();
+    }
+    let everything: Vec<u64> = (0..100).collect();
+    for node in &nodes {
+        assert_eq!(node.list().await, everything);
+    }
+
+    // The leader's process is gone: the others go on.
+    let first = nodes.remove(0);
+    let mut wire = first.wire;
+    wire.close();
+    first.replicas.shutdown().await;
+    for token in 100..120 {
+        let node = &nodes[token as usize % 2];
+        let mut decided = node.replicas.propose(GROUP, append(token, 20)).await;
+        while decided.is_err() {
+            decided = node.replicas.propose(GROUP, append(token, 20)).await;
+        }
+    }
+    let everything: Vec<u64> = (0..120).collect();
+    for node in &nodes {
+        assert_eq!(node.list().await, everything);
+    }
+
+    // It comes back and catches up.
+    let listener = TcpListener::bind(wire.address).await.unwrap();
+    let again = Wire::new(NodeId(1), wire.map.load().as_ref().clone(), &secret(1));
+    let drive = first.drive.clone();
+    let back = Node::start(again, first.drive, listener).await;
+    assert_eq!(back.list().await, everything);
+    until("caught up", || list(&*drive.state, GROUP) == everything).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_quorum_nothing_is_decided_and_that_is_said_in_time() {
+    let mut nodes = cluster().await;
+    let voters: Vec<_> = (1..=3).map(DriveId).collect();
+    nodes[0]
+        .replicas
+        .change_voters(GROUP, &voters)
+        .await
+        .unwrap();
+    nodes[0]
+        .replicas
+        .propose(GROUP, append(1, 0))
+        .await
+        .unwrap();
+    for node in &mut nodes[1..] {
+        node.wire.close();
+        node.replicas.shutdown().await;
+    }
+    let began = std::time::Instant::now();
+    let refused = nodes[0].replicas.propose(GROUP, append(2, 0)).await;
+    assert!(refused.is_err(), "{refused:?}");
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(
+        nodes[0].replicas.read(GROUP).await.is_err() || began.elapsed() < Duration::from_secs(16)
+    );
+}

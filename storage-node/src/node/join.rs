@@ -1,0 +1,225 @@
+//! How a node becomes part of a cluster, and changes of the cluster map.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_placement::directory::{Directory, DirectoryError};
+use holdfast_placement::ids::{DriveId, Epoch, NodeId, SiteId};
+use holdfast_placement::map::{ClusterMap, Drive, DriveState, FEATURE, Node, NodeState, SharedMap};
+use holdfast_placement::rpc::{self, Answer, PeerServer, Peers, Service};
+use serde::{Deserialize, Serialize};
+
+/// Asks for a place in the cluster. Any node answers.
+const JOIN: Service = Service {
+    name: "join",
+    fenced: false,
+};
+
+/// How long one node may take to answer.
+const JOIN_TIME: Duration = Duration::from_secs(15);
+
+/// Attempts to change a map that others change meanwhile.
+const CHANGES_MAX: usize = 32;
+
+/// Who wants to join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct JoinRequest {
+    /// `HOST:PORT` that the others reach it at.
+    pub address: String,
+    pub rack: u32,
+    pub gateway: bool,
+    pub feature: u32,
+    /// Of its drives, bytes.
+    pub capacities: Vec<u64>,
+    /// Whether it only wants to see the map: a gateway that keeps nothing.
+    pub visit: bool,
+}
+
+/// The place that it got.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct JoinAnswer {
+    pub node: NodeId,
+    pub site: SiteId,
+    /// In the order of the request's capacities.
+    pub drives: Vec<DriveId>,
+    pub map: Vec<u8>,
+}
+
+/// Asks the nodes at `addresses`, one after the other, for a place; gives why none gave one.
+pub(super) async fn ask(
+    peers: &Peers,
+    addresses: &[String],
+    request: &JoinRequest,
+) -> Result<JoinAnswer, String> {
+    let mut reasons = Vec::new();
+    let head = rpc::encode(request).map_err(|error| error.to_string())?;
+    for address in addresses {
+        let answer = peers.call_at(address, JOIN, head.clone(), JOIN_TIME).await;
+        let placed: Result<Result<JoinAnswer, String>, String> = answer
+            .map_err(|error| error.to_string())
+            .and_then(|answer| rpc::decode(&answer));
+        match placed {
+            Ok(Ok(placed)) => return Ok(placed),
+            Ok(Err(reason)) | Err(reason) => reasons.push(format!("{address}: {reason}")),
+        }
+    }
+    Err(reasons.join("; "))
+}
+
+/// Offers places to those who ask.
+pub(super) fn offer(server: &mut PeerServer, directory: &Arc<Directory>, shared: &SharedMap) {
+    let (directory, shared) = (directory.clone(), shared.clone());
+    server.offer(
+        JOIN,
+        Box::new(move |call| {
+            let (directory, shared) = (directory.clone(), shared.clone());
+            Box::pin(async move {
+                let request: JoinRequest = rpc::decode(&call.head)?;
+                let answer = place(&directory, &shared, &request).await;
+                let head = rpc::encode(&answer).map_err(|error| error.to_string())?;
+                Ok(Answer::head(head))
+            })
+        }),
+    );
+}
+
+async fn place(
+    directory: &Directory,
+    shared: &SharedMap,
+    request: &JoinRequest,
+) -> Result<JoinAnswer, String> {
+    if request.visit {
+        let map = directory.map().await.map_err(|error| error.to_string())?;
+        let map = map.ok_or("the cluster is still being made: try again")?;
+        let site = map.rings.first().map_or(SiteId(1), |(site, _)| *site);
+        return Ok(JoinAnswer {
+            node: rpc::NOBODY,
+            site,
+            drives: Vec::new(),
+            map: map.encode(),
+        });
+    }
+    let mut placed = Err("the cluster is still being made: try again".to_owned());
+    change_map(directory, shared, |map| {
+        placed = admit(map, request);
+        placed.as_ref().is_ok_and(|(_, changed)| *changed)
+    })
+    .await
+    .map_err(|error| error.to_string())?;
+    let (node, _) = placed?;
+    let map = shared.load();
+    let drives = map.drives_of(node.id).map(|drive| drive.id).collect();
+    Ok(JoinAnswer {
+        node: node.id,
+        site: node.site,
+        drives,
+        map: map.encode(),
+    })
+}
+
+/// Gives the node a place in `map`; says whether the map changed. One that asks again, because it never got its answer,
+/// gets the same place.
+fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), String> {
+    if request.feature < map.feature {
+        return Err(format!(
+            "the cluster's formats are of level {}, the node that wants to join knows {}: install the newer version",
+            map.feature, request.feature
+        ));
+    }
+    if let Some(known) = map
+        .nodes
+        .iter()
+        .find(|node| node.address == request.address)
+    {
+        let known = known.clone();
+        let drives: Vec<DriveId> = map.drives_of(known.id).map(|drive| drive.id).collect();
+        let in_use = |drive: &DriveId| {
+            map.rings
+                .iter()
+                .flat_map(|(_, ring)| ring.partitions())
+                .flatten()
+                .any(|slot| slot.drives().any(|used| used == *drive))
+        };
+        if known.state == NodeState::Up
+            || drives.len() != request.capacities.len()
+            || drives.iter().any(in_use)
+        {
+            return Err(format!(
+                "{} is {} already: start that one with its own --data directory, or choose another address",
+                request.address, known.id
+            ));
+        }
+        return Ok((known, false));
+    }
+    let site = map.rings.first().map_or(SiteId(1), |(site, _)| *site);
+    let node = Node {
+        id: NodeId(map.next_node),
+        address: request.address.clone(),
+        site,
+        rack: request.rack,
+        storage: !request.capacities.is_empty(),
+        gateway: request.gateway,
+        state: NodeState::Down,
+        feature: request.feature,
+    };
+    map.next_node += 1;
+    for capacity in &request.capacities {
+        map.drives.push(Drive {
+            id: DriveId(map.next_drive),
+            node: node.id,
+            site,
+            capacity: (*capacity).max(1),
+            // Until it is seen to be up.
+            state: DriveState::Down,
+        });
+        map.next_drive += 1;
+    }
+    map.nodes.push(node.clone());
+    Ok((node, true))
+}
+
+/// Changes the cluster map: `change` gets the newest one and says whether it has changed it; it is called again if
+/// somebody else was faster. Whether there was a change.
+pub(super) async fn change_map(
+    directory: &Directory,
+    shared: &SharedMap,
+    mut change: impl FnMut(&mut ClusterMap) -> bool,
+) -> Result<bool, DirectoryError> {
+    for _ in 0..CHANGES_MAX {
+        let Some(current) = directory.map().await? else {
+            return Ok(false);
+        };
+        let mut next = current.clone();
+        if !change(&mut next) {
+            shared.update(current);
+            return Ok(false);
+        }
+        next.epoch = Epoch(current.epoch.0 + 1);
+        if directory.set_map(Some(current.epoch), &next).await? {
+            shared.update(next);
+            return Ok(true);
+        }
+    }
+    Err(DirectoryError::Unavailable(
+        "the cluster map is changed by others all the time".to_owned(),
+    ))
+}
+
+/// Says in the map where the node is reached and what it is, if that has changed since the last start.
+pub(super) fn announce(
+    map: &mut ClusterMap,
+    own: NodeId,
+    address: &str,
+    rack: u32,
+    gateway: bool,
+) -> bool {
+    let Some(node) = map.nodes.iter_mut().find(|node| node.id == own) else {
+        return false;
+    };
+    let before = node.clone();
+    address.clone_into(&mut node.address);
+    node.rack = rack;
+    node.gateway = gateway;
+    node.feature = FEATURE;
+    *node != before
+}

@@ -1,0 +1,36 @@
+//! What a node says of itself when it is probed.
+
+use holdfast_placement::ids::{DriveId, GroupId};
+use serde::{Deserialize, Serialize};
+
+/// Spoken between versions: append only.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    pub drives: Vec<DriveReport>,
+    /// Writes that add data are refused there.
+    pub full: bool,
+    /// The groups that it leads.
+    pub leads: Vec<LedGroup>,
+}
+
+/// A drive as its node sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DriveReport {
+    pub drive: DriveId,
+    pub path: String,
+    /// Why it is out of use, if it is.
+    pub failure: Option<String>,
+    pub total_bytes: u64,
+    pub free_bytes: u64,
+    /// `uring` or `posix`.
+    pub disk: Option<String>,
+}
+
+/// A group by the word of its leader.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LedGroup {
+    pub group: GroupId,
+    pub leader: DriveId,
+    pub term: u64,
+    pub voters: Vec<DriveId>,
+}

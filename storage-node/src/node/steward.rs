@@ -1,0 +1,285 @@
+//! The steward: the node whose replica leads the placement group keeps the cluster map true and has the cluster become
+//! what the map says.
+//!
+//! Every round it looks who answers, and changes the map: which nodes and drives are up, which drives are in the rings,
+//! what new bodies are protected with, who votes in which group. Then it sees to it that groups get the voters that the
+//! map gives them, and leaders where they should be. Two stewards at a time do no harm: the map changes only by
+//! compare-and-set, and every order can be given twice.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use holdfast_placement::balance::Member;
+use holdfast_placement::ids::{DriveId, GroupId, NodeId, SiteId};
+use holdfast_placement::map::{ClusterMap, NodeState};
+use holdfast_placement::protection::Protection;
+use holdfast_placement::voters;
+
+use super::join::change_map;
+use super::open::Inner;
+use super::report::Report;
+
+/// Between two rounds.
+const INTERVAL: Duration = Duration::from_millis(300);
+
+/// Rounds between two looks at where leaders are.
+const LEADER_ROUNDS: u32 = 10;
+
+/// What was done already, by this steward.
+#[derive(Default)]
+struct Done {
+    /// Voters that the groups are known to have.
+    voters: HashMap<GroupId, Vec<DriveId>>,
+    rounds: u32,
+}
+
+pub(super) async fn run(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    let mut done = Done::default();
+    loop {
+        tokio::select! {
+            () = inner.clock.sleep(INTERVAL) => {}
+            _ = stopped.changed() => return,
+        }
+        if inner.replicas.led_here().contains(&GroupId::PLACEMENT) {
+            tokio::select! {
+                () = round(&inner, &mut done) => {}
+                _ = stopped.changed() => return,
+            }
+        } else {
+            done = Done::default();
+        }
+    }
+}
+
+/// One round, if this node is the steward.
+pub(super) async fn round_now(inner: &Arc<Inner>) {
+    if inner.replicas.led_here().contains(&GroupId::PLACEMENT) {
+        round(inner, &mut Done::default()).await;
+    }
+}
+
+async fn round(inner: &Arc<Inner>, done: &mut Done) {
+    let seen = Seen::now(inner);
+    let changed = change_map(&inner.directory, &inner.map, |map| {
+        let before = map.clone();
+        improve(map, &seen);
+        *map != before
+    })
+    .await;
+    if let Err(error) = changed {
+        tracing::warn!(%error, "the cluster map could not be brought up to date");
+        return;
+    }
+    give_voters(inner, done).await;
+    done.rounds += 1;
+    if done.rounds.is_multiple_of(LEADER_ROUNDS) {
+        spread_leaders(inner, done).await;
+    }
+}
+
+/// Who is up, by what this node sees.
+struct Seen {
+    up: BTreeSet<NodeId>,
+    failed: BTreeSet<DriveId>,
+    capacities: HashMap<DriveId, u64>,
+}
+
+impl Seen {
+    fn now(inner: &Inner) -> Self {
+        let mut seen = Self {
+            up: BTreeSet::from([inner.own]),
+            failed: BTreeSet::new(),
+            capacities: HashMap::new(),
+        };
+        seen.take(inner.report());
+        for node in &inner.map.load().nodes {
+            if node.id != inner.own
+                && !inner.peers.health().is_suspect(node.id)
+                && let Some(report) = inner.report_of(node.id)
+            {
+                seen.up.insert(node.id);
+                seen.take(report);
+            }
+        }
+        seen
+    }
+
+    fn take(&mut self, report: Report) {
+        for drive in report.drives {
+            if drive.failure.is_some() {
+                self.failed.insert(drive.drive);
+            }
+            if drive.total_bytes > 0 {
+                self.capacities.insert(drive.drive, drive.total_bytes);
+            }
+        }
+    }
+}
+
+/// What the map should be, given what is seen.
+fn improve(map: &mut ClusterMap, seen: &Seen) {
+    for node in &mut map.nodes {
+        node.state = match seen.up.contains(&node.id) {
+            true => NodeState::Up,
+            false => NodeState::Down,
+        };
+    }
+    for drive in &mut map.drives {
+        let up = seen.up.contains(&drive.node) && !seen.failed.contains(&drive.id);
+        drive.state = drive.state.seen(up);
+    }
+    let sites: Vec<SiteId> = map.rings.iter().map(|(site, _)| *site).collect();
+    for site in sites {
+        renew_ring(map, site, seen);
+    }
+    remove_drained(map);
+    map.protection = wanted_protection(map);
+    map.groups = wanted_voters(map);
+}
+
+/// The voters that the map's groups should have.
+pub(super) fn wanted_voters(map: &ClusterMap) -> voters::Voters {
+    let seats = voters::seats(map);
+    voters::voters(&seats, &map.groups, map.metadata_groups, map.protection)
+}
+
+/// A drive is in its site's ring from when it was first seen to be up until it is drained.
+fn renew_ring(map: &mut ClusterMap, site: SiteId, seen: &Seen) {
+    let Some(ring) = map.ring(site) else { return };
+    let present: BTreeSet<DriveId> = ring
+        .partitions()
+        .flatten()
+        .map(|slot| slot.target)
+        .collect();
+    let members: Vec<Member> = map
+        .members(site)
+        .into_iter()
+        .filter(|member| present.contains(&member.drive) || map.is_up(member.drive))
+        .collect();
+    let wanted: BTreeSet<DriveId> = members.iter().map(|member| member.drive).collect();
+    if wanted == present || members.is_empty() {
+        return;
+    }
+    // The ring changes anyway: now drives count by what they hold.
+    for drive in &mut map.drives {
+        if let Some(capacity) = seen.capacities.get(&drive.id) {
+            drive.capacity = *capacity;
+        }
+    }
+    let members: Vec<Member> = map
+        .members(site)
+        .into_iter()
+        .filter(|member| wanted.contains(&member.drive))
+        .collect();
+    if let Some((_, ring)) = map.rings.iter_mut().find(|(at, _)| *at == site) {
+        *ring = ring.rebalanced(&members);
+    }
+}
+
+/// A drive that was drained and that nothing is left on leaves the map.
+fn remove_drained(map: &mut ClusterMap) {
+    let used: BTreeSet<DriveId> = map
+        .rings
+        .iter()
+        .flat_map(|(_, ring)| ring.partitions())
+        .flatten()
+        .flat_map(|slot| slot.drives())
+        .chain(
+            map.groups
+                .iter()
+                .flat_map(|(_, voters)| voters.iter().copied()),
+        )
+        .collect();
+    map.drives
+        .retain(|drive| !drive.state.is_draining() || used.contains(&drive.id));
+}
+
+fn wanted_protection(map: &ClusterMap) -> Protection {
+    if let Some(chosen) = map.protection_chosen {
+        return chosen;
+    }
+    let in_rings: BTreeSet<DriveId> = map
+        .rings
+        .iter()
+        .flat_map(|(_, ring)| ring.partitions())
+        .flatten()
+        .map(|slot| slot.target)
+        .collect();
+    let members: Vec<Member> = map
+        .rings
+        .iter()
+        .flat_map(|(site, _)| map.members(*site))
+        .filter(|member| in_rings.contains(&member.drive))
+        .collect();
+    if members.is_empty() {
+        return map.protection;
+    }
+    Protection::auto(&members)
+}
+
+/// Has groups get the voters that the map gives them, a few at a time.
+async fn give_voters(inner: &Arc<Inner>, done: &mut Done) {
+    let map = inner.map.load();
+    let wanting: Vec<(GroupId, Vec<DriveId>)> = map
+        .groups
+        .iter()
+        .filter(|(group, voters)| done.voters.get(group) != Some(voters))
+        .take(4)
+        .cloned()
+        .collect();
+    let changes = wanting.into_iter().map(|(group, voters)| async move {
+        let changed = inner.replicas.change_voters_anywhere(group, &voters).await;
+        (group, voters, changed)
+    });
+    for (group, voters, changed) in join_all(changes).await {
+        match changed {
+            Ok(()) => {
+                tracing::debug!(%group, ?voters, "has its voters");
+                done.voters.insert(group, voters);
+            }
+            Err(error) => {
+                tracing::info!(%group, %error, "voters could not be changed; trying again");
+            }
+        }
+    }
+}
+
+/// Moves leads to where they should be, once everybody has the right voters.
+async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
+    let map = inner.map.load();
+    if map
+        .groups
+        .iter()
+        .any(|(group, voters)| done.voters.get(group) != Some(voters))
+    {
+        return;
+    }
+    let mut leaders: HashMap<GroupId, DriveId> = HashMap::new();
+    let reports = map
+        .nodes
+        .iter()
+        .filter_map(|node| match node.id == inner.own {
+            true => Some(inner.report()),
+            false => inner.report_of(node.id),
+        });
+    for led in reports.flat_map(|report| report.leads) {
+        leaders.insert(led.group, led.leader);
+    }
+    let settled: Vec<(GroupId, Vec<DriveId>)> = map.groups.clone();
+    for (group, preferred) in voters::preferred_leaders(&voters::seats(&map), &settled) {
+        if leaders
+            .get(&group)
+            .is_some_and(|leader| *leader != preferred)
+        {
+            let moved = inner
+                .replicas
+                .transfer_leader_anywhere(group, preferred)
+                .await;
+            if let Err(error) = moved {
+                tracing::debug!(%group, %preferred, %error, "the lead was not moved");
+            }
+        }
+    }
+}
