@@ -15,7 +15,7 @@ use holdfast_placement::ids::SiteId;
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, Rng, spawn};
 use holdfast_storage_node::buffer::{BufferPool, PoolConfig, PoolError};
-use holdfast_storage_node::metadata::{Body, ChunkedBody};
+use holdfast_storage_node::metadata::{Body, ChunkedBody, MissedSlot};
 use holdfast_storage_node::repair::{RepairQueue, forget};
 use holdfast_storage_node::shards::Shards;
 
@@ -56,13 +56,6 @@ pub struct BodyPiece {
     pub range: Range<u64>,
 }
 
-/// A shard of a body that is not on its drive although the body was acknowledged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MissedSlot {
-    pub chunk: u32,
-    pub slot: u8,
-}
-
 /// A body that is on flash, and that nobody knows of until it is committed.
 #[derive(Clone, Debug)]
 pub struct Written {
@@ -71,7 +64,8 @@ pub struct Written {
     pub body: Body,
     /// The bytes, if `body` is `Inline`; else empty.
     pub inline: Bytes,
-    /// Shards that are missing because their drive was full or down; the body can be read without them.
+    /// Shards that are missing because their drive was full, down or slow; the body can be read without them. To be
+    /// committed with the body, so that they are made later.
     pub missed: Vec<MissedSlot>,
 }
 

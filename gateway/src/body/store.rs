@@ -7,11 +7,12 @@ use holdfast_placement::ids::{ChunkSetId, DriveId};
 use holdfast_placement::map::ClusterMap;
 use holdfast_placement::protection::Protection;
 use holdfast_storage_node::buffer::Buffer;
+use holdfast_storage_node::metadata::MissedSlot;
 use holdfast_storage_node::shard_store::{PutShardError, ShardId};
 use holdfast_storage_node::shards::ShardFacts;
 
+use super::Shared;
 use super::filling::Filled;
-use super::{MissedSlot, Shared};
 use crate::error::{Code, S3Error};
 
 /// What became of a slot's shard.

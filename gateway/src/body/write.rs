@@ -11,11 +11,11 @@ use holdfast_placement::ids::ChunkSetId;
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::spawn;
 use holdfast_storage_node::erasure;
-use holdfast_storage_node::metadata::{Body, ChunkedBody};
+use holdfast_storage_node::metadata::{Body, ChunkedBody, MissedSlot};
 use holdfast_storage_node::repair::BODY_AGE_MAX;
 
 use super::filling::Filling;
-use super::{ByteSource, MissedSlot, Shared, Written, slow_down};
+use super::{ByteSource, Shared, Written, slow_down};
 use crate::error::{Code, S3Error};
 
 pub(super) async fn write(
@@ -208,11 +208,6 @@ impl UnderWay {
             return Written::inline(Bytes::new());
         }
         let body = self.body();
-        for missed in &self.missed {
-            self.shared
-                .repairs
-                .note(ChunkedBody { len, ..body }, missed.chunk, missed.slot);
-        }
         Written {
             len,
             body: Body::Chunked(ChunkedBody { len, ..body }),

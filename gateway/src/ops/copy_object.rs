@@ -57,6 +57,7 @@ impl Call<'_> {
             checksum: copied.checksum,
             body: copied.written.body,
             inline: copied.written.inline,
+            missed: copied.written.missed,
             headers: new_headers,
             tags: new_tags,
         };

@@ -168,6 +168,7 @@ impl Call<'_> {
             md5: received.md5,
             checksum: received.checksum,
             body: received.written.body,
+            missed: received.written.missed,
         };
         let metadata = &self.gateway.metadata;
         // Without a second try on another bucket: an upload lives in one, where it was found before.

@@ -61,6 +61,7 @@ impl Call<'_> {
             checksum: received.checksum,
             body: received.written.body,
             inline: received.written.inline,
+            missed: received.written.missed,
             headers: kept,
             tags,
         };

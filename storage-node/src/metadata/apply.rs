@@ -1,18 +1,19 @@
 //! How a metadata group decides its commands.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use holdfast_placement::command::{Decide, Turn};
 use holdfast_placement::ids::{BucketId, Lane};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, Op, UnixMillis};
 
-use super::command::{Address, Command, DeleteKey, Outcome, Refusal};
+use super::command::{Address, Command, DeleteKey, Outcome, Refusal, decode_missed};
 use super::record::{
-    Body, ChecksumAlgorithm, ChecksumKind, Etag, PartRecord, VersionId, VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, PartRecord, VersionId, VersionSummary,
 };
 use super::store::{Condition, ReclaimId};
+use super::usage::Usage;
 use super::values::{self, LaneState, VersionDetails};
-use super::{apply_upload, keys};
+use super::{apply_redundancy, apply_upload, keys};
 use crate::repair::reclaim::{Entry, entry_id};
 
 /// Open lanes remembered at most; one more, and all are forgotten.
@@ -23,6 +24,8 @@ const OPEN_LANES_MAX: usize = 4096;
 pub struct ObjectGroup {
     /// Lanes that are known to be open: what the state says, for those who ask often.
     open: HashSet<(BucketId, Lane)>,
+    /// What the state says that the group holds; `None` until it is read.
+    usage: Option<Usage>,
 }
 
 impl Decide for ObjectGroup {
@@ -34,17 +37,26 @@ impl Decide for ObjectGroup {
         let Ok((command, tail)) = postcard::take_from_bytes::<Command<'_>>(command) else {
             return Ok(None);
         };
-        let has_tail = matches!(
+        let has_inline = matches!(
             command,
             Command::Put {
                 body: Body::Inline,
                 ..
             }
         );
-        if !has_tail && !tail.is_empty() {
+        let missed = match command.new_chunks() {
+            Some(body) => decode_missed(tail, body),
+            None => (has_inline || tail.is_empty()).then(Vec::new),
+        };
+        let Some(missed) = missed else {
             return Ok(None);
-        }
-        let mut change = Change { turn, reclaimed: 0 };
+        };
+        let mut change = Change {
+            usage: self.usage(turn)?,
+            recount: false,
+            reclaimed: 0,
+            turn,
+        };
         let outcome = match command {
             Command::Put {
                 at,
@@ -68,6 +80,7 @@ impl Decide for ObjectGroup {
                     checksum,
                     body,
                     details,
+                    missed: &missed,
                 };
                 match self.check_open(&change, at.bucket, at.lane)? {
                     Err(refusal) => Outcome::Refused(refusal),
@@ -108,7 +121,7 @@ impl Decide for ObjectGroup {
                 if matches!(part.body, Body::Inline | Body::Multipart { .. }) {
                     return Ok(None);
                 }
-                apply_upload::put_part(&mut change, at, upload, part)?
+                apply_upload::put_part(&mut change, at, upload, part, &missed)?
             }
             Command::CompleteUpload {
                 at,
@@ -152,8 +165,18 @@ impl Decide for ObjectGroup {
                 lanes,
                 deletion,
             } => change.reopen_lanes(bucket, &lanes, deletion)?,
-            Command::Reclaimed { ids } => change.drop_reclaimed(&ids)?,
+            Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
+            Command::Repaired { ids } => {
+                apply_redundancy::repaired(&mut change, &ids.into_iter().collect())?
+            }
+            Command::ReplaceBody {
+                at,
+                place,
+                old,
+                new,
+            } => apply_redundancy::replace_body(&mut change, at, place, old, new, &missed)?,
         };
+        self.usage = Some(change.finish()?);
         Ok(Some(
             postcard::to_stdvec(&outcome).map_err(values::unencodable)?,
         ))
@@ -161,11 +184,26 @@ impl Decide for ObjectGroup {
 
     fn restored(&mut self, _state: &dyn IndexView) -> Result<(), IndexError> {
         self.open.clear();
+        self.usage = None;
         Ok(())
     }
 }
 
 impl ObjectGroup {
+    /// Takes what is known of the group's usage, or reads it. If the command comes to nothing it is read again.
+    fn usage(&mut self, turn: &Turn<'_>) -> Result<Usage, IndexError> {
+        if let Some(usage) = self.usage.take() {
+            return Ok(usage);
+        }
+        match turn
+            .state
+            .get(Keyspace::Records, &keys::usage(turn.group))?
+        {
+            Some(value) => values::decode(&value, "what the group holds"),
+            None => Ok(Usage::default()),
+        }
+    }
+
     fn check_open(
         &mut self,
         change: &Change<'_, '_>,
@@ -209,22 +247,44 @@ pub struct Version<'a> {
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     pub body: Body,
     pub details: &'a [u8],
+    /// Shards of the body that are still to be made.
+    pub missed: &'a [MissedSlot],
 }
 
 /// A version as it was found.
 pub struct Found {
     pub summary: VersionSummary,
-    body: Body,
+    pub body: Body,
 }
 
 /// The changes of one command.
 pub struct Change<'a, 'b> {
     pub turn: &'a mut Turn<'b>,
+    /// What the group holds, as this command leaves it.
+    usage: Usage,
+    /// Whether `usage` is another than in the state.
+    recount: bool,
     /// Entries that went onto the reclaim queue.
     reclaimed: u32,
 }
 
 impl Change<'_, '_> {
+    /// Writes what the group holds now, if that has changed, and gives it.
+    fn finish(self) -> Result<Usage, IndexError> {
+        if self.recount {
+            let value = values::encode(&self.usage)?;
+            let key = keys::usage(self.turn.group);
+            self.turn.batch.put(Keyspace::Records, key, value);
+        }
+        Ok(self.usage)
+    }
+
+    /// What the group holds, to be changed.
+    pub fn recount(&mut self) -> &mut Usage {
+        self.recount = true;
+        &mut self.usage
+    }
+
     pub fn object_key(&self, at: Address<'_>) -> Vec<u8> {
         keys::object(self.turn.group, at.bucket, at.lane, at.key)
     }
@@ -294,15 +354,22 @@ impl Change<'_, '_> {
             // A body that the new version names again stays. (Inline bytes are each version's own.)
             if before.body != version.body || before.body == Body::Inline {
                 self.let_go(&object, &before)?;
+            } else {
+                self.recount().remove(&before.body, before.summary.size);
             }
         }
         let value = values::encode_version(&summary, &version.body, version.details)?;
         self.turn.batch.put(Keyspace::Objects, object, value);
+        self.recount().add(&version.body, version.size);
+        if let Body::Chunked(body) = &version.body {
+            apply_redundancy::note_missed(self, body, version.missed)?;
+        }
         Ok(())
     }
 
     /// Queues or deletes the body of a version that is no longer named.
     fn let_go(&mut self, object: &[u8], version: &Found) -> Result<(), IndexError> {
+        self.recount().remove(&version.body, version.summary.size);
         match &version.body {
             Body::Empty => Ok(()),
             Body::Inline => {
@@ -311,7 +378,10 @@ impl Change<'_, '_> {
                 Ok(())
             }
             Body::Chunked(body) => self.reclaim(Entry::Body(*body)),
-            Body::Multipart { table, .. } => self.reclaim(Entry::Table(*table)),
+            Body::Multipart { table, .. } => {
+                apply_redundancy::forget_table_usage(self, *table)?;
+                self.reclaim(Entry::Table(*table))
+            }
         }
     }
 
@@ -326,8 +396,9 @@ impl Change<'_, '_> {
         Ok(())
     }
 
-    /// Puts a part's body onto the reclaim queue.
+    /// Puts the body of an upload's part onto the reclaim queue.
     pub fn reclaim_part(&mut self, part: &PartRecord) -> Result<(), IndexError> {
+        self.recount().remove(&part.body, part.size);
         match &part.body {
             Body::Chunked(body) => self.reclaim(Entry::Body(*body)),
             Body::Empty | Body::Inline | Body::Multipart { .. } => Ok(()),
@@ -466,33 +537,59 @@ impl Change<'_, '_> {
         Ok(cursor.entry().is_some())
     }
 
-    /// Deletes all records whose keys begin with `prefix`.
-    pub fn delete_records(&mut self, prefix: &[u8]) -> Result<(), IndexError> {
+    /// Deletes all records whose keys begin with `prefix`; gives how many there were.
+    pub fn delete_records(&mut self, prefix: &[u8]) -> Result<u64, IndexError> {
         let end = keys::successor(prefix).unwrap_or_default();
         let mut cursor = self.turn.state.cursor(Keyspace::Records, prefix, &end)?;
         cursor.seek(prefix)?;
+        let mut deleted = 0;
         while let Some((key, _)) = cursor.entry() {
             self.turn.batch.delete(Keyspace::Records, key.to_vec());
+            deleted += 1;
+            cursor.next()?;
+        }
+        Ok(deleted)
+    }
+
+    /// Visits the values of all records whose keys begin with `prefix`, in order.
+    pub fn each_record(
+        &self,
+        prefix: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<(), IndexError>,
+    ) -> Result<(), IndexError> {
+        let end = keys::successor(prefix).unwrap_or_default();
+        let mut cursor = self.turn.state.cursor(Keyspace::Records, prefix, &end)?;
+        cursor.seek(prefix)?;
+        while let Some((_, value)) = cursor.entry() {
+            visit(value)?;
             cursor.next()?;
         }
         Ok(())
     }
 
-    fn drop_reclaimed(&mut self, ids: &[ReclaimId]) -> Result<Outcome, IndexError> {
+    fn drop_reclaimed(&mut self, ids: &BTreeSet<ReclaimId>) -> Result<Outcome, IndexError> {
+        let mut gone = Vec::new();
         for id in ids {
             let key = keys::reclaim(self.turn.group, *id);
             let Some(value) = self.turn.state.get(Keyspace::Records, &key)? else {
                 continue;
             };
-            match values::decode(&value, "the reclaim queue")? {
+            let entry = values::decode(&value, "the reclaim queue")?;
+            if self.usage.repairs_open > 0 {
+                apply_redundancy::sets_of(self, &entry, &mut gone)?;
+            }
+            match entry {
                 Entry::Body(_) => {}
-                Entry::Table(table) => self.delete_records(&keys::pages(self.turn.group, table))?,
+                Entry::Table(table) => {
+                    self.delete_records(&keys::pages(self.turn.group, table))?;
+                }
                 Entry::Parts(upload) => {
-                    self.delete_records(&keys::parts(self.turn.group, upload))?
+                    self.delete_records(&keys::parts(self.turn.group, upload))?;
                 }
             }
             self.turn.batch.delete(Keyspace::Records, key);
         }
+        apply_redundancy::forget_missed(self, gone)?;
         Ok(Outcome::Done)
     }
 }

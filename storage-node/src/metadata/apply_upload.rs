@@ -4,13 +4,15 @@ use holdfast_placement::ids::UploadId;
 use holdfast_placement::seams::{IndexError, Keyspace};
 
 use super::apply::{Change, Version};
+use super::apply_redundancy;
 use super::command::{Address, Outcome, PartsDigest, Refusal};
 use super::keys;
 use super::record::{
-    Body, ChecksumAlgorithm, ChecksumKind, Etag, ObjectChecksum, ObjectHeaders, PartRecord,
-    UploadRecord,
+    Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, ObjectChecksum, ObjectHeaders,
+    PartRecord, UploadRecord,
 };
 use super::store::Condition;
+use super::usage::Usage;
 use super::values::{self, CompletedUpload, PartPage, UploadPlace, VersionDetails};
 use crate::repair::reclaim::Entry;
 
@@ -63,6 +65,7 @@ pub fn put_part(
     at: Address<'_>,
     upload: UploadId,
     part: PartRecord,
+    missed: &[MissedSlot],
 ) -> Result<Outcome, IndexError> {
     if find(change, at, upload)?.is_none() {
         return Ok(Outcome::Refused(Refusal::NoSuchUpload));
@@ -72,7 +75,13 @@ pub fn put_part(
         let before: PartRecord = values::decode(&value, "a part")?;
         if before.body != part.body {
             change.reclaim_part(&before)?;
+        } else {
+            change.recount().remove(&before.body, before.size);
         }
+    }
+    change.recount().add(&part.body, part.size);
+    if let Body::Chunked(body) = &part.body {
+        apply_redundancy::note_missed(change, body, missed)?;
     }
     let part = PartRecord {
         modified: change.turn.at.millis(),
@@ -92,6 +101,8 @@ pub fn abort(
         return Ok(Outcome::Refused(Refusal::NoSuchUpload));
     };
     // The parts stay where they are until their shards are freed: nobody finds them without the upload.
+    let parts = apply_redundancy::parts_of(change, upload)?;
+    change.recount().remove_all(&Usage::of_parts(&parts));
     change.reclaim(Entry::Parts(upload))?;
     forget_upload(change, at, &record);
     Ok(Outcome::Done)
@@ -136,6 +147,9 @@ pub fn complete(
         change.turn.batch.delete(Keyspace::Records, key);
     }
     let parts = chosen.len() as u16;
+    let usage = values::encode(&Usage::of_parts(&chosen))?;
+    let key = keys::table_usage(change.turn.group, upload);
+    change.turn.batch.put(Keyspace::Records, key, usage);
     write_table(change, upload, chosen)?;
     forget_upload(change, at, &record);
 
@@ -157,6 +171,7 @@ pub fn complete(
             parts,
         },
         details: &postcard::to_stdvec(&details).map_err(values::unencodable)?,
+        missed: &[],
     };
     let summary = change.summary(&version, modified);
     change.write_version(object, newest, summary, &version)?;
@@ -264,7 +279,7 @@ fn upload_key(change: &Change<'_, '_>, at: Address<'_>, upload: UploadId) -> Vec
     keys::upload(change.turn.group, at.bucket, at.lane, at.key, upload)
 }
 
-fn find(
+pub fn find(
     change: &Change<'_, '_>,
     at: Address<'_>,
     upload: UploadId,

@@ -1,13 +1,14 @@
 //! What a metadata group is asked to do, and what came of it. Both are written to logs: the order of variants and
 //! fields is persisted, append only.
 
-use holdfast_placement::ids::{BucketId, Lane, UploadId};
+use holdfast_placement::ids::{BucketId, ChunkSetId, Lane, UploadId};
 use serde::{Deserialize, Serialize};
 
 use super::record::{
-    Body, ChecksumAlgorithm, ChecksumKind, Etag, ObjectChecksum, ObjectHeaders, PartRecord,
-    VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
+    ObjectHeaders, PartRecord, VersionSummary,
 };
+use super::redundancy::{BodyPlace, RepairId};
 use super::store::{Condition, ReclaimId};
 
 /// A key and where it is.
@@ -18,7 +19,8 @@ pub struct Address<'a> {
     pub key: &'a str,
 }
 
-/// A command's body; for `Put` the inline bytes follow it.
+/// A command's body. What follows it: for a `Put` of an inline body its bytes; for commands that bring a body in chunks
+/// ([`Command::new_chunks`]) the shards that the write missed, if any, see [`encode_missed`].
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Command<'a> {
     Put {
@@ -90,6 +92,65 @@ pub enum Command<'a> {
     Reclaimed {
         ids: Vec<ReclaimId>,
     },
+    /// The shards are there now, or need not be.
+    Repaired {
+        ids: Vec<RepairId>,
+    },
+    /// The same bytes in other chunks: nothing that a client sees changes.
+    ReplaceBody {
+        #[serde(borrow)]
+        at: Address<'a>,
+        place: BodyPlace,
+        /// Takes effect only if this is there still.
+        old: ChunkSetId,
+        new: ChunkedBody,
+    },
+}
+
+impl Command<'_> {
+    /// The body in chunks that the command brings.
+    pub fn new_chunks(&self) -> Option<&ChunkedBody> {
+        match self {
+            Command::Put {
+                body: Body::Chunked(body),
+                ..
+            }
+            | Command::PutPart {
+                part:
+                    PartRecord {
+                        body: Body::Chunked(body),
+                        ..
+                    },
+                ..
+            }
+            | Command::ReplaceBody { new: body, .. } => Some(body),
+            _ => None,
+        }
+    }
+}
+
+/// What follows a command that brings a body: nothing if nothing was missed. Sorts, and drops what comes twice.
+pub fn encode_missed(missed: &[MissedSlot]) -> Result<Vec<u8>, postcard::Error> {
+    if missed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut missed = missed.to_vec();
+    missed.sort_unstable();
+    missed.dedup();
+    postcard::to_stdvec(&missed)
+}
+
+/// Reads what [`encode_missed`] wrote; `None` if it is not that, or not about the body.
+pub fn decode_missed(bytes: &[u8], body: &ChunkedBody) -> Option<Vec<MissedSlot>> {
+    if bytes.is_empty() {
+        return Some(Vec::new());
+    }
+    let (missed, rest) = postcard::take_from_bytes::<Vec<MissedSlot>>(bytes).ok()?;
+    let inside = |missed: &MissedSlot| {
+        missed.chunk < body.chunks() && usize::from(missed.slot) < body.protection.slots()
+    };
+    let sound = rest.is_empty() && missed.is_sorted_by(|a, b| a < b) && missed.iter().all(inside);
+    sound.then_some(missed)
 }
 
 /// A key to delete.
@@ -122,6 +183,8 @@ pub enum Refusal {
     PartsChanged,
     /// The deletion was cancelled before.
     DeletionCancelled,
+    /// What was to be replaced is not there any more.
+    BodyChanged,
 }
 
 /// Tells whether an upload's parts are those that a completion was computed from, without sending them: blake3 over

@@ -15,16 +15,20 @@
 //! | `records` | `07`, upload (16) | what the upload completed to |
 //! | `records` | `08`, slot (u32) | upload that is remembered as completed in the slot |
 //! | `records` | `09` | completed uploads so far |
+//! | `records` | `0A`, chunk set (16), chunk (u32), slot (u8) | a shard that a write missed: its body |
+//! | `records` | `0B` | what the group holds, see [`super::usage`] |
+//! | `records` | `0C`, table (16) | what the parts of a part table take |
 //! | `records` | `FE`, `FF` | belong to [`holdfast_placement::command`] and the consensus module |
 //!
 //! Object keys are raw: nothing follows them, or what follows has a fixed length and is only looked up, so byte order
 //! is S3's order. In upload keys something does follow that is listed in order: `00` is written `00 01` there, and
 //! `00 00` ends the key, so that they order by key, then by upload.
 
-use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
+use holdfast_placement::ids::{BucketId, ChunkSetId, GroupId, Lane, UploadId};
 use holdfast_placement::seams::UnixMillis;
 
 use super::record::VersionId;
+use super::redundancy::RepairId;
 use super::store::ReclaimId;
 
 const LANE_STATE: u8 = 0x01;
@@ -36,6 +40,9 @@ const RECLAIM: u8 = 0x06;
 const COMPLETED: u8 = 0x07;
 const COMPLETED_SLOT: u8 = 0x08;
 const COMPLETED_COUNT: u8 = 0x09;
+const REPAIR: u8 = 0x0A;
+const USAGE: u8 = 0x0B;
+const TABLE_USAGE: u8 = 0x0C;
 
 /// The lane of a key: the first 8 bytes of blake3(bucket id, little endian, then the key), little endian, modulo the
 /// number of lanes. Persisted: it says where a key is.
@@ -243,6 +250,72 @@ pub fn completed_slot(group: GroupId, slot: u32) -> Vec<u8> {
 
 pub fn completed_count(group: GroupId) -> Vec<u8> {
     record(group, COMPLETED_COUNT, 0)
+}
+
+/// What all shards that writes have missed begin with.
+pub fn repairs(group: GroupId) -> Vec<u8> {
+    record(group, REPAIR, 21)
+}
+
+/// What the missed shards of a chunk set begin with.
+pub fn repairs_of(group: GroupId, set: ChunkSetId) -> Vec<u8> {
+    let mut key = repairs(group);
+    key.extend_from_slice(&set.0);
+    key
+}
+
+pub fn repair(group: GroupId, id: RepairId) -> Vec<u8> {
+    let mut key = repairs_of(group, id.set);
+    key.extend_from_slice(&id.chunk.to_be_bytes());
+    key.push(id.slot);
+    key
+}
+
+/// The missed shard with that key.
+pub fn parse_repair(key: &[u8]) -> Option<RepairId> {
+    let (set, rest) = key.get(5..)?.split_first_chunk()?;
+    let (chunk, slot) = rest.split_first_chunk()?;
+    let [slot] = slot else {
+        return None;
+    };
+    Some(RepairId {
+        set: ChunkSetId(*set),
+        chunk: u32::from_be_bytes(*chunk),
+        slot: *slot,
+    })
+}
+
+pub fn usage(group: GroupId) -> Vec<u8> {
+    record(group, USAGE, 0)
+}
+
+pub fn table_usage(group: GroupId, table: UploadId) -> Vec<u8> {
+    let mut key = record(group, TABLE_USAGE, 16);
+    key.extend_from_slice(&table.0);
+    key
+}
+
+/// What all uploads of a group begin with.
+pub fn all_uploads(group: GroupId) -> Vec<u8> {
+    record(group, UPLOAD, 0)
+}
+
+/// Bucket, lane and key of an object's key.
+pub fn parse_object(key: &[u8]) -> Option<(BucketId, Lane, &str)> {
+    parse_place(key.get(4..)?)
+}
+
+fn parse_place(place: &[u8]) -> Option<(BucketId, Lane, &str)> {
+    let (bucket, rest) = place.split_first_chunk()?;
+    let (lane, key) = rest.split_first()?;
+    let key = std::str::from_utf8(key).ok()?;
+    Some((BucketId(u64::from_be_bytes(*bucket)), Lane(*lane), key))
+}
+
+/// Bucket and lane of an upload's key.
+pub fn parse_upload_lane(key: &[u8]) -> Option<(BucketId, Lane)> {
+    let (bucket, rest) = key.get(5..)?.split_first_chunk()?;
+    Some((BucketId(u64::from_be_bytes(*bucket)), Lane(*rest.first()?)))
 }
 
 #[cfg(test)]

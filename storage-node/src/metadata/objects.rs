@@ -9,7 +9,7 @@ use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{IndexError, Keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, DeleteKey, Outcome, Refusal};
+use super::command::{Command, DeleteKey, Outcome, Refusal, encode_missed};
 use super::keys;
 use super::questions::{InBucket, kind};
 use super::record::{Body, VersionRecord, VersionSummary};
@@ -95,9 +95,11 @@ impl Metadata {
             headers: new.headers,
             tags: new.tags,
         };
-        let inline = match new.body {
+        let missed = encode_missed(&new.missed).map_err(unencodable)?;
+        let tail = match new.body {
             Body::Inline => &new.inline[..],
-            Body::Empty | Body::Chunked(_) | Body::Multipart { .. } => &[],
+            Body::Chunked(_) => &missed[..],
+            Body::Empty | Body::Multipart { .. } => &[],
         };
         let command = Command::Put {
             at: place.address,
@@ -108,7 +110,7 @@ impl Metadata {
             body: new.body,
             details: &postcard::to_stdvec(&details).map_err(unencodable)?,
         };
-        match self.decide(place.group, &command, inline).await?.1 {
+        match self.decide(place.group, &command, tail).await?.1 {
             Outcome::Written(summary) => Ok(summary),
             Outcome::Refused(refusal) => Err(refusal.into()),
             other => Err(strange(&other).into()),

@@ -15,6 +15,7 @@ use super::leftovers::{FindReclaimable, FindStaleUploads};
 use super::list::{ListLanes, ListUploadLanes};
 use super::objects::{Get, Head};
 use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
+use super::redundancy::{FindBodiesBelow, FindRepairs, FindUsage};
 use super::references::FindReferenced;
 use super::store::Place;
 use super::values::LaneState;
@@ -34,6 +35,9 @@ pub mod kind {
     pub const RECLAIMABLE: u8 = 10;
     pub const STALE_UPLOADS: u8 = 11;
     pub const REFERENCED: u8 = 12;
+    pub const REPAIRS: u8 = 13;
+    pub const USAGE: u8 = 14;
+    pub const BODIES_BELOW: u8 = 15;
 }
 
 /// There is nothing, and the bucket is closed: whoever took it from a cache must look whether it is there still.
@@ -104,6 +108,9 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindReclaimable::KIND => query::answer::<FindReclaimable>(question, states).await,
         FindStaleUploads::KIND => query::answer::<FindStaleUploads>(question, states).await,
         FindReferenced::KIND => query::answer::<FindReferenced<'_>>(question, states).await,
+        FindRepairs::KIND => query::answer::<FindRepairs>(question, states).await,
+        FindUsage::KIND => query::answer::<FindUsage>(question, states).await,
+        FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),
     }
 }

@@ -99,6 +99,13 @@ pub struct ChunkedBody {
     pub site: SiteId,
 }
 
+/// A shard of a body that was not on its drive when the body was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MissedSlot {
+    pub chunk: u32,
+    pub slot: u8,
+}
+
 /// What a listing needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionSummary {

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::command::{Address, Command, Outcome, Refusal};
 use super::questions::BucketClosed;
 use super::record::{
-    Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, ObjectChecksum, ObjectHeaders,
-    PartRecord, UploadRecord, VersionRecord, VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
+    ObjectHeaders, PartRecord, UploadRecord, VersionRecord, VersionSummary,
 };
 use super::{keys, values};
 
@@ -42,6 +42,8 @@ pub struct NewVersion {
     pub checksum: Option<ObjectChecksum>,
     pub body: Body,
     pub inline: Bytes,
+    /// Shards of the body that are not on their drives: what they are is remembered until they are made again.
+    pub missed: Vec<MissedSlot>,
     pub headers: ObjectHeaders,
     pub tags: Vec<(String, String)>,
 }
@@ -145,6 +147,8 @@ pub struct NewPart {
     pub md5: [u8; 16],
     pub checksum: Option<ObjectChecksum>,
     pub body: Body,
+    /// As of a version.
+    pub missed: Vec<MissedSlot>,
 }
 
 /// A part as named by `CompleteMultipartUpload`.
@@ -323,7 +327,7 @@ impl From<Refusal> for WriteError {
             Refusal::NoSuchKey => Self::NoSuchKey,
             Refusal::LaneClosed => Self::NoSuchBucket,
             Refusal::NoSuchUpload => Self::NoSuchUpload,
-            Refusal::PartsChanged | Refusal::DeletionCancelled => {
+            Refusal::PartsChanged | Refusal::DeletionCancelled | Refusal::BodyChanged => {
                 Self::Metadata(strange(&Outcome::Refused(refusal)))
             }
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use holdfast_placement::ids::{BucketId, UploadId};
 use holdfast_placement::seams::UnixMillis;
 
-use super::command::{Command, Outcome, PartsDigest, Refusal};
+use super::command::{Command, Outcome, PartsDigest, Refusal, encode_missed};
 use super::keys;
 use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
 use super::record::{PartRecord, UploadRecord, VersionSummary};
@@ -13,6 +13,7 @@ use super::store::{
     CompleteUpload, CompleteUploadError, Condition, ListParts, Metadata, MetadataError, NewPart,
     NewUpload, PartsPage, Place, WriteError, strange,
 };
+use super::values::unencodable;
 
 impl Metadata {
     /// Begins an upload.
@@ -69,6 +70,7 @@ impl Metadata {
         part: NewPart,
     ) -> Result<UnixMillis, WriteError> {
         let place = self.place(bucket, key);
+        let missed = encode_missed(&part.missed).map_err(unencodable)?;
         let part = PartRecord {
             number: part.number,
             size: part.size,
@@ -82,7 +84,7 @@ impl Metadata {
             upload,
             part,
         };
-        match self.decide(place.group, &command, &[]).await? {
+        match self.decide(place.group, &command, &missed).await? {
             (at, Outcome::Done) => Ok(at.millis()),
             (_, Outcome::Refused(refusal)) => Err(refusal.into()),
             (_, other) => Err(strange(&other).into()),

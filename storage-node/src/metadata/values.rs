@@ -85,6 +85,12 @@ pub fn version_body(value: &[u8]) -> Result<(VersionSummary, Body, &[u8]), Index
     Ok((summary, body, details))
 }
 
+/// The version's value with another body.
+pub fn with_body(value: &[u8], body: &Body) -> Result<Vec<u8>, IndexError> {
+    let (summary, _, details) = version_body(value)?;
+    encode_version(&summary, body, details)
+}
+
 /// All of a version.
 pub fn version(value: &[u8]) -> Result<VersionRecord, IndexError> {
     let (summary, body, details) = version_body(value)?;
@@ -142,6 +148,7 @@ mod tests {
         CompletedUpload, LaneState, PartPage, UploadPlace, decode, version, version_summary,
     };
     use crate::metadata::record::{PartRecord, UploadRecord};
+    use crate::metadata::usage::Usage;
     use crate::repair::reclaim::Entry;
 
     proptest! {
@@ -157,6 +164,7 @@ mod tests {
             let _ = decode::<UploadRecord>(&bytes, "");
             let _ = decode::<PartRecord>(&bytes, "");
             let _ = decode::<Entry>(&bytes, "");
+            let _ = decode::<Usage>(&bytes, "");
             let whole = version(&bytes).is_ok();
             prop_assert!(!whole || version_summary(&bytes).is_ok());
         }

@@ -1,5 +1,6 @@
 //! Keeps what is stored whole and frees what nobody refers to.
 
+mod floor;
 mod forget;
 mod orphans;
 mod queue;
@@ -7,6 +8,7 @@ mod rebuild;
 pub mod reclaim;
 mod reclaimer;
 
+pub use floor::Floor;
 pub use forget::{Forgotten, forget, shards_of};
 pub use orphans::{BODY_AGE_MAX, OrphanScan, OrphansFound, ScanOrphansError};
 pub use queue::{Repair, RepairQueue};

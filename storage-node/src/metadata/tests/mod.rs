@@ -108,6 +108,7 @@ fn inline_version(number: u64, bytes: &'static str) -> NewVersion {
         checksum: None,
         body: Body::Inline,
         inline: Bytes::from_static(bytes.as_bytes()),
+        missed: Vec::new(),
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
     }
@@ -120,6 +121,7 @@ fn chunked_version(number: u64, size: u64) -> NewVersion {
         checksum: None,
         body: chunked(number, size),
         inline: Bytes::new(),
+        missed: Vec::new(),
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
     }
@@ -150,6 +152,7 @@ fn part(number: u16, body: u64, size: u64) -> NewPart {
         } else {
             chunked(body, size)
         },
+        missed: Vec::new(),
     }
 }
 

@@ -10,20 +10,23 @@ use bytes::Bytes;
 use holdfast_placement::consensus::{
     Groups, ProposeError, QueryError, ReadError, Reading, StateMachine,
 };
-use holdfast_placement::ids::{ChunkSetId, GroupId, NodeId, UploadId};
+use holdfast_placement::ids::{ChunkSetId, DriveId, GroupId, NodeId, SiteId, UploadId};
+use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{
     Batch, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
     SystemRng, UnixMillis,
 };
-use holdfast_placement::testing::{DirectGroups, SplitGroups};
+use holdfast_placement::testing::{DirectGroups, SplitGroups, map_of as map_with};
 use parking_lot::Mutex;
 
 use super::{BUCKET, any, chunked, completion, etag, if_absent, if_match, new_upload, part, set};
 use crate::metadata::testing::map_of;
 use crate::metadata::{
-    Body, CloseBucket, CompleteUploadError, Condition, Etag, ListObjects, ListParts, ListUploads,
-    Metadata, MetadataError, NewVersion, ObjectHeaders, WriteError, metadata_machine, query_runner,
+    Body, BodyPlace, ChunkedBody, CloseBucket, CompleteUploadError, Condition, Etag, ListObjects,
+    ListParts, ListUploads, Metadata, MetadataError, MissedSlot, NewVersion, ObjectHeaders,
+    PlacedBody, RepairId, Seen, Usage, WriteError, metadata_machine, query_runner,
 };
+use crate::repair::Floor;
 
 /// Steps of a sequence.
 const STEPS: u64 = 300;
@@ -79,6 +82,18 @@ impl Groups for Unsteady {
     }
 }
 
+/// A body in chunks; all that is known of it follows from its number.
+fn body(number: u64, len: u64) -> ChunkedBody {
+    let (data, parity) = [(1, 0), (1, 1), (2, 1), (4, 2)][number as usize % 4];
+    ChunkedBody {
+        set: set(number),
+        len,
+        chunk_len: 1000,
+        protection: Protection { data, parity },
+        site: SiteId(0),
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 enum Content {
     Empty,
@@ -92,6 +107,19 @@ struct ModelPart {
     number: u16,
     body: u64,
     size: u64,
+}
+
+impl ModelPart {
+    fn body(&self) -> Body {
+        match self.size {
+            0 => Body::Empty,
+            size => Body::Chunked(body(self.body, size)),
+        }
+    }
+
+    fn count(&self, usage: &mut Usage) {
+        usage.add(&self.body(), self.size);
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -109,6 +137,8 @@ struct Model {
     uploads: BTreeMap<(String, UploadId), BTreeMap<u16, ModelPart>>,
     /// Bodies that wait to be reclaimed.
     reclaim: BTreeSet<ChunkSetId>,
+    /// Shards that are still to be made.
+    repairs: BTreeSet<RepairId>,
     closed: bool,
     deletions: u64,
 }
@@ -122,6 +152,34 @@ impl Model {
             }
             Content::Parts(parts) => parts.iter().for_each(|part| self.let_go_part(part)),
         }
+    }
+
+    fn miss(&mut self, number: u64, missed: &[MissedSlot]) {
+        let set = set(number);
+        self.repairs
+            .extend(
+                missed
+                    .iter()
+                    .map(|&MissedSlot { chunk, slot }| RepairId { set, chunk, slot }),
+            );
+    }
+
+    fn usage(&self) -> Usage {
+        let mut usage = Usage::default();
+        for object in self.objects.values() {
+            match &object.content {
+                Content::Empty => {}
+                Content::Inline(text) => usage.add(&Body::Inline, text.len() as u64),
+                Content::Chunked(number) => {
+                    usage.add(&Body::Chunked(body(*number, 5000)), 5000);
+                }
+                Content::Parts(parts) => parts.iter().for_each(|part| part.count(&mut usage)),
+            }
+        }
+        let uploads = self.uploads.values();
+        uploads.for_each(|parts| parts.values().for_each(|part| part.count(&mut usage)));
+        usage.repairs_open = self.repairs.len() as u64;
+        usage
     }
 
     fn let_go_part(&mut self, part: &ModelPart) {
@@ -318,9 +376,12 @@ impl Run {
             84..89 => self.list_uploads().await,
             89..91 => self.close_or_reopen().await,
             91..94 => self.reclaim().await,
-            94..97 => self.read().await,
+            94..96 => self.read().await,
+            96..97 => self.repair().await,
+            97..99 => self.replace().await,
             _ => self.clock.advance(Duration::from_millis(self.below(3000))),
         }
+        self.check_usage().await;
     }
 
     async fn put(&mut self) {
@@ -335,10 +396,11 @@ impl Run {
         };
         let (size, body, inline) = match &content {
             Content::Empty => (0, Body::Empty, Bytes::new()),
-            Content::Chunked(_) => (5000, chunked(number, 5000), Bytes::new()),
+            Content::Chunked(_) => (5000, Body::Chunked(body(number, 5000)), Bytes::new()),
             Content::Inline(text) => (text.len() as u64, Body::Inline, Bytes::from(text.clone())),
             Content::Parts(_) => unreachable!(),
         };
+        let missed = self.missed(&body);
         let tags = vec![("n".to_owned(), number.to_string())];
         let new = NewVersion {
             size,
@@ -346,6 +408,7 @@ impl Run {
             checksum: None,
             body,
             inline,
+            missed: missed.clone(),
             headers: ObjectHeaders::default(),
             tags: tags.clone(),
         };
@@ -368,6 +431,7 @@ impl Run {
                 tags,
             };
             assert!(summary.modified >= UnixMillis(1_700_000_000_000));
+            self.model.miss(number, &missed);
             if let Some(before) = self.model.objects.insert(key, object) {
                 self.model.let_go(&before.content);
             }
@@ -471,7 +535,10 @@ impl Run {
             body: self.bodies,
             size: self.below(4) * 1000,
         };
-        let record = part(new.number, new.body, new.size);
+        let mut record = part(new.number, new.body, new.size);
+        record.body = new.body();
+        record.missed = self.missed(&record.body);
+        let missed = record.missed.clone();
         let put = self.metadata.put_part(BUCKET, &key, upload, record).await;
         let Some(parts) = self.model.uploads.get_mut(&(key, upload)) else {
             assert!(matches!(put, Err(WriteError::NoSuchUpload)));
@@ -480,6 +547,169 @@ impl Run {
         put.unwrap();
         if let Some(before) = parts.insert(new.number, new) {
             self.model.let_go_part(&before);
+        }
+        self.model.miss(new.body, &missed);
+    }
+
+    /// Some shards of the body, in any order.
+    fn missed(&self, body: &Body) -> Vec<MissedSlot> {
+        let Body::Chunked(body) = body else {
+            return Vec::new();
+        };
+        let missed = (0..self.below(6).saturating_sub(2)).map(|_| MissedSlot {
+            chunk: self.below(u64::from(body.chunks())) as u32,
+            slot: self.below(body.protection.slots() as u64) as u8,
+        });
+        missed.collect()
+    }
+
+    /// The shards that are to be made are those of the model; makes some of them.
+    async fn repair(&mut self) {
+        let mut open = BTreeSet::new();
+        for group in (1..=16).map(GroupId) {
+            let mut after = None;
+            loop {
+                let max = 1 + self.below(4) as usize;
+                let page = self.metadata.repairs(group, after, max).await.unwrap();
+                let Some(last) = page.last() else {
+                    break;
+                };
+                assert!(page.len() <= max && page.is_sorted_by_key(|open| open.id));
+                after = Some(last.id);
+                for repair in &page {
+                    let number = u64::from_be_bytes(repair.id.set.0[8..].try_into().unwrap());
+                    assert_eq!(repair.body, body(number, repair.body.len));
+                    assert!(open.insert(repair.id));
+                }
+                let made: Vec<_> = page.iter().map(|repair| repair.id).collect();
+                let mut made: Vec<_> = made.into_iter().filter(|_| self.below(3) == 0).collect();
+                made.extend(made.first().copied());
+                for id in &made {
+                    self.model.repairs.remove(id);
+                    open.remove(id);
+                }
+                self.metadata.repaired(group, made).await.unwrap();
+            }
+        }
+        assert_eq!(open, self.model.repairs);
+    }
+
+    /// What the groups hold is what the model holds.
+    async fn check_usage(&self) {
+        let mut usage = Usage::default();
+        for group in (1..=16).map(GroupId) {
+            let of_group = self.metadata.usage(group).await.unwrap();
+            usage.add_all(&of_group);
+            usage.repairs_open += of_group.repairs_open;
+        }
+        assert_eq!(usage, self.model.usage());
+    }
+
+    /// All bodies below `floor`, with the groups that they are in.
+    async fn bodies_below(&self, floor: &Floor) -> Vec<(GroupId, PlacedBody)> {
+        let mut found = Vec::new();
+        for group in (1..=16).map(GroupId) {
+            let mut at = Some(Seen::default());
+            while let Some(after) = at {
+                let max = 1 + self.below(5) as usize;
+                let step = self.metadata.bodies_below(group, floor, after, max);
+                let step = step.await.unwrap();
+                found.extend(step.bodies.into_iter().map(|body| (group, body)));
+                at = step.next;
+            }
+        }
+        found
+    }
+
+    /// Every body that survives less than `2+1` is found where it is; some get other chunks.
+    async fn replace(&mut self) {
+        let drives: Vec<_> = (1..=6).map(|id| (DriveId(id), NodeId(id))).collect();
+        let floor = Floor::of(&map_with(&drives, Protection { data: 2, parity: 1 }));
+        let found = self.bodies_below(&floor).await;
+        let mut expected: Vec<(String, ChunkedBody)> = Vec::new();
+        let mut expect = |key: &str, body: Body| match body {
+            Body::Chunked(body) if body.protection.parity == 0 => {
+                expected.push((key.to_owned(), body));
+            }
+            _ => {}
+        };
+        for (key, object) in &self.model.objects {
+            match &object.content {
+                Content::Chunked(number) => expect(key, Body::Chunked(body(*number, 5000))),
+                Content::Parts(parts) => parts.iter().for_each(|part| expect(key, part.body())),
+                Content::Empty | Content::Inline(_) => {}
+            }
+        }
+        for ((key, _), parts) in &self.model.uploads {
+            parts.values().for_each(|part| expect(key, part.body()));
+        }
+        let mut placed: Vec<_> = found
+            .iter()
+            .map(|(_, placed)| (placed.key.clone(), placed.body))
+            .collect();
+        placed.sort_by_key(|(_, body)| body.set);
+        expected.sort_by_key(|(_, body)| body.set);
+        assert_eq!(placed, expected);
+        for (group, mut placed) in found {
+            if self.below(2) == 0 {
+                continue;
+            }
+            self.bodies += 1;
+            let number = self.bodies;
+            let new = body(number, placed.body.len);
+            let missed = self.missed(&Body::Chunked(new));
+            let stale = self.below(4) == 0;
+            if stale {
+                match self.below(3) {
+                    0 => placed.body.set = set(u64::MAX),
+                    1 => placed.key.push('x'),
+                    _ => {
+                        placed.place = match placed.place {
+                            BodyPlace::Version => BodyPlace::Part {
+                                upload: UploadId([1; 16]),
+                                number: 1,
+                            },
+                            BodyPlace::Part { upload, number } => BodyPlace::Table {
+                                table: upload,
+                                end: placed.body.len,
+                                last: number,
+                                number,
+                            },
+                            BodyPlace::Table { .. } => BodyPlace::Version,
+                        }
+                    }
+                }
+            }
+            let replaced = self
+                .metadata
+                .replace_body(group, &placed, new, &missed)
+                .await
+                .unwrap();
+            assert_eq!(replaced, !stale, "{placed:?}");
+            if !replaced {
+                continue;
+            }
+            self.model.miss(number, &missed);
+            self.model.reclaim.insert(placed.body.set);
+            let parts: &mut dyn Iterator<Item = &mut ModelPart> = match placed.place {
+                BodyPlace::Version => {
+                    let object = self.model.objects.get_mut(&placed.key).unwrap();
+                    object.content = Content::Chunked(number);
+                    continue;
+                }
+                BodyPlace::Part { upload, .. } => {
+                    let upload = (placed.key.clone(), upload);
+                    &mut self.model.uploads.get_mut(&upload).unwrap().values_mut()
+                }
+                BodyPlace::Table { .. } => {
+                    match &mut self.model.objects.get_mut(&placed.key).unwrap().content {
+                        Content::Parts(parts) => &mut parts.iter_mut(),
+                        other => panic!("{other:?}"),
+                    }
+                }
+            };
+            let mut parts = parts.filter(|part| set(part.body) == placed.body.set);
+            parts.next().unwrap().body = number;
         }
     }
 
@@ -711,6 +941,7 @@ impl Run {
                     assert!(self.model.reclaim.contains(&body.set), "it is still named");
                     assert!(waiting.insert(body.set), "it waits twice");
                     if freed {
+                        self.model.repairs.retain(|id| id.set != body.set);
                         self.model.reclaim.remove(&body.set);
                         waiting.remove(&body.set);
                     }
@@ -749,7 +980,9 @@ impl Run {
         match &object.content {
             Content::Empty => assert_eq!(found.record.body, Body::Empty),
             Content::Inline(text) => assert_eq!(found.inline, text),
-            Content::Chunked(number) => assert_eq!(found.record.body, chunked(*number, 5000)),
+            Content::Chunked(number) => {
+                assert_eq!(found.record.body, Body::Chunked(body(*number, 5000)));
+            }
             Content::Parts(parts) => {
                 let Body::Multipart {
                     table,
@@ -768,10 +1001,7 @@ impl Run {
                 assert_eq!(stored.len(), parts.len());
                 for ((start, stored), part) in stored.iter().zip(parts) {
                     assert_eq!(*start, offset);
-                    assert_eq!(
-                        stored.body,
-                        super::part(part.number, part.body, part.size).body
-                    );
+                    assert_eq!(stored.body, part.body());
                     offset += part.size;
                 }
                 let from = self.below(offset + 1);
@@ -796,6 +1026,8 @@ impl Run {
             assert!(self.metadata.head(BUCKET, &key).await.unwrap().is_some());
         }
         self.reclaim().await;
+        self.repair().await;
+        self.check_usage().await;
         let index = self.groups.direct.index();
         let inline = self.model.objects.values();
         let inline = inline.filter(|object| matches!(object.content, Content::Inline(_)));

@@ -8,11 +8,11 @@ use holdfast_placement::seams::{
     SystemRng,
 };
 
-use super::{any, chunked, etag};
-use crate::metadata::command::{Address, Command, DeleteKey};
-use crate::metadata::record::{Body, PartRecord};
+use super::{any, chunked, etag, set};
+use crate::metadata::command::{Address, Command, DeleteKey, encode_missed};
+use crate::metadata::record::{Body, ChunkedBody, MissedSlot, PartRecord};
 use crate::metadata::values::VersionDetails;
-use crate::metadata::{ObjectHeaders, ReclaimId, metadata_machine};
+use crate::metadata::{BodyPlace, ObjectHeaders, ReclaimId, RepairId, metadata_machine};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -49,10 +49,7 @@ fn commands() -> Vec<Vec<u8>> {
         details: &details,
     };
     let commands = [
-        put(Body::Chunked(match chunked(1, 3) {
-            Body::Chunked(body) => body,
-            _ => unreachable!(),
-        })),
+        put(chunked(1, 3)),
         put(Body::Inline),
         Command::SetTags {
             at,
@@ -95,6 +92,19 @@ fn commands() -> Vec<Vec<u8>> {
             lanes: vec![Lane(0), Lane(1)],
             deletion: 1,
         },
+        Command::ReplaceBody {
+            at,
+            place: BodyPlace::Version,
+            old: set(1),
+            new: body_of(&chunked(4, 3)),
+        },
+        Command::Repaired {
+            ids: vec![RepairId {
+                set: set(1),
+                chunk: 0,
+                slot: 0,
+            }],
+        },
         Command::Reclaimed {
             ids: vec![ReclaimId([0; 12])],
         },
@@ -110,9 +120,20 @@ fn commands() -> Vec<Vec<u8>> {
         {
             bytes.extend_from_slice(b"abc");
         }
+        if command.new_chunks().is_some() {
+            let missed = [MissedSlot { chunk: 0, slot: 0 }];
+            bytes.extend_from_slice(&encode_missed(&missed).unwrap());
+        }
         bytes
     });
     encoded.collect()
+}
+
+fn body_of(body: &Body) -> ChunkedBody {
+    match body {
+        Body::Chunked(body) => *body,
+        other => panic!("{other:?}"),
+    }
 }
 
 fn apply(

@@ -112,6 +112,7 @@ impl World {
             checksum: None,
             body,
             inline: Bytes::new(),
+            missed: Vec::new(),
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
         };
@@ -138,6 +139,7 @@ impl World {
                 md5: [0; 16],
                 checksum: None,
                 body: self.body().await,
+                missed: Vec::new(),
             };
             metadata.put_part(BUCKET, key, id, part).await.unwrap();
         }

@@ -92,6 +92,7 @@ impl World {
             checksum: None,
             body: self.body().await,
             inline: Bytes::new(),
+            missed: Vec::new(),
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
         };
@@ -168,6 +169,7 @@ async fn abandoned_uploads_leave_nothing() {
                 md5: [0; 16],
                 checksum: None,
                 body: world.body().await,
+                missed: Vec::new(),
             };
             metadata.put_part(BUCKET, "key", id, part).await.unwrap();
         }
