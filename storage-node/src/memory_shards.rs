@@ -15,6 +15,9 @@ use crate::buffer::Buffer;
 use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
 use crate::shards::{ShardFacts, Shards, read_capacity};
 
+/// How often a call to a drive that hangs looks whether it was mended.
+const HUNG_PAUSE: Duration = Duration::from_millis(10);
+
 /// What is wrong with a drive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -28,6 +31,8 @@ pub enum Fault {
     Slow(Duration),
     /// Answers no read.
     Stuck,
+    /// Answers no read, and no write until it is mended.
+    Hung,
 }
 
 /// A shard and what its record says.
@@ -149,13 +154,16 @@ impl Shards for MemoryShards {
         if let Some(Fault::Slow(delay)) = fault {
             self.clock.sleep(delay).await;
         }
+        while self.fault(drive) == Some(Fault::Hung) {
+            self.clock.sleep(HUNG_PAUSE).await;
+        }
         let mut state = self.state.lock();
         state.putting.remove(&(drive, id));
         match fault {
             Some(Fault::Down) => return Err(PutShardError::Down("injected".into())),
             Some(Fault::Broken) => return Err(PutShardError::Io("injected".into())),
             Some(Fault::Full) => return Err(PutShardError::Full),
-            Some(Fault::Slow(_) | Fault::Stuck) | None => {}
+            Some(Fault::Slow(_) | Fault::Stuck | Fault::Hung) | None => {}
         }
         let stored = StoredShard {
             facts,
@@ -178,7 +186,7 @@ impl Shards for MemoryShards {
             Some(Fault::Down) => return Err(GetShardError::Down("injected".into())),
             Some(Fault::Broken) => return Err(GetShardError::Io("injected".into())),
             Some(Fault::Slow(delay)) => self.clock.sleep(delay).await,
-            Some(Fault::Stuck) => std::future::pending().await,
+            Some(Fault::Stuck | Fault::Hung) => std::future::pending().await,
             Some(Fault::Full) | None => {}
         }
         assert!(

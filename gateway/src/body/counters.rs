@@ -40,6 +40,8 @@ counters! {
     chunks_written,
     /// Shards that acknowledged chunks were left without.
     missed_shards,
+    /// Shards that acknowledged chunks did not wait for.
+    late_shards,
     /// Shards deleted because their body was not committed.
     discarded_shards,
     /// Shards that should have been deleted but were left on drives that are down.

@@ -25,6 +25,7 @@ mod counters;
 mod fetch;
 mod filling;
 mod hedge;
+mod late;
 mod plan;
 mod read;
 mod store;
@@ -34,6 +35,7 @@ pub use counters::{BodyCounters, CounterValues};
 pub use read::BodySource;
 
 use hedge::Hedging;
+use late::LatePuts;
 use read::BodyReader;
 
 /// Where the bytes of a body come from: a request, or another body (server-side copy).
@@ -80,6 +82,8 @@ pub struct BodiesConfig {
     pub window_len: u32,
     /// Windows that are read ahead of the one being sent, as memory allows.
     pub windows_ahead: usize,
+    /// How long a chunk waits for its slowest drives when enough others have their shards.
+    pub put_patience: Duration,
     /// A read is raced by a reconstruction not before this.
     pub hedge_after_min: Duration,
 }
@@ -91,6 +95,7 @@ impl Default for BodiesConfig {
             site: SiteId::default(),
             window_len: 1 << 20,
             windows_ahead: 1,
+            put_patience: Duration::from_secs(2),
             hedge_after_min: Duration::from_millis(20),
         }
     }
@@ -113,6 +118,7 @@ struct Shared {
     rng: Arc<dyn Rng>,
     config: BodiesConfig,
     hedging: Hedging,
+    late: Arc<LatePuts>,
     counters: BodyCounters,
     repairs: Arc<RepairQueue>,
 }
@@ -132,6 +138,7 @@ impl Bodies {
                     PoolConfig::with_budget(pool.budget_bytes() / 2),
                     clock.clone(),
                 ),
+                late: Arc::new(LatePuts::new(&pool, clock.clone())),
                 hedging: Hedging::new(config.hedge_after_min),
                 shards,
                 map,
@@ -191,7 +198,7 @@ impl Bodies {
         self.shared.counters.values()
     }
 
-    /// Shards that were found or left missing, for who rebuilds them.
+    /// Shards that reads found missing or bad, for who rebuilds them.
     pub fn repairs(&self) -> Arc<RepairQueue> {
         self.shared.repairs.clone()
     }
@@ -199,6 +206,7 @@ impl Bodies {
 
 impl Shared {
     async fn forget(&self, body: ChunkedBody) {
+        self.late.ended(body.set).await;
         let forgotten = forget(self.shards.as_ref(), &self.map.load(), &[body]).await;
         self.counters.discarded_shards.add(forgotten.deleted);
         self.counters

@@ -1,8 +1,10 @@
 //! Puts a chunk's shards on their drives and decides whether that is enough.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, Either, select};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use holdfast_placement::ids::{ChunkSetId, DriveId};
 use holdfast_placement::map::ClusterMap;
 use holdfast_placement::protection::Protection;
@@ -15,9 +17,15 @@ use super::Shared;
 use super::filling::Filled;
 use crate::error::{Code, S3Error};
 
+/// A put under way, which gives its slot and what became of it.
+pub(super) type Put = BoxFuture<'static, (u8, Slot)>;
+
+/// While a chunk waits for slow drives: how often it is looked whether they are down.
+const LOOK_PAUSE: Duration = Duration::from_millis(250);
+
 /// What became of a slot's shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
+pub(super) enum Slot {
     /// On flash, or empty: then there is nothing to store, and its zeros are always at hand.
     Held,
     /// Its drive is known to be out of use.
@@ -27,7 +35,9 @@ enum Slot {
     /// Its store found no memory in time.
     Busy,
     /// Its drive should have taken it.
-    Failed,
+    Failed(DriveId),
+    /// Its drive has not answered yet.
+    UnderWay(DriveId),
 }
 
 impl Shared {
@@ -50,8 +60,11 @@ impl Shared {
         Ok(())
     }
 
-    /// Stores the shards of a chunk, all at a time, and waits for all of them. Runs to its end once it has begun: what
-    /// is deleted afterwards stays deleted.
+    /// Stores the shards of a chunk, all at a time, and waits for all of them; after a while only for as many as are
+    /// enough. Runs to its end once it has begun: what is deleted afterwards, when [`LatePuts`] are through with the
+    /// set, stays deleted.
+    ///
+    /// [`LatePuts`]: super::late::LatePuts
     pub(super) async fn store(
         self: Arc<Self>,
         set: ChunkSetId,
@@ -64,38 +77,50 @@ impl Shared {
             chunk_hash: filled.hash,
             chunk_len: filled.layout.chunk_len,
         };
-        let slots = map
+        let places = map
             .ring(self.config.site)
             .map_or(&[][..], |ring| ring.slots(ring.partition_of(set, chunk)));
-        let put = async |slot: u8, shard: Option<Buffer>| -> Slot {
-            let Some(shard) = shard else {
-                return Slot::Held;
-            };
-            let Some(drive) = slots.get(slot as usize).map(|slot| slot.target) else {
-                return Slot::Down;
-            };
-            if self.is_down(&map, drive) {
-                return Slot::Down;
-            }
-            let id = ShardId { set, chunk, slot };
-            match self.shards.put(drive, id, facts, shard).await {
-                Ok(()) => Slot::Held,
-                Err(PutShardError::Full) => Slot::Full,
-                Err(PutShardError::Down(_)) => Slot::Down,
-                Err(PutShardError::Busy) => Slot::Busy,
-                Err(error @ (PutShardError::Io(_) | PutShardError::TooLarge(_))) => {
-                    tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
-                    Slot::Failed
+        let mut slots = Vec::with_capacity(filled.shards.len());
+        let mut puts = FuturesUnordered::new();
+        for (shard, slot) in filled.shards.into_iter().zip(0u8..) {
+            let drive = places.get(slot as usize).map(|place| place.target);
+            slots.push(match (shard, drive) {
+                (None, _) => Slot::Held,
+                (Some(shard), Some(drive)) if !self.is_down(&map, drive) => {
+                    let id = ShardId { set, chunk, slot };
+                    puts.push(Box::pin(self.clone().put(drive, id, facts, shard)) as Put);
+                    Slot::UnderWay(drive)
+                }
+                (Some(_), _) => Slot::Down,
+            });
+        }
+        let protection = filled.layout.protection;
+        let mut patience = self.clock.sleep(self.config.put_patience);
+        let mut waited_enough = false;
+        loop {
+            match select(puts.next(), &mut patience).await {
+                Either::Left((Some((slot, became)), _)) => slots[slot as usize] = became,
+                Either::Left((None, _)) => break,
+                Either::Right(_) => {
+                    waited_enough = true;
+                    // Meanwhile a drive that does not answer may become known to be down.
+                    patience = self.clock.sleep(LOOK_PAUSE);
                 }
             }
-        };
-        let puts = filled
-            .shards
-            .into_iter()
-            .zip(0..)
-            .map(|(shard, slot)| put(slot, shard));
-        let slots = join_all(puts).await;
-        let missed = verdict(filled.layout.protection, chunk, &slots)?;
+            if waited_enough && verdict(protection, chunk, &self.seen_now(&slots)).is_ok() {
+                break;
+            }
+        }
+        let missed = verdict(protection, chunk, &self.seen_now(&slots))?;
+        if !puts.is_empty() {
+            let late = (0..).zip(&slots);
+            let late = late.filter(|(_, slot)| matches!(slot, Slot::UnderWay(_)));
+            let lens: Vec<usize> = late
+                .map(|(slot, _)| filled.layout.len_of(slot) as usize)
+                .collect();
+            self.counters.late_shards.add(lens.len() as u64);
+            self.late.take(set, puts, &lens);
+        }
         self.counters.chunks_written.add(1);
         if !missed.is_empty() {
             self.counters.missed_shards.add(missed.len() as u64);
@@ -104,11 +129,40 @@ impl Shared {
         }
         Ok(missed)
     }
+
+    async fn put(
+        self: Arc<Self>,
+        drive: DriveId,
+        id: ShardId,
+        facts: ShardFacts,
+        shard: Buffer,
+    ) -> (u8, Slot) {
+        let became = match self.shards.put(drive, id, facts, shard).await {
+            Ok(()) => Slot::Held,
+            Err(PutShardError::Full) => Slot::Full,
+            Err(PutShardError::Down(_)) => Slot::Down,
+            Err(PutShardError::Busy) => Slot::Busy,
+            Err(error @ (PutShardError::Io(_) | PutShardError::TooLarge(_))) => {
+                tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
+                Slot::Failed(drive)
+            }
+        };
+        (id.slot, became)
+    }
+
+    /// The slots as they are with what is known of their drives now.
+    fn seen_now(&self, slots: &[Slot]) -> Vec<Slot> {
+        let map = self.map.load();
+        let seen = |slot: &Slot| match *slot {
+            Slot::UnderWay(drive) | Slot::Failed(drive) if self.is_down(&map, drive) => Slot::Down,
+            other => other,
+        };
+        slots.iter().map(seen).collect()
+    }
 }
 
-/// Whether a chunk may be acknowledged, and which slots it is without: all slots that could be reached hold their
-/// shard and at least one more than is needed to read it, or just as many as are needed if all others were known to
-/// be down.
+/// Whether a chunk may be acknowledged, and which slots it is without: at least one more holds its shard than is needed
+/// to read it, or just as many as are needed if all others are known to be down.
 fn verdict(protection: Protection, chunk: u32, slots: &[Slot]) -> Result<Vec<MissedSlot>, S3Error> {
     let needed = protection.data as usize;
     let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
@@ -144,27 +198,44 @@ fn too_few(held: usize, protection: Protection) -> S3Error {
 mod tests {
     use super::{Slot, verdict};
     use crate::error::Code;
+    use holdfast_placement::ids::DriveId;
     use holdfast_placement::protection::Protection;
 
     #[test]
     fn enough_is_one_more_than_needed_unless_the_others_are_known_to_be_down() {
-        use Slot::{Down, Failed, Full, Held};
+        use Slot::{Down, Full, Held};
+        const FAILED: Slot = Slot::Failed(DriveId(1));
+        const LATE: Slot = Slot::UnderWay(DriveId(2));
         type Case<'a> = (u8, u8, &'a [Slot], Result<usize, Code>);
         let cases: &[Case<'_>] = &[
             (1, 0, &[Held], Ok(0)),
             (1, 0, &[Full], Err(Code::StorageFull)),
-            (1, 0, &[Failed], Err(Code::ServiceUnavailable)),
+            (1, 0, &[FAILED], Err(Code::ServiceUnavailable)),
             (1, 1, &[Held, Held], Ok(0)),
             (1, 1, &[Held, Down], Ok(1)),
-            (1, 1, &[Held, Failed], Err(Code::ServiceUnavailable)),
+            (1, 1, &[Held, FAILED], Err(Code::ServiceUnavailable)),
             (1, 1, &[Full, Held], Err(Code::StorageFull)),
-            (2, 2, &[Held, Failed, Held, Held], Ok(1)),
+            (2, 2, &[Held, FAILED, Held, Held], Ok(1)),
             (2, 2, &[Held, Full, Held, Held], Ok(1)),
+            (2, 2, &[Held, LATE, Held, Held], Ok(1)),
+            (
+                2,
+                2,
+                &[Held, LATE, Held, FAILED],
+                Err(Code::ServiceUnavailable),
+            ),
+            (
+                2,
+                2,
+                &[LATE, Held, Held, Down],
+                Err(Code::ServiceUnavailable),
+            ),
+            (1, 0, &[LATE], Err(Code::ServiceUnavailable)),
             (2, 2, &[Held, Down, Down, Held], Ok(2)),
             (
                 2,
                 2,
-                &[Held, Down, Failed, Held],
+                &[Held, Down, FAILED, Held],
                 Err(Code::ServiceUnavailable),
             ),
             (2, 2, &[Held, Down, Full, Held], Err(Code::StorageFull)),
