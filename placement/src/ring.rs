@@ -17,6 +17,8 @@ pub const SLOTS_MAX: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Packed", into = "Packed")]
 pub struct Ring {
+    /// How often the ring was changed.
+    version: u64,
     partitions: Vec<Vec<Slot>>,
 }
 
@@ -39,6 +41,7 @@ impl Slot {
 /// A ring as it is stored and sent. The order of fields is persisted.
 #[derive(Clone, Serialize, Deserialize)]
 struct Packed {
+    version: u64,
     targets: Vec<Vec<DriveId>>,
     /// Partition, slot and sources of the slots under way.
     moving: Vec<(u16, u8, Vec<DriveId>)>,
@@ -58,6 +61,7 @@ impl Ring {
         };
         let slots = |drives: Vec<DriveId>| drives.into_iter().map(settled).collect();
         Self {
+            version: 0,
             partitions: targets.into_iter().map(slots).collect(),
         }
     }
@@ -69,6 +73,7 @@ impl Ring {
     /// has to leave at least as many as the widest protection in use has slots.
     pub fn rebalanced(&self, members: &[Member]) -> Self {
         let mut next = balance(members, self.partitions.len(), Some(self));
+        next.version = self.version + 1;
         for (slots, before) in next.partitions.iter_mut().zip(&self.partitions) {
             for (slot, before) in slots.iter_mut().zip(before) {
                 for drive in before.drives() {
@@ -81,8 +86,14 @@ impl Ring {
         next
     }
 
-    /// `drive` has moved everything away that does not belong there, or is gone for good: nobody need look there any
-    /// more. Whether that changed anything.
+    /// Counts the changes of the ring ([`rebalanced`](Ring::rebalanced)): who says that a drive has moved everything away
+    /// says by which version, because a later one may have more to move.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// `drive` has moved everything away that does not belong there by this [`version`](Ring::version) of the ring, or is
+    /// gone for good: nobody need look there any more. Whether that changed anything.
     pub fn settle(&mut self, drive: DriveId) -> bool {
         let mut changed = false;
         for slot in self.partitions.iter_mut().flatten() {
@@ -150,6 +161,7 @@ impl Ring {
 impl From<Ring> for Packed {
     fn from(ring: Ring) -> Self {
         let mut packed = Packed {
+            version: ring.version,
             targets: Vec::with_capacity(ring.partitions.len()),
             moving: Vec::new(),
         };
@@ -170,6 +182,7 @@ impl From<Ring> for Packed {
 impl From<Packed> for Ring {
     fn from(packed: Packed) -> Self {
         let mut ring = Ring::of(packed.targets);
+        ring.version = packed.version;
         for (partition, number, sources) in packed.moving {
             let slots = ring.partitions.get_mut(partition as usize);
             if let Some(slot) = slots.and_then(|slots| slots.get_mut(number as usize)) {

@@ -3,9 +3,11 @@
 pub mod buffer;
 pub mod cluster_shards;
 pub mod erasure;
+pub mod lookup;
 pub mod memory_shards;
 pub mod metadata;
 pub mod node;
+pub mod put_gate;
 pub mod repair;
 pub mod shard_store;
 pub mod shards;

@@ -12,6 +12,7 @@ use holdfast_placement::seams::Clock;
 use parking_lot::Mutex;
 
 use crate::buffer::Buffer;
+use crate::put_gate::{PutGate, PutGates};
 use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
 use crate::shards::{ShardFacts, Shards, read_capacity};
 
@@ -47,6 +48,7 @@ pub struct StoredShard {
 pub struct MemoryShards {
     clock: Arc<dyn Clock>,
     state: Mutex<State>,
+    gates: Mutex<BTreeMap<DriveId, Arc<PutGate>>>,
 }
 
 #[derive(Default)]
@@ -64,6 +66,7 @@ impl MemoryShards {
         Self {
             clock,
             state: Mutex::default(),
+            gates: Mutex::default(),
         }
     }
 
@@ -136,6 +139,17 @@ impl MemoryShards {
     }
 }
 
+impl PutGates for MemoryShards {
+    /// All drives that a shard was ever put to.
+    fn drives(&self) -> Vec<DriveId> {
+        self.gates.lock().keys().copied().collect()
+    }
+
+    fn gate(&self, drive: DriveId) -> Option<Arc<PutGate>> {
+        Some(self.gates.lock().entry(drive).or_default().clone())
+    }
+}
+
 #[async_trait]
 impl Shards for MemoryShards {
     async fn put(
@@ -145,6 +159,9 @@ impl Shards for MemoryShards {
         facts: ShardFacts,
         payload: Buffer,
     ) -> Result<(), PutShardError> {
+        let gate = self.gates.lock().entry(drive).or_default().clone();
+        let entered = gate.enter(id, facts.epoch).await;
+        let _putting = entered.ok_or(PutShardError::Busy)?;
         let delay = self.state.lock().put_delay;
         self.state.lock().putting.insert((drive, id));
         if let Some(delay) = delay {

@@ -12,6 +12,7 @@ use holdfast_placement::ids::{DriveId, Epoch};
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Buffer;
+use crate::put_gate::{PutGate, PutGates};
 use crate::shard_store::{
     BLOCK_LEN, DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo, ShardStore,
 };
@@ -88,6 +89,7 @@ pub struct LocalShards {
 struct LocalDrive {
     store: Arc<ShardStore>,
     failed: AtomicBool,
+    gate: Arc<PutGate>,
 }
 
 const NOT_HERE: &str = "no such drive here";
@@ -103,6 +105,7 @@ impl LocalShards {
         let local = Arc::new(LocalDrive {
             store,
             failed: AtomicBool::new(false),
+            gate: Arc::default(),
         });
         self.drives.rcu(|drives| {
             let mut drives = BTreeMap::clone(drives);
@@ -138,6 +141,17 @@ impl LocalShards {
     }
 }
 
+impl PutGates for LocalShards {
+    fn drives(&self) -> Vec<DriveId> {
+        LocalShards::drives(self)
+    }
+
+    fn gate(&self, drive: DriveId) -> Option<Arc<PutGate>> {
+        let drives = self.drives.load();
+        drives.get(&drive).map(|local| local.gate.clone())
+    }
+}
+
 #[async_trait]
 impl Shards for LocalShards {
     async fn put(
@@ -148,6 +162,8 @@ impl Shards for LocalShards {
         payload: Buffer,
     ) -> Result<(), PutShardError> {
         let local = self.up(drive).map_err(PutShardError::Down)?;
+        let entered = local.gate.enter(id, facts.epoch).await;
+        let _putting = entered.ok_or(PutShardError::Busy)?;
         local.store.put(id, facts, payload).await
     }
 

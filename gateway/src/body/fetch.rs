@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::{Either, join_all, select};
-use holdfast_placement::ids::DriveId;
+use holdfast_placement::ids::{DriveId, Epoch};
 use holdfast_placement::map::ClusterMap;
+use holdfast_placement::ring::Slot;
 use holdfast_storage_node::buffer::{Buffer, BufferPool, PoolError, Reservation};
 use holdfast_storage_node::erasure;
-use holdfast_storage_node::shard_store::{BLOCK_LEN, GetShardError, ShardId};
+use holdfast_storage_node::lookup::Lookup;
+use holdfast_storage_node::shard_store::{BLOCK_LEN, GetShardError};
 use holdfast_storage_node::shards::read_capacity;
 
 use super::Shared;
@@ -18,6 +20,16 @@ use crate::error::{Code, S3Error};
 
 /// Shortest piece of a window that is rebuilt at a time, bytes.
 const REBUILD_LEN_MIN: u32 = BLOCK_LEN as u32;
+
+/// Where a window is read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    drive: DriveId,
+    /// Of the map that says so.
+    epoch: Epoch,
+    /// No other drive may have it.
+    is_only: bool,
+}
 
 /// A window's own shard cannot be read.
 #[derive(Debug)]
@@ -132,40 +144,47 @@ pub(super) fn copy_lens(window_len: u32, k: usize) -> Vec<usize> {
 }
 
 impl Shared {
-    /// The drives of a chunk's slots.
-    fn drives_of(map: &ClusterMap, window: &Window) -> Vec<DriveId> {
-        map.ring(window.body.site).map_or_else(Vec::new, |ring| {
-            ring.targets(ring.partition_of(window.body.set, window.chunk))
-                .collect()
+    /// The slots of a window's chunk.
+    fn slots_of<'a>(map: &'a ClusterMap, window: &Window) -> &'a [Slot] {
+        map.ring(window.body.site).map_or(&[], |ring| {
+            ring.slots(ring.partition_of(window.body.set, window.chunk))
         })
     }
 
-    /// The drive of a window, unless it is known to be down.
-    pub(super) fn drive_of(&self, window: &Window) -> Option<DriveId> {
+    /// The drive to read a window from: the first that may have it and is not known to be down.
+    pub(super) fn place_of(&self, window: &Window) -> Option<Place> {
         let map = self.map.load();
-        let ring = map.ring(window.body.site)?;
-        let partition = ring.partition_of(window.body.set, window.chunk);
-        let drive = ring.slot(partition, window.slot)?.target;
-        (!self.is_down(&map, drive)).then_some(drive)
+        let slot = Self::slots_of(&map, window).get(window.slot as usize)?;
+        let drive = slot.drives().find(|drive| !self.is_down(&map, *drive))?;
+        Some(Place {
+            drive,
+            epoch: map.epoch,
+            is_only: slot.sources.is_empty(),
+        })
+    }
+
+    fn lookup(&self, window: &Window) -> Lookup<'_> {
+        Lookup {
+            shards: self.shards.as_ref(),
+            map: &self.map,
+            site: window.body.site,
+        }
     }
 
     /// Reads a window from its own shard; if that is late, races it against the others.
     pub(super) async fn fetch(
         self: Arc<Self>,
         window: Window,
-        drive: DriveId,
+        place: Place,
         buffer: Buffer,
         memory: Memory,
     ) -> Result<Bytes, Lost> {
-        let id = ShardId {
-            set: window.body.set,
-            chunk: window.chunk,
-            slot: window.slot,
-        };
+        let drive = place.drive;
+        let id = window.shard(window.slot);
         let reading = self.shards.get(drive, id, window.range.clone(), buffer);
         if window.body.protection.parity == 0 {
             let read = reading.await;
-            return self.judge(&window, drive, read);
+            return self.conclude(&window, place, read, &memory).await;
         }
         let latency = self.hedging.latency_of(drive);
         let began = self.clock.monotonic();
@@ -174,7 +193,7 @@ impl Shared {
             Either::Left((read, _)) => {
                 latency.note(self.clock.monotonic().saturating_sub(began));
                 self.hedging.earn();
-                return self.judge(&window, drive, read);
+                return self.conclude(&window, place, read, &memory).await;
             }
             Either::Right(((), reading)) => reading,
         };
@@ -186,7 +205,7 @@ impl Shared {
         let Some(rebuild) = rebuild else {
             let read = reading.await;
             latency.note(self.clock.monotonic().saturating_sub(began));
-            return self.judge(&window, drive, read);
+            return self.conclude(&window, place, read, &memory).await;
         };
         self.counters.hedged_reads.add(1);
         let racing = pin!(self.clone().reconstruct(window.clone(), rebuild));
@@ -196,8 +215,9 @@ impl Shared {
                 self.judge(&window, drive, Ok(bytes))
             }
             Either::Left((Err(error), racing)) => {
-                let lost = self.judge(&window, drive, Err(error));
-                racing.await.or(lost)
+                let raced = racing.await;
+                let read = self.conclude(&window, place, Err(error), &memory).await;
+                raced.or(read)
             }
             Either::Right((Ok(bytes), _)) => {
                 self.counters.hedges_won.add(1);
@@ -206,9 +226,34 @@ impl Shared {
             }
             Either::Right((Err(_), reading)) => {
                 let read = reading.await;
-                self.judge(&window, drive, read)
+                self.conclude(&window, place, read, &memory).await
             }
         }
+    }
+
+    /// Looks elsewhere for a window that was not where it was looked for, if it may be elsewhere.
+    async fn conclude(
+        &self,
+        window: &Window,
+        place: Place,
+        read: Result<Bytes, GetShardError>,
+        memory: &Memory,
+    ) -> Result<Bytes, Lost> {
+        let absent = matches!(read, Err(GetShardError::NotFound | GetShardError::Down(_)));
+        if !absent || place.is_only && self.map.load().epoch == place.epoch {
+            return self.judge(window, place.drive, read);
+        }
+        // It waits for memory only here: afterwards the same buffer is lent again and again.
+        let Ok(buffer) = memory.buffer(window).await else {
+            return Err(Lost);
+        };
+        drop(buffer);
+        let lend = || memory.try_buffer(window);
+        let read = self
+            .lookup(window)
+            .get(window.shard(window.slot), &window.range, lend)
+            .await;
+        self.judge(window, place.drive, read)
     }
 
     /// Counts a read and notes what needs repair.
@@ -262,14 +307,16 @@ impl Shared {
         let k = layout.protection.data as usize;
         let code = erasure::Code::of(layout.protection).map_err(|_| Lost)?;
         let map = self.map.load();
-        let drives = Self::drives_of(&map, &window);
-        let drive_of = |slot: u8| drives.get(slot as usize).copied();
+        let slots = Self::slots_of(&map, &window);
+        let is_up = |drive| !self.is_down(&map, drive);
         // Empty shards first, they cost nothing; then the others, as long as their drives are up.
         let mut candidates: Vec<u8> = (0..layout.protection.slots() as u8)
             .filter(|slot| *slot != window.slot)
             .filter(|slot| {
                 layout.len_of(*slot) == 0
-                    || drive_of(*slot).is_some_and(|drive| !self.is_down(&map, drive))
+                    || slots
+                        .get(*slot as usize)
+                        .is_some_and(|slot| slot.drives().any(is_up))
             })
             .collect();
         candidates.sort_by_key(|slot| layout.len_of(*slot) > 0);
@@ -298,20 +345,18 @@ impl Shared {
                     let (shared, window, step) = (&self, &window, step.clone());
                     let clipped =
                         step.start.min(layout.len_of(slot))..step.end.min(layout.len_of(slot));
-                    let buffer = rebuild.parts.lend(read_capacity(&clipped));
+                    let parts = &rebuild.parts;
+                    let target = slots.get(slot as usize).map(|slot| slot.target);
                     async move {
                         if clipped.is_empty() {
                             return Ok((slot, Bytes::new()));
                         }
-                        let (drive, buffer) = drive_of(slot).zip(buffer).ok_or(slot)?;
-                        let id = ShardId {
-                            set: window.body.set,
-                            chunk: window.chunk,
-                            slot,
-                        };
-                        match shared.shards.get(drive, id, clipped, buffer).await {
+                        let lend = || parts.lend(read_capacity(&clipped));
+                        let lookup = shared.lookup(window);
+                        match lookup.get(window.shard(slot), &clipped, lend).await {
                             Ok(bytes) => Ok((slot, bytes)),
                             Err(error) => {
+                                let drive = target.unwrap_or_default();
                                 shared.note_failure(window, slot, drive, &error);
                                 Err(slot)
                             }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use holdfast_storage_node::erasure::ChunkLayout;
 use holdfast_storage_node::metadata::ChunkedBody;
+use holdfast_storage_node::shard_store::ShardId;
 
 use super::BodyPiece;
 
@@ -23,6 +24,15 @@ pub(super) struct Window {
 impl Window {
     pub(super) fn len(&self) -> u64 {
         u64::from(self.range.end - self.range.start)
+    }
+
+    /// The shard in a slot of its chunk.
+    pub(super) fn shard(&self, slot: u8) -> ShardId {
+        ShardId {
+            set: self.body.set,
+            chunk: self.chunk,
+            slot,
+        }
     }
 
     pub(super) fn layout(&self) -> ChunkLayout {

@@ -186,8 +186,8 @@ impl BodyReader {
     fn begin(&mut self, mut window: Window) {
         let (shared, memory, w) = (self.shared.clone(), self.memory.clone(), window.clone());
         let waits = if self.started { WAITS_MAX } else { 1 };
-        let drive = shared.drive_of(&window).filter(|_| !window.lost);
-        let Some(drive) = drive else {
+        let place = shared.place_of(&window).filter(|_| !window.lost);
+        let Some(place) = place else {
             window.lost = true;
             let rebuilding = async move {
                 for _ in 1..waits {
@@ -201,7 +201,7 @@ impl BodyReader {
             return self.push(window, Box::pin(rebuilding));
         };
         if let Some(buffer) = memory.try_buffer(&w) {
-            let reading = async move { Ok(shared.fetch(w, drive, buffer, memory).await?) };
+            let reading = async move { Ok(shared.fetch(w, place, buffer, memory).await?) };
             return self.push(window, Box::pin(reading));
         }
         let reading = async move {
@@ -211,7 +211,7 @@ impl BodyReader {
                     buffer = memory.buffer(&w).await;
                 }
             }
-            Ok(shared.fetch(w, drive, buffer?, memory).await?)
+            Ok(shared.fetch(w, place, buffer?, memory).await?)
         };
         self.push(window, Box::pin(reading));
     }
@@ -230,12 +230,12 @@ impl BodyReader {
             }
             let (shared, memory, w) = (self.shared.clone(), self.memory.clone(), window.clone());
             let reading: BoxFuture<'static, _> = match shared
-                .drive_of(&window)
+                .place_of(&window)
                 .filter(|_| !window.lost)
             {
-                Some(drive) => match memory.try_buffer(&window) {
+                Some(place) => match memory.try_buffer(&window) {
                     Some(buffer) => {
-                        Box::pin(async move { Ok(shared.fetch(w, drive, buffer, memory).await?) })
+                        Box::pin(async move { Ok(shared.fetch(w, place, buffer, memory).await?) })
                     }
                     None => return self.plan.give_back(window),
                 },

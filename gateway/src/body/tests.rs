@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
-use holdfast_placement::ids::{DriveId, Epoch, SiteId};
+use holdfast_placement::ids::{DriveId, Epoch, NodeId, SiteId};
 use holdfast_placement::map::{DriveState, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Rng, SeededRng, SystemClock};
@@ -17,6 +17,7 @@ use holdfast_storage_node::buffer::{BufferPool, PoolConfig};
 use holdfast_storage_node::memory_shards::{Fault, MemoryShards};
 use holdfast_storage_node::metadata::{Body, ChunkedBody};
 use holdfast_storage_node::shard_store::ShardId;
+use holdfast_storage_node::shards::Shards;
 use http_body_util::BodyExt;
 
 use super::{Bodies, BodiesConfig, BodyPiece, ByteSource, Written};
@@ -760,4 +761,81 @@ async fn an_inline_body_in_one_frame_is_not_copied() {
         .unwrap();
     assert_eq!(written.body, Body::Inline);
     assert_eq!(written.inline.as_ptr(), data.as_ptr());
+}
+
+/// The map with the ring of drives `of`, under way from the one before.
+fn rebalance(map: &SharedMap, of: std::ops::RangeInclusive<u64>) {
+    let mut next = map.load().as_ref().clone();
+    next.epoch = Epoch(next.epoch.0 + 1);
+    let drives: Vec<_> = (1..=*of.end().max(&next.drives.last().unwrap().id.0))
+        .map(|id| (DriveId(id), NodeId(1)))
+        .collect();
+    let wider = testing::map_of(&drives, next.protection);
+    let members: Vec<_> = wider
+        .members(SiteId(0))
+        .into_iter()
+        .filter(|member| of.contains(&member.drive.0))
+        .collect();
+    next.drives = wider.drives;
+    next.rings[0].1 = next.rings[0].1.rebalanced(&members);
+    map.update(next);
+}
+
+#[tokio::test]
+async fn shards_that_move_are_read_where_they_still_are() {
+    for protection in [Protection::NONE, Protection { data: 3, parity: 2 }] {
+        let world = world(6, protection, 64 * MIB, small_chunks());
+        let rng = SeededRng::new(seed());
+        let data = random_bytes(2 * MIB, &rng);
+        let mut source = frames(&data, &rng);
+        let written = world.bodies.write(&mut source, None, 0).await.unwrap();
+        let body = chunked(&written);
+        let whole = || {
+            vec![BodyPiece {
+                body,
+                range: 0..body.len,
+            }]
+        };
+        rebalance(&world.map, 4..=9);
+        rebalance(&world.map, 5..=12);
+        let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
+        assert!(!ring.is_settled());
+        assert!(read(&world.bodies, whole()).await.unwrap() == data);
+        // Some arrive, and what has arrived is read even if the former drive is down.
+        for (drive, id, shard) in world.shards.shards() {
+            let partition = ring.partition_of(id.set, id.chunk);
+            let target = ring.slot(partition, id.slot).unwrap().target;
+            if target != drive && rng.below(2) == 0 {
+                let mut payload = world.pool.acquire(shard.payload.len()).await.unwrap();
+                payload.extend_from_slice(&shard.payload);
+                let put = world.shards.put(target, id, shard.facts, payload);
+                put.await.unwrap();
+                assert!(world.shards.lose(drive, id));
+            }
+        }
+        assert!(read(&world.bodies, whole()).await.unwrap() == data);
+        let counters = world.bodies.counters();
+        assert_eq!(counters.missing_reads + counters.windows_rebuilt, 0);
+        assert!(world.bodies.repairs().is_empty(), "nothing is missing");
+        // New drives that fail before the shards came: they are where they were.
+        if protection.parity > 0 {
+            world.shards.set_fault(DriveId(11), Some(Fault::Down));
+            world.shards.set_fault(DriveId(12), Some(Fault::Down));
+            assert!(read(&world.bodies, whole()).await.unwrap() == data);
+        }
+        // A shard that is nowhere is missing.
+        let all: Vec<_> = world.shards.shards();
+        let (drive, id, _) = all.iter().find(|(_, id, _)| id.slot == 0).unwrap();
+        world.shards.set_fault(DriveId(11), None);
+        world.shards.set_fault(DriveId(12), None);
+        assert!(world.shards.lose(*drive, *id));
+        let got = read(&world.bodies, whole()).await;
+        assert_eq!(got.is_ok(), protection.parity > 0);
+        assert!(world.bodies.counters().missing_reads > 0);
+        assert_eq!(world.bodies.repairs().len(), 1);
+        world.bodies.discard(&written.body);
+        while !world.shards.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
 }

@@ -4,6 +4,7 @@ mod floor;
 mod forget;
 mod orphans;
 mod queue;
+mod rebalance;
 mod rebuild;
 pub mod reclaim;
 mod reclaimer;
@@ -12,6 +13,7 @@ pub use floor::Floor;
 pub use forget::{Forgotten, forget, shards_of};
 pub use orphans::{BODY_AGE_MAX, OrphanScan, OrphansFound, ScanOrphansError};
 pub use queue::{Repair, RepairQueue};
+pub use rebalance::{MovedAway, Pass, Progress, RebalanceConfig, Rebalancer, TellMovedAway};
 pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
 

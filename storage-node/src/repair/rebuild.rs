@@ -6,12 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_placement::map::{ClusterMap, SharedMap};
+use holdfast_placement::ring::Slot;
 use holdfast_placement::seams::Clock;
 use tokio::sync::watch;
 
 use super::queue::{Repair, RepairQueue};
 use crate::buffer::{Buffer, BufferPool, PoolError, Reservation};
 use crate::erasure::{ChunkLayout, Code, ErasureError};
+use crate::lookup::Lookup;
 use crate::metadata::ChunkedBody;
 use crate::shard_store::{GetShardError, PutShardError, ShardId, ShardInfo};
 use crate::shards::{ShardFacts, Shards, read_capacity};
@@ -162,14 +164,18 @@ impl Rebuilder {
             chunk,
             layout,
         };
-        let (drive, id) = at.place(slot).ok_or(RebuildError::DriveDown)?;
-        if self.is_down(&at, slot) {
+        let place = at.slot(slot).ok_or(RebuildError::DriveDown)?;
+        let (drive, id) = (place.target, at.shard(slot));
+        let is_down = !map.is_up(drive) || self.shards.is_down(drive);
+        let is_only = place.sources.is_empty();
+        if is_down && is_only {
             return Err(RebuildError::DriveDown);
         }
         let memory = self.pool.reserve(&rebuild_lens(layout)).await?;
         match self.read(&at, slot, &memory).await {
             Ok(_) => return Ok(Rebuilt::Whole),
-            Err(GetShardError::Down(_)) => return Err(RebuildError::DriveDown),
+            Err(_) if is_down => return Err(RebuildError::DriveDown),
+            Err(GetShardError::Down(_)) if is_only => return Err(RebuildError::DriveDown),
             Err(_) => {}
         }
         let Some(parts) = self.read_parts(&at, slot, &memory).await? else {
@@ -268,31 +274,20 @@ impl Rebuilder {
         memory: &Reservation,
     ) -> Result<Bytes, GetShardError> {
         let range = 0..at.layout.len_of(slot);
-        if self.is_down(at, slot) {
-            return Err(GetShardError::Down("known to be out of use".into()));
-        }
-        let Some((drive, id)) = at.place(slot) else {
-            return Err(GetShardError::NotFound);
-        };
-        let buffer = memory
-            .lend(read_capacity(&range))
-            .ok_or_else(|| GetShardError::Io("no memory was set aside".into()))?;
-        self.shards.get(drive, id, range, buffer).await
+        let lend = || memory.lend(read_capacity(&range));
+        self.lookup(at).get(at.shard(slot), &range, lend).await
     }
 
     async fn info(&self, at: &ChunkAt<'_>, slot: u8) -> Result<Option<ShardInfo>, GetShardError> {
-        if self.is_down(at, slot) {
-            return Err(GetShardError::Down("known to be out of use".into()));
-        }
-        match at.place(slot) {
-            Some((drive, id)) => self.shards.info(drive, id).await,
-            None => Ok(None),
-        }
+        self.lookup(at).info(at.shard(slot)).await
     }
 
-    fn is_down(&self, at: &ChunkAt<'_>, slot: u8) -> bool {
-        at.place(slot)
-            .is_none_or(|(drive, _)| !at.map.is_up(drive) || self.shards.is_down(drive))
+    fn lookup(&self, at: &ChunkAt<'_>) -> Lookup<'_> {
+        Lookup {
+            shards: self.shards.as_ref(),
+            map: &self.map,
+            site: at.body.site,
+        }
     }
 }
 
@@ -305,15 +300,17 @@ struct ChunkAt<'a> {
 }
 
 impl ChunkAt<'_> {
-    fn place(&self, slot: u8) -> Option<(holdfast_placement::ids::DriveId, ShardId)> {
+    fn slot(&self, slot: u8) -> Option<&Slot> {
         let ring = self.map.ring(self.body.site)?;
-        let id = ShardId {
+        ring.slot(ring.partition_of(self.body.set, self.chunk), slot)
+    }
+
+    fn shard(&self, slot: u8) -> ShardId {
+        ShardId {
             set: self.body.set,
             chunk: self.chunk,
             slot,
-        };
-        let partition = ring.partition_of(self.body.set, self.chunk);
-        ring.slot(partition, slot).map(|slot| (slot.target, id))
+        }
     }
 }
 

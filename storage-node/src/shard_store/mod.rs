@@ -66,8 +66,8 @@ pub enum PutShardError {
     Io(String),
     #[error("a shard of {0} bytes is too large")]
     TooLarge(usize),
-    /// No memory came free in time; try again later (503 `SlowDown`).
-    #[error("the memory budget is exhausted")]
+    /// No memory came free in time, or the put was planned by a map that is too old: try again later (503 `SlowDown`).
+    #[error("the memory budget is exhausted, or what was planned is out of date")]
     Busy,
 }
 
