@@ -6,6 +6,9 @@
 //! group's room (directory, object metadata). A question changes nothing, so it may be asked any number of times: it
 //! is asked again when a leader has moved or a node is gone.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,10 +28,12 @@ const FORMAT: u8 = 1;
 /// Status of an answer; on the wire, keep stable.
 mod status {
     pub const ANSWERED: u8 = 0;
-    /// A text says why.
+    /// The drive failed; a text says how.
     pub const FAILED: u8 = 1;
     /// No space left.
     pub const FULL: u8 = 2;
+    /// What is stored is damaged; a text says what.
+    pub const CORRUPT: u8 = 3;
 }
 
 /// How long a question may take in all.
@@ -95,6 +100,34 @@ impl From<IndexError> for AskError {
     }
 }
 
+/// Why a try gave no answer.
+enum Miss {
+    /// The next one may: the leader has moved, or will. What to say if there is none.
+    Again(AskError),
+    Final(AskError),
+}
+
+impl From<QueryError> for Miss {
+    fn from(error: QueryError) -> Self {
+        match error {
+            QueryError::Failed(reason) => Self::Final(AskError::Failed(reason)),
+            QueryError::NotHere { .. } | QueryError::Unreachable(_) | QueryError::Stale(_) => {
+                Self::Again(AskError::Unavailable(error.to_string()))
+            }
+        }
+    }
+}
+
+impl From<IndexError> for Miss {
+    fn from(error: IndexError) -> Self {
+        match error {
+            // The drive is on its way out, and others take over what its replicas lead.
+            IndexError::Io(_) => Self::Again(error.into()),
+            IndexError::Full | IndexError::Corrupt(_) => Self::Final(error.into()),
+        }
+    }
+}
+
 /// Splits what came from another node into its kind and the question.
 pub fn open(query: &[u8]) -> Result<(u8, &[u8]), String> {
     match query {
@@ -118,7 +151,8 @@ pub async fn answer<'a, Q: Ask + Deserialize<'a>>(
     let written = match question.run(states).await {
         Ok(answer) => postcard::to_extend(&answer, vec![FORMAT, status::ANSWERED]),
         Err(IndexError::Full) => Ok(vec![FORMAT, status::FULL]),
-        Err(error) => postcard::to_extend(&error.to_string(), vec![FORMAT, status::FAILED]),
+        Err(IndexError::Io(reason)) => postcard::to_extend(&reason, vec![FORMAT, status::FAILED]),
+        Err(IndexError::Corrupt(what)) => postcard::to_extend(&what, vec![FORMAT, status::CORRUPT]),
     };
     let written = written.map_err(|error| format!("the answer cannot be encoded: {error}"))?;
     Ok(Bytes::from(written))
@@ -135,18 +169,17 @@ fn write<Q: Ask>(question: &Q) -> Result<Bytes, AskError> {
     Ok(Bytes::from(written))
 }
 
-fn read<Q: Ask>(answer: &[u8]) -> Result<Q::Answer, AskError> {
-    let strange = || AskError::Failed("an answer is of no known form".to_owned());
+fn read<Q: Ask>(answer: &[u8]) -> Result<Q::Answer, Miss> {
+    let strange = || Miss::Final(AskError::Failed("an answer is of no known form".to_owned()));
+    let text = |text| postcard::from_bytes::<String>(text).map_err(|_| strange());
     match answer {
         [FORMAT, status::ANSWERED, answer @ ..] => match postcard::take_from_bytes(answer) {
             Ok((answer, [])) => Ok(answer),
             _ => Err(strange()),
         },
-        [FORMAT, status::FAILED, reason @ ..] => {
-            let reason = postcard::from_bytes(reason).map_err(|_| strange())?;
-            Err(AskError::Failed(reason))
-        }
-        [FORMAT, status::FULL] => Err(AskError::Full),
+        [FORMAT, status::FAILED, reason @ ..] => Err(IndexError::Io(text(reason)?).into()),
+        [FORMAT, status::CORRUPT, what @ ..] => Err(IndexError::Corrupt(text(what)?).into()),
+        [FORMAT, status::FULL] => Err(IndexError::Full.into()),
         _ => Err(strange()),
     }
 }
@@ -166,107 +199,115 @@ impl Asker {
     /// Asks one group; linearizable.
     pub async fn ask<Q: Ask>(&self, group: GroupId, question: &Q) -> Result<Q::Answer, AskError> {
         let tries = Tries::new(&*self.clock);
-        match self.groups.read(group).await? {
-            Reading::Here(state) => Ok(question.run(&[(group, state)]).await?),
+        let reading = self.groups.read(group).await?;
+        let answer = match reading {
+            Reading::Here(state) => question.run(&[(group, state)]).await.map_err(Miss::from),
             // Boxed, so that the futures of those who find the group here stay small.
-            Reading::At(node) => Box::pin(self.ask_at(node, group, question, tries)).await,
+            Reading::At(node) => Box::pin(self.ask_node(node, &[group], question, &tries)).await,
+        };
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(miss) => Box::pin(self.ask_again(miss, group, question, tries)).await,
         }
     }
 
-    async fn ask_at<Q: Ask>(
+    async fn ask_again<Q: Ask>(
         &self,
-        mut node: NodeId,
+        mut miss: Miss,
         group: GroupId,
         question: &Q,
         mut tries: Tries<'_>,
     ) -> Result<Q::Answer, AskError> {
-        let query = write(question)?;
         loop {
-            match self.send(node, &[group], query.clone(), tries.until).await {
-                Ok(answer) => return read::<Q>(&answer),
-                Err(error) => tries.again(error).await?,
-            }
-            match self.locate(group, tries.until).await? {
-                Reading::Here(state) => return Ok(question.run(&[(group, state)]).await?),
-                Reading::At(other) => node = other,
+            tries.again(miss).await?;
+            let answer = match self.locate(group, tries.until).await? {
+                Reading::Here(state) => {
+                    let answer = question.run(&[(group, state)]).await;
+                    answer.map_err(Miss::from)
+                }
+                Reading::At(node) => self.ask_node(node, &[group], question, &tries).await,
+            };
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(again) => miss = again,
             }
         }
     }
 
-    /// Asks many groups: one question each to the nodes that lead some of them and, first of all, to those that are led
-    /// here. `question` makes it for the groups at one place. The answers are in no order; together they are about
-    /// each of `groups` once.
+    /// Asks a node once.
+    async fn ask_node<Q: Ask>(
+        &self,
+        node: NodeId,
+        groups: &[GroupId],
+        question: &Q,
+        tries: &Tries<'_>,
+    ) -> Result<Q::Answer, Miss> {
+        let query = write(question).map_err(Miss::Final)?;
+        let answer = self.send(node, groups, query, tries.until).await?;
+        read::<Q>(&answer)
+    }
+
+    /// Asks many groups: one question each to the nodes that lead some of them and one to those that are led here.
+    /// `question` makes it for the groups at one place. The answers are in no order; together they are about each of
+    /// `groups` once.
     pub async fn ask_all<Q: Ask>(
         &self,
         groups: &[GroupId],
         question: impl Fn(&[GroupId]) -> Q,
     ) -> Result<Vec<Q::Answer>, AskError> {
-        let mut answers = Vec::new();
         let mut tries = Tries::new(&*self.clock);
+        let mut answers = Vec::new();
         let mut places = self.places(groups, None).await?;
-        if places.elsewhere.is_empty() {
-            let ids: Vec<GroupId> = places.here.iter().map(|(group, _)| *group).collect();
-            answers.push(question(&ids).run(&places.here).await?);
-            return Ok(answers);
-        }
         loop {
+            let mut missed = None;
             let mut pending = Vec::new();
-            let mut failed = None;
-            let sent = Box::pin(self.ask_places(&places, &question, tries.until)).await?;
-            for (ids, answer) in sent {
-                match answer {
-                    Ok(answer) => answers.push(answer),
-                    Err(error) => {
-                        pending.extend(ids);
-                        failed = Some(error);
+            let mut take = |ids: Vec<GroupId>, answer| match answer {
+                Ok(answer) => answers.push(answer),
+                Err(miss) => {
+                    pending.extend(ids);
+                    // One that is final is not hidden by one that is not.
+                    if !matches!(missed, Some(Miss::Final(_))) {
+                        missed = Some(miss);
                     }
                 }
+            };
+            if places.elsewhere.is_empty() {
+                let (ids, answer) = ask_here(&places, &question).await;
+                take(ids, answer);
+            } else {
+                for (ids, answer) in Box::pin(self.ask_places(&places, &question, &tries)).await {
+                    take(ids, answer);
+                }
             }
-            match failed {
+            match missed {
                 None => return Ok(answers),
-                Some(error) => tries.again(error).await?,
+                Some(miss) => tries.again(miss).await?,
             }
             places = self.places(&pending, Some(tries.until)).await?;
         }
     }
 
-    /// Asks at all places at once; for each other node its groups and what it said.
+    /// Asks at all places at once; for each the groups and what it said.
     async fn ask_places<Q: Ask>(
         &self,
         places: &Places,
         question: &impl Fn(&[GroupId]) -> Q,
-        until: Duration,
-    ) -> Result<Vec<(Vec<GroupId>, Result<Q::Answer, QueryError>)>, AskError> {
-        let questions = places.elsewhere.iter().map(|(node, ids)| {
-            let query = write(&question(ids));
-            async move {
-                let query = match query {
-                    Ok(query) => query,
-                    Err(error) => return Err(error),
-                };
-                let answer = match self.send(*node, ids, query, until).await {
-                    Ok(answer) => Ok(read::<Q>(&answer)?),
-                    Err(error) => Err(error),
-                };
-                Ok((ids.clone(), answer))
-            }
+        tries: &Tries<'_>,
+    ) -> Vec<(Vec<GroupId>, Result<Q::Answer, Miss>)> {
+        let elsewhere = places.elsewhere.iter().map(|(node, ids)| async move {
+            let answer = self.ask_node(*node, ids, &question(ids), tries).await;
+            (ids.clone(), answer)
         });
         let here = async {
-            if places.here.is_empty() {
-                return Ok(None);
+            match places.here.is_empty() {
+                true => None,
+                false => Some(ask_here(places, question).await),
             }
-            let ids: Vec<GroupId> = places.here.iter().map(|(group, _)| *group).collect();
-            let answer = question(&ids).run(&places.here).await?;
-            Ok::<_, AskError>(Some((ids, Ok(answer))))
         };
         // The others work while this process does.
-        let (sent, here) = future::join(join_all(questions), here).await;
-        let mut answers = Vec::with_capacity(sent.len() + 1);
-        for answer in sent {
-            answers.push(answer?);
-        }
-        answers.extend(here?);
-        Ok(answers)
+        let (mut answers, here) = future::join(join_all(elsewhere), here).await;
+        answers.extend(here);
+        answers
     }
 
     /// Where the groups are led; those led elsewhere by node.
@@ -348,6 +389,16 @@ impl Asker {
     }
 }
 
+/// Asks the groups that are led here; they and the answer.
+async fn ask_here<Q: Ask>(
+    places: &Places,
+    question: &impl Fn(&[GroupId]) -> Q,
+) -> (Vec<GroupId>, Result<Q::Answer, Miss>) {
+    let ids: Vec<GroupId> = places.here.iter().map(|(group, _)| *group).collect();
+    let answer = question(&ids).run(&places.here).await;
+    (ids, answer.map_err(Miss::from))
+}
+
 /// Where groups are led.
 #[derive(Default)]
 struct Places {
@@ -372,13 +423,14 @@ impl<'a> Tries<'a> {
         }
     }
 
-    /// Waits a little before the next try, if there is to be one after `error`.
-    async fn again(&mut self, error: QueryError) -> Result<(), AskError> {
-        if let QueryError::Failed(reason) = error {
-            return Err(AskError::Failed(reason));
-        }
+    /// Waits a little before the next try, if there is to be one.
+    async fn again(&mut self, miss: Miss) -> Result<(), AskError> {
+        let error = match miss {
+            Miss::Again(error) => error,
+            Miss::Final(error) => return Err(error),
+        };
         if self.clock.monotonic() + self.pause >= self.until {
-            return Err(AskError::Unavailable(error.to_string()));
+            return Err(error);
         }
         self.clock.sleep(self.pause).await;
         self.pause = (self.pause * 2).min(PAUSE_MAX);

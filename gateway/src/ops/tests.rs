@@ -8,6 +8,7 @@ mod errors;
 mod listings;
 mod multipart;
 mod objects;
+mod two_gateways;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -200,9 +201,30 @@ impl Store {
 
     pub fn configured(config: GatewayConfig) -> Self {
         let seam = Arc::new(ExampleClock);
-        let rng = Arc::new(SeededRng::new(3));
-        let below = TestMetadata::new(seam.clone(), rng.clone());
-        let shards = Arc::new(MemoryShards::new(seam.clone()));
+        let below = TestMetadata::new(seam.clone(), Arc::new(SeededRng::new(3)));
+        Self::over(below, Arc::new(MemoryShards::new(seam)), config, 3)
+    }
+
+    /// Two gateways to the same store, each with its cache; the second finds the groups at three nodes.
+    pub fn pair() -> (Self, Self) {
+        let seam = Arc::new(ExampleClock);
+        let below = TestMetadata::new(seam.clone(), Arc::new(SeededRng::new(3)));
+        let rng = Arc::new(SeededRng::new(4));
+        let split = below.split(16, seam.clone(), rng, 4, 0);
+        let shards = Arc::new(MemoryShards::new(seam));
+        let one = Self::over(below, shards.clone(), GatewayConfig::default(), 3);
+        let other = Self::over(split, shards, GatewayConfig::default(), 5);
+        (one, other)
+    }
+
+    fn over(
+        below: TestMetadata,
+        shards: Arc<MemoryShards>,
+        config: GatewayConfig,
+        seed: u64,
+    ) -> Self {
+        let seam = Arc::new(ExampleClock);
+        let rng = Arc::new(SeededRng::new(seed));
         let map = SharedMap::new(map_of_one_host(1, Protection::NONE));
         let bodies = Bodies::new(
             shards.clone(),

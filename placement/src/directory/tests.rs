@@ -1,22 +1,39 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{CreateBucket, Directory, placement_machine};
-use crate::consensus::Groups;
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use super::{
+    CreateBucket, Directory, IDENTITIES_MAX, Identity, PutIdentity, placement_machine, run_query,
+};
+use crate::consensus::{Groups, QueryRunner};
 use crate::ids::{Epoch, GroupId};
 use crate::map::ClusterMap;
 use crate::protection::Protection;
+use crate::query::States;
 use crate::seams::{ManualClock, MemoryIndex, Rng, SeededRng, UnixMillis};
-use crate::testing::{DirectGroups, map_of};
+use crate::testing::{DirectGroups, SplitGroups, map_of};
 
+struct Runner;
+
+#[async_trait]
+impl QueryRunner for Runner {
+    async fn run(&self, states: &States, query: &[u8]) -> Result<Bytes, String> {
+        run_query(states, query).await
+    }
+}
+
+/// Its group is led here and at other nodes in turn.
 fn directory() -> (Directory, Arc<DirectGroups>, ManualClock) {
     let groups = Arc::new(DirectGroups::new(
         Arc::new(MemoryIndex::new()),
         Arc::new(|_, _| placement_machine()),
     ));
     let clock = ManualClock::at(UnixMillis(1_000_000));
+    let split = SplitGroups::new(groups.clone(), Arc::new(Runner), 1, 3);
     let directory = Directory::new(
-        groups.clone(),
+        Arc::new(split),
         Arc::new(clock.clone()),
         Arc::new(SeededRng::new(1)),
     );
@@ -130,4 +147,89 @@ async fn strange_commands_are_refused_and_change_nothing() {
         .unwrap();
     cursor.seek(&[0]).unwrap();
     assert!(cursor.entry().is_none());
+}
+
+fn identity(access_key: &str) -> Identity {
+    Identity {
+        access_key: access_key.to_owned(),
+        secret_key: format!("secret of {access_key}"),
+        owner_id: "0123456789abcdef".repeat(4),
+        display_name: "Somebody".to_owned(),
+    }
+}
+
+#[tokio::test]
+async fn identities_are_kept_by_access_key() {
+    let (directory, groups, _) = directory();
+    assert_eq!(directory.identities().await.unwrap(), []);
+    for key in ["b", "a", "c"] {
+        let stored = directory.put_identity(identity(key)).await.unwrap();
+        assert_eq!(stored, PutIdentity::Stored);
+    }
+    let changed = Identity {
+        secret_key: "another".to_owned(),
+        ..identity("b")
+    };
+    let stored = directory.put_identity(changed.clone()).await.unwrap();
+    assert_eq!(stored, PutIdentity::Stored);
+    groups.restart();
+    let found = directory.identity("b").await.unwrap();
+    assert_eq!(found, Some(changed.clone()));
+    assert_eq!(directory.identity("d").await.unwrap(), None);
+    assert!(directory.delete_identity("a").await.unwrap());
+    assert!(!directory.delete_identity("a").await.unwrap());
+    let all = directory.identities().await.unwrap();
+    assert_eq!(all, [changed, identity("c")]);
+    assert!(!format!("{all:?}").contains("another"));
+}
+
+#[tokio::test]
+async fn strange_identities_are_not_stored() {
+    let (directory, _, _) = directory();
+    let good = identity("a");
+    let strange = [
+        Identity {
+            access_key: String::new(),
+            ..good.clone()
+        },
+        Identity {
+            secret_key: String::new(),
+            ..good.clone()
+        },
+        Identity {
+            display_name: "x".repeat(257),
+            ..good.clone()
+        },
+        Identity {
+            owner_id: "0123456789ABCDEF".repeat(4),
+            ..good.clone()
+        },
+        Identity {
+            owner_id: "0".repeat(63),
+            ..good
+        },
+    ];
+    for strange in strange {
+        let stored = directory.put_identity(strange).await.unwrap();
+        assert_eq!(stored, PutIdentity::Malformed);
+    }
+    assert_eq!(directory.identities().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn there_are_only_so_many_identities() {
+    let (directory, _, _) = directory();
+    for number in 0..IDENTITIES_MAX {
+        let stored = directory.put_identity(identity(&number.to_string())).await;
+        assert_eq!(stored.unwrap(), PutIdentity::Stored);
+    }
+    let refused = directory.put_identity(identity("more")).await.unwrap();
+    assert_eq!(refused, PutIdentity::TooMany);
+    let replaced = directory.put_identity(identity("7")).await.unwrap();
+    assert_eq!(replaced, PutIdentity::Stored);
+    let all = directory.identities().await.unwrap();
+    assert_eq!(all.len() as u64, IDENTITIES_MAX);
+    assert!(directory.delete_identity("7").await.unwrap());
+    let stored = directory.put_identity(identity("more")).await.unwrap();
+    assert_eq!(stored, PutIdentity::Stored);
 }

@@ -1,5 +1,8 @@
 //! Which chunk sets a group refers to.
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 use std::collections::HashSet;
 

@@ -1,15 +1,18 @@
 //! For tests of this and other crates: metadata without consensus.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use holdfast_placement::consensus::Groups;
 use holdfast_placement::directory::{Directory, placement_machine};
 use holdfast_placement::ids::GroupId;
 use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
-use holdfast_placement::seams::{Clock, Index, MemoryIndex, Rng};
-use holdfast_placement::testing::{self, DirectGroups};
+use holdfast_placement::seams::{Clock, Index, MemoryIndex, Rng, SystemClock, UnixMillis};
+use holdfast_placement::testing::{self, DirectGroups, SplitGroups};
 
-use super::{Metadata, metadata_machine};
+use super::{Metadata, metadata_machine, query_runner};
 
 /// A directory and metadata groups over one index, decided at once.
 pub struct TestMetadata {
@@ -38,11 +41,53 @@ impl TestMetadata {
                 group => metadata_machine(group),
             }),
         ));
+        Self::of(groups.clone(), groups, metadata_groups, clock, rng)
+    }
+
+    /// Another process over the same groups, with caches of its own, for which the groups are led at three nodes: see
+    /// [`SplitGroups`].
+    pub fn split(
+        &self,
+        metadata_groups: u32,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        seed: u64,
+        trouble: u64,
+    ) -> Self {
+        let split = SplitGroups::new(self.groups.clone(), query_runner(), seed, trouble);
+        let direct = self.groups.clone();
+        Self::of(direct, Arc::new(split), metadata_groups, clock, rng)
+    }
+
+    fn of(
+        direct: Arc<DirectGroups>,
+        groups: Arc<dyn Groups>,
+        metadata_groups: u32,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+    ) -> Self {
         Self {
             directory: Directory::new(groups.clone(), clock.clone(), rng.clone()),
-            metadata: Metadata::new(groups.clone(), map_of(metadata_groups), clock, rng),
-            groups,
+            metadata: Metadata::new(groups, map_of(metadata_groups), clock, rng),
+            groups: direct,
         }
+    }
+}
+
+/// Real time, in which nobody sleeps: for those who wait for each other and not for time.
+pub struct HastyClock;
+
+impl Clock for HastyClock {
+    fn wall(&self) -> UnixMillis {
+        SystemClock.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
+
+    fn sleep(&self, _: Duration) -> BoxFuture<'static, ()> {
+        Box::pin(tokio::task::yield_now())
     }
 }
 
