@@ -283,7 +283,8 @@ impl Asker {
                 None => return Ok(answers),
                 Some(miss) => tries.again(miss).await?,
             }
-            places = self.places(&pending, Some(tries.until)).await?;
+            // Each by itself now: one group that has moved must not hide where the others are, nor keep them waiting.
+            places = self.places(&pending, Some(tries.until)).await?.apart();
         }
     }
 
@@ -404,6 +405,18 @@ async fn ask_here<Q: Ask>(
 struct Places {
     here: Vec<(GroupId, Arc<dyn Index>)>,
     elsewhere: Vec<(NodeId, Vec<GroupId>)>,
+}
+
+impl Places {
+    /// Every group that is led elsewhere by itself.
+    fn apart(mut self) -> Self {
+        let elsewhere = std::mem::take(&mut self.elsewhere).into_iter();
+        let single = |(node, ids): (NodeId, Vec<GroupId>)| {
+            ids.into_iter().map(move |group| (node, vec![group]))
+        };
+        self.elsewhere = elsewhere.flat_map(single).collect();
+        self
+    }
 }
 
 /// The tries of one question.

@@ -279,3 +279,62 @@ async fn strange_bytes_are_refused() {
         assert!(super::read::<Value>(bytes).is_err());
     }
 }
+
+/// Groups of which nobody here knows who leads them: the first node that is asked says so of one of them.
+struct Unknown {
+    state: Arc<MemoryIndex>,
+    known: Mutex<Vec<GroupId>>,
+    rounds: Mutex<u64>,
+}
+
+#[async_trait]
+impl Groups for Unknown {
+    async fn propose(&self, _: GroupId, _: Bytes) -> Result<Bytes, ProposeError> {
+        unreachable!("nothing is proposed")
+    }
+
+    async fn read(&self, group: GroupId) -> Result<Reading, ReadError> {
+        let node = match self.known.lock().contains(&group) {
+            true => 2,
+            false => 3,
+        };
+        Ok(Reading::At(NodeId(node)))
+    }
+
+    async fn query(
+        &self,
+        at: NodeId,
+        groups: &[GroupId],
+        query: Bytes,
+    ) -> Result<Bytes, QueryError> {
+        *self.rounds.lock() += 1;
+        if at != NodeId(2) {
+            self.known.lock().push(groups[0]);
+            return Err(QueryError::NotHere {
+                group: groups[0],
+                leader: Some(NodeId(2)),
+            });
+        }
+        let (_, question) = open(&query).map_err(QueryError::Failed)?;
+        let states: [(GroupId, Arc<dyn Index>); 1] = [(GROUP, self.state.clone())];
+        let answered = answer::<Value>(question, &states).await;
+        answered.map_err(QueryError::Failed)
+    }
+}
+
+#[tokio::test]
+async fn many_groups_that_have_moved_are_found_together() {
+    let groups = Arc::new(Unknown {
+        state: Arc::new(MemoryIndex::new()),
+        known: Mutex::default(),
+        rounds: Mutex::new(0),
+    });
+    let clock = ManualClock::default();
+    let asker = Asker::new(groups.clone(), Arc::new(clock.clone()));
+    let ids: Vec<GroupId> = (1..=16).map(GroupId).collect();
+    let answers = asker.ask_all(&ids, |_| value(b"k")).await.unwrap();
+    assert_eq!(answers.len(), 16);
+    // The first question, then one a group to learn and one a group to ask.
+    assert_eq!(*groups.rounds.lock(), 1 + 16 + 15);
+    assert!(clock.monotonic() < Duration::from_millis(50));
+}

@@ -69,6 +69,7 @@ impl Store {
                     etag: Etag::Md5([0; 16]),
                     checksum: None,
                     body: self.body(),
+                    missed: Vec::new(),
                     inline: Bytes::new(),
                     headers: ObjectHeaders::default(),
                     tags: Vec::new(),
@@ -104,6 +105,7 @@ impl Store {
                     md5: [0; 16],
                     checksum: None,
                     body: self.body(),
+                    missed: Vec::new(),
                 };
                 let put = self.test.metadata.put_part(BUCKET, &key, upload, part);
                 put.await.unwrap();
