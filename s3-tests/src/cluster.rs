@@ -1,6 +1,7 @@
 //! A cluster of real processes on this machine. `deploy/local-cluster` starts and stops it, for tests as for people;
 //! here is only what a test says to that script, and clients on each of its endpoints.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -35,6 +36,11 @@ pub fn number(variable: &str, otherwise: u64) -> u64 {
         text.parse()
             .unwrap_or_else(|_| panic!("{variable} is a number"))
     })
+}
+
+/// Prints a result that people want to see of a test that passes too: past what `cargo test` captures.
+pub fn report(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "##### {line}");
 }
 
 /// What to start.
@@ -105,11 +111,11 @@ impl Cluster {
         let started = Instant::now();
         cluster.run(&arguments);
         cluster.read_env();
-        println!(
+        report(&format!(
             "{name}: {} nodes with {drives} drives each are ready after {:.1?}",
             options.nodes,
             started.elapsed()
-        );
+        ));
         cluster
     }
 
@@ -118,7 +124,10 @@ impl Cluster {
         let started = Instant::now();
         self.run(&["up", "--nodes", &nodes.to_string()]);
         self.read_env();
-        println!("{nodes} nodes are ready after {:.1?}", started.elapsed());
+        report(&format!(
+            "{nodes} nodes are ready after {:.1?}",
+            started.elapsed()
+        ));
     }
 
     pub fn nodes(&self) -> usize {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use holdfast_s3_tests::cluster::nodes;
+use holdfast_s3_tests::cluster::{nodes, report};
 use holdfast_s3_tests::traffic::{Acknowledged, Roamer, Traffic};
 use holdfast_s3_tests::{Cluster, ClusterOptions, Seed};
 use serde_json::Value;
@@ -21,10 +21,10 @@ fn one_node_becomes_many() {
     cluster.client(1).create_bucket(BUCKET);
     let mut roamer = Roamer::new(cluster.addresses(), cluster.keys(), 0);
     let before = Acknowledged::fill(&mut roamer, BUCKET, "before/", OBJECTS, &mut seed);
-    println!(
+    report(&format!(
         "one node: {OBJECTS} objects, {} MB",
         before.bytes() / 1_000_000
-    );
+    ));
     let mut written = vec![before];
     for (step, size) in sizes().into_iter().enumerate() {
         let traffic = Traffic::start(
@@ -38,8 +38,8 @@ fn one_node_becomes_many() {
         traffic.wait_for(50);
         cluster.grow(size);
         traffic.wait_for(50);
-        let (acknowledged, report) = traffic.finish();
-        println!("while it grew to {size}: {report}");
+        let (acknowledged, waits) = traffic.finish();
+        report(&format!("while it grew to {size}: {waits}"));
         written.push(acknowledged);
         for node in 1..=size {
             expect_spread(&cluster.status(node).expect("a status"), size);
@@ -68,8 +68,8 @@ fn one_node_becomes_many() {
         traffic.run_for(Duration::from_secs(1));
         cluster.start(1);
         cluster.wait_healthy();
-        let (acknowledged, report) = traffic.finish();
-        println!("while the first node was dead: {report}");
+        let (acknowledged, waits) = traffic.finish();
+        report(&format!("while the first node was dead: {waits}"));
         written.push(acknowledged);
         for acknowledged in &written {
             acknowledged.verify(cluster.addresses(), cluster.keys(), BUCKET);

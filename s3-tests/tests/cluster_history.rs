@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use holdfast_s3_tests::cluster::{has_netns, nodes, number};
+use holdfast_s3_tests::cluster::{has_netns, nodes, number, report};
 use holdfast_s3_tests::content::md5_hex;
 use holdfast_s3_tests::liar::{self, Lie};
 use holdfast_s3_tests::linearizable::{Action, Operation, Outcome, Value, Verdict, check};
@@ -360,9 +360,7 @@ fn every_history_is_linearizable() {
     if netns {
         faults.push(Fault::Cut);
     } else {
-        println!(
-            "##### SKIPPED: partitions in cluster_history need root and network namespaces #####"
-        );
+        report("SKIPPED: partitions in cluster_history need root and network namespaces");
     }
     let options = ClusterOptions::new(nodes()).netns(netns);
     let cluster = Cluster::up("cluster-history", &options);
@@ -394,7 +392,7 @@ fn every_history_is_linearizable() {
                 panic!("{} ({fault:?} of node {node}): {verdict}", history.key(key));
             }
         }
-        println!(
+        report(&format!(
             "{}: {fault:?} of node {node}, {} operations",
             history.name,
             history
@@ -402,12 +400,12 @@ fn every_history_is_linearizable() {
                 .iter()
                 .map(|key| key.lock().expect("operations").len())
                 .sum::<usize>()
-        );
+        ));
     }
-    println!(
+    report(&format!(
         "cluster-history: {histories} histories, {operations} operations, {unknown} without an answer, all linearizable; {:.1?}",
         started.elapsed()
-    );
+    ));
 }
 
 /// The same clients and the same judge, with a gateway that lies once in three times.

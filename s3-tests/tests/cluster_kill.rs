@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use holdfast_s3_tests::cluster::{nodes, number};
+use holdfast_s3_tests::cluster::{nodes, number, report};
 use holdfast_s3_tests::traffic::{Roamer, Traffic};
 use holdfast_s3_tests::{Client, Cluster, ClusterOptions, Content, Request, Seed};
 
@@ -42,14 +42,16 @@ fn any_node_may_die() {
         traffic.run_for(down);
         cluster.start(node);
         let healthy = cluster.wait_healthy();
-        println!("node {node} was dead for {down:?}; all was well {healthy:.1?} after its start");
+        report(&format!(
+            "node {node} was dead for {down:?}; all was well {healthy:.1?} after its start"
+        ));
         traffic.wait_for(50);
     }
-    let (acknowledged, report) = traffic.finish();
-    println!("cluster-kill: {report}");
+    let (acknowledged, waits) = traffic.finish();
+    report(&format!("cluster-kill: {waits}"));
     if cluster.nodes() >= 3 {
-        for waits in [&report.writes, &report.reads] {
-            assert!(waits.longest < WAIT_MAX, "{waits}");
+        for kind in [&waits.writes, &waits.reads] {
+            assert!(kind.longest < WAIT_MAX, "{kind}");
         }
     }
     acknowledged.verify(cluster.addresses(), cluster.keys(), BUCKET);
@@ -87,7 +89,9 @@ fn no_quorum_no_service(cluster: &Cluster) {
         !cluster.is_ready(1),
         "a node without a quorum says that it is ready"
     );
-    println!("without a quorum: refused after at most {longest:.2?}");
+    report(&format!(
+        "without a quorum: refused after at most {longest:.2?}"
+    ));
     cluster.start(2);
     let started = Instant::now();
     let mut roamer = Roamer::new(&cluster.addresses()[..2], cluster.keys(), 0);
@@ -96,10 +100,10 @@ fn no_quorum_no_service(cluster: &Cluster) {
         roamer.persist_ok(key, |client| client.put(BUCKET, key, content));
         roamer.verify(BUCKET, key, Some(content));
     }
-    println!(
+    report(&format!(
         "with two of three nodes everything works again after {:.2?}",
         started.elapsed()
-    );
+    ));
     cluster.start(3);
     cluster.wait_healthy();
 }

@@ -9,7 +9,7 @@ use std::sync::{Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use holdfast_s3_tests::client::Fetched;
-use holdfast_s3_tests::cluster::{nodes, number};
+use holdfast_s3_tests::cluster::{nodes, number, report};
 use holdfast_s3_tests::race::{Told, judge};
 use holdfast_s3_tests::request::{Keys, encode_query};
 use holdfast_s3_tests::traffic::{ATTEMPT, OUTAGE};
@@ -111,7 +111,7 @@ fn exactly_one_wins() {
         });
         tally.count(&told, winner, victim);
     }
-    println!(
+    report(&format!(
         "cluster-race: {rounds} rounds in {:.1?}: {} with one 200, {} decided by a later read, {} without a winner and \
          without answers; {} times 412 or 409, {} times no clear answer, {} of them in rounds without a kill",
         started.elapsed(),
@@ -121,7 +121,7 @@ fn exactly_one_wins() {
         tally.lost,
         tally.unknown,
         tally.unknown_without_a_kill,
-    );
+    ));
     assert_eq!(
         tally.unknown_without_a_kill, 0,
         "a writer got no clear answer although nobody died"

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use holdfast_s3_tests::cluster::{nodes, number};
+use holdfast_s3_tests::cluster::{nodes, number, report};
 use holdfast_s3_tests::liar::{self, Lie};
 use holdfast_s3_tests::request::{Keys, encode_query};
 use holdfast_s3_tests::traffic::OUTAGE;
@@ -204,10 +204,10 @@ fn no_answer_is_stale() {
     let started = Instant::now();
     let stale = stale_among(pairs, || cluster.clients(), &seed);
     let took = started.elapsed();
-    println!(
+    report(&format!(
         "cluster-stale: {pairs} pairs in {took:.1?} ({:.0} a second), {stale} stale",
         pairs as f64 / took.as_secs_f64(),
-    );
+    ));
     assert_eq!(stale, 0, "stale answers");
 }
 
