@@ -324,7 +324,7 @@ fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/local-cluster")
 }
 
-/// Whether a status says that nothing is wrong and nothing is moving.
+/// Whether a status says that nothing is wrong, every group has its voters, and nothing is moving.
 fn is_well(status: &Value) -> bool {
-    status["healthy"] == true && status["ring"]["settled"] != false
+    status["healthy"] == true && status["absorbed"] == true && status["ring"]["settled"] != false
 }
