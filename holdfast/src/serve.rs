@@ -10,7 +10,7 @@ use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
 use holdfast_gateway::server::{Front, Gateway, GatewayConfig, StatusHook};
 use holdfast_placement::directory::{Directory, DirectoryError, Identity};
-use holdfast_placement::rpc::ParseSecretError;
+use holdfast_placement::rpc::{ClusterSecret, ParseSecretError};
 use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemNet, SystemRng, spawn};
 use holdfast_storage_node::node::{
     JoinConfig, Node, NodeConfig, StartError, Visitor, VisitorConfig, read_secret,
@@ -69,11 +69,12 @@ struct CommonArgs {
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:9000", value_parser = parse_listen)]
     listen: SocketAddr,
 
-    /// Nodes of the cluster to join, any of them; several are separated by commas. For the first start only.
+    /// Nodes of the cluster to join, any of them; several are separated by commas. Needed at the first start only.
     #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = parse_advertise)]
     join: Vec<String>,
 
-    /// The cluster's join token, as its nodes print it at their start; better given as HOLDFAST_JOIN_TOKEN.
+    /// The cluster's join token, as its nodes print it at their start; better given as HOLDFAST_JOIN_TOKEN. A node that
+    /// makes a cluster takes it for that one, and else makes a token.
     #[arg(long, value_name = "TOKEN")]
     token: Option<String>,
 
@@ -104,8 +105,6 @@ pub enum ServeError {
     Token(#[from] ParseSecretError),
     #[error("--join needs the cluster's token: give --token, or set {TOKEN_VARIABLE}")]
     NoToken,
-    #[error("--token is for --join HOST:PORT, which is not given")]
-    NoJoin,
     #[error("a gateway joins a cluster: give --join HOST:PORT, any node of it")]
     Alone,
     #[error("--memory-budget {0} is too small: a node needs at least {MEMORY_BUDGET_MIN}")]
@@ -147,22 +146,23 @@ fn begin(args: &CommonArgs) -> Result<tokio::runtime::Runtime, ServeError> {
 }
 
 impl CommonArgs {
-    fn join(&self) -> Result<Option<JoinConfig>, ServeError> {
-        let token = self
+    /// The token that was given.
+    fn secret(&self) -> Result<Option<ClusterSecret>, ServeError> {
+        let given = self
             .token
             .clone()
             .or_else(|| std::env::var(TOKEN_VARIABLE).ok());
-        match (self.join.is_empty(), token) {
-            (true, None) => Ok(None),
-            // In the environment it may be meant for others.
-            (true, Some(_)) if self.token.is_none() => Ok(None),
-            (true, Some(_)) => Err(ServeError::NoJoin),
-            (false, None) => Err(ServeError::NoToken),
-            (false, Some(token)) => Ok(Some(JoinConfig {
-                addresses: self.join.clone(),
-                secret: token.parse()?,
-            })),
+        Ok(given.map(|token| token.parse()).transpose()?)
+    }
+
+    fn join(&self) -> Result<Option<JoinConfig>, ServeError> {
+        if self.join.is_empty() {
+            return Ok(None);
         }
+        Ok(Some(JoinConfig {
+            addresses: self.join.clone(),
+            secret: self.secret()?.ok_or(ServeError::NoToken)?,
+        }))
     }
 
     fn gateway_config(&self) -> GatewayConfig {
@@ -238,6 +238,7 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         rack: args.rack,
         gateway,
         join,
+        secret: args.common.secret()?,
         net: Arc::new(SystemNet),
         clock: clock.clone(),
         rng: rng.clone(),

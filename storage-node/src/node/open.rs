@@ -74,8 +74,10 @@ pub struct NodeConfig {
     pub rack: u32,
     /// Whether it answers S3 requests.
     pub gateway: bool,
-    /// The cluster to join at the first start; without it the node makes one.
+    /// The cluster to join at the first start; without it the node makes one. Later it says only what is known.
     pub join: Option<JoinConfig>,
+    /// The secret of a cluster that is made; without it a random one.
+    pub secret: Option<ClusterSecret>,
     pub net: Arc<dyn Net>,
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
@@ -117,7 +119,7 @@ pub enum StartError {
     NewDrive { path: PathBuf, known: String },
     #[error("--drive {} is not empty and is no drive of Holdfast: give an empty directory", .0.display())]
     NotEmpty(PathBuf),
-    #[error("{} belongs to a store already: start it without --join, or give an empty --data directory to join with", .0.display())]
+    #[error("{} belongs to a store with another join token: start it without --join, or give an empty --data directory to join with", .0.display())]
     JoinTwice(PathBuf),
     #[error("the cluster was not joined: {0}")]
     Join(String),
@@ -192,7 +194,8 @@ impl Node {
         let secret = match read_secret(&config.data)? {
             Some(secret) => secret,
             None => {
-                let secret = ClusterSecret::random(config.rng.as_ref());
+                let given = config.secret.clone();
+                let secret = given.unwrap_or_else(|| ClusterSecret::random(config.rng.as_ref()));
                 write_secret(&config.data, &secret)?;
                 secret
             }
@@ -534,7 +537,7 @@ async fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
         given.push(path);
     }
     let mut identity = match NodeIdentity::read(&config.data)? {
-        Some(_) if config.join.is_some() => {
+        Some(_) if joins_another(config)? => {
             return Err(StartError::JoinTwice(config.data.clone()));
         }
         Some(identity) => match_drives(identity, &given)?,
@@ -572,6 +575,15 @@ async fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
         identity.write(&config.data)?;
     }
     Ok(identity)
+}
+
+/// Whether a node that has its place already is told to join some other cluster. To be told of its own again, as by a unit
+/// file that is the same for every start, is no mistake.
+fn joins_another(config: &NodeConfig) -> io::Result<bool> {
+    let Some(join) = &config.join else {
+        return Ok(false);
+    };
+    Ok(read_secret(&config.data)?.is_none_or(|kept| kept != join.secret))
 }
 
 /// Asks for a place in a cluster, and keeps what is needed to be part of it.
