@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
+use bytes::Bytes;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use holdfast_placement::directory::Directory;
 use holdfast_placement::seams::{Clock, Rng};
 use holdfast_storage_node::metadata::Metadata;
@@ -29,6 +31,9 @@ pub use connection::{Front, serve};
 
 /// Bytes of a request's header fields at most. S3 says 8 KB; ten tags of the largest size, escaped, need more.
 const HEADERS_LEN_MAX: usize = 16 * 1024;
+
+/// Bytes of an order at most.
+const ORDER_LEN_MAX: usize = 4096;
 
 /// How a gateway is to behave.
 #[derive(Clone, Debug)]
@@ -72,6 +77,10 @@ impl Default for GatewayConfig {
 /// Gives the JSON of `/-/status`.
 pub type StatusHook = Box<dyn Fn() -> Vec<u8> + Send + Sync>;
 
+/// Takes an operator's order, JSON; gives the JSON of an answer, or why it was not taken.
+pub type OrderHook =
+    Box<dyn Fn(Bytes) -> BoxFuture<'static, Result<Vec<u8>, String>> + Send + Sync>;
+
 /// Says whether writes that add data are to be refused.
 pub type FullHook = Box<dyn Fn() -> bool + Send + Sync>;
 
@@ -84,6 +93,7 @@ pub struct Gateway {
     pub authenticator: Authenticator,
     pub is_full: FullHook,
     pub status: StatusHook,
+    pub order: OrderHook,
     pub clock: Arc<dyn Clock>,
     pub documents: DocumentMemory,
     ids: RequestIds,
@@ -134,6 +144,7 @@ impl Gateway {
         authenticator: Authenticator,
         is_full: FullHook,
         status: StatusHook,
+        order: OrderHook,
         clock: Arc<dyn Clock>,
         rng: Arc<dyn Rng>,
     ) -> Self {
@@ -146,6 +157,7 @@ impl Gateway {
             authenticator,
             is_full,
             status,
+            order,
             clock,
             ids: RequestIds::new(rng.as_ref()),
         }
@@ -193,7 +205,7 @@ impl Gateway {
         check_header_section(&parts.headers)?;
         let domain = self.config.domain.as_deref();
         if parts.uri.path().starts_with("/-/") && virtual_bucket(&parts, domain).is_none() {
-            return self.administer(&parts).await;
+            return self.administer(parts, body).await;
         }
         if self.config.administers_only {
             return Err(S3Error::with(
@@ -220,7 +232,10 @@ impl Gateway {
 
     /// `/-/live`: the process answers. `/-/ready`: it can serve requests. `/-/status`: how everything stands, as JSON,
     /// for those who have a key.
-    async fn administer(&self, parts: &Parts) -> Result<Response<Body>, S3Error> {
+    async fn administer(&self, parts: Parts, body: Body) -> Result<Response<Body>, S3Error> {
+        if parts.uri.path() == "/-/order" {
+            return self.take_order(parts, body).await;
+        }
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(S3Error::new(Code::MethodNotAllowed));
         }
@@ -232,14 +247,29 @@ impl Gateway {
                 Err(error) => Err(ops::failure::directory(error)),
             },
             "/-/status" => {
-                self.authenticator.authenticate(parts)?;
+                self.authenticator.authenticate(&parts)?;
                 let status = (self.status)();
                 Ok(reply::plain(StatusCode::OK, "application/json", status))
             }
             _ => Err(S3Error::with(
                 Code::InvalidURI,
-                "There are /-/live, /-/ready and /-/status.",
+                "There are /-/live, /-/ready, /-/status and /-/order.",
             )),
+        }
+    }
+}
+
+impl Gateway {
+    /// `/-/order`: a POST with a signed body of JSON.
+    async fn take_order(&self, parts: Parts, body: Body) -> Result<Response<Body>, S3Error> {
+        if parts.method != Method::POST {
+            return Err(S3Error::new(Code::MethodNotAllowed));
+        }
+        let authenticated = self.authenticator.authenticate(&parts)?;
+        let order = ops::signed_body(&parts, body, &authenticated, ORDER_LEN_MAX).await?;
+        match (self.order)(order).await {
+            Ok(answer) => Ok(reply::plain(StatusCode::OK, "application/json", answer)),
+            Err(reason) => Err(S3Error::with(Code::InvalidRequest, reason)),
         }
     }
 }

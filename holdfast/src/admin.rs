@@ -7,7 +7,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use holdfast_storage_node::node::read_secret;
+use holdfast_placement::ids::{DriveId, NodeId};
+use holdfast_storage_node::node::{NodeOrder, read_secret};
 use serde_json::Value;
 
 use crate::credentials::{CredentialsError, RootCredentials};
@@ -33,6 +34,41 @@ enum AdminCommand {
     Groups(NodeArgs),
     /// Print the join token for further nodes.
     Token(TokenArgs),
+    /// Move everything away from a drive or a node, which then leaves the cluster.
+    Drain(DrainArgs),
+    /// Keep a drive or a node that was being drained.
+    Keep(DrainArgs),
+    /// Choose what new objects are protected with.
+    Protection(ProtectionArgs),
+}
+
+#[derive(Args)]
+struct DrainArgs {
+    #[command(flatten)]
+    target: NodeArgs,
+
+    /// Number of the drive, as `holdfast admin drives` shows it.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        required_unless_present = "node",
+        conflicts_with = "node"
+    )]
+    drive: Option<u64>,
+
+    /// Number of the node, as `holdfast admin nodes` shows it.
+    #[arg(long, value_name = "NUMBER")]
+    node: Option<u64>,
+}
+
+#[derive(Args)]
+struct ProtectionArgs {
+    #[command(flatten)]
+    target: NodeArgs,
+
+    /// K+M, such as 4+2, or auto: what suits the drives best.
+    #[arg(value_name = "K+M|auto")]
+    protection: String,
 }
 
 #[derive(Args)]
@@ -108,7 +144,40 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
             tables::groups(out, status)
         }),
         AdminCommand::Token(args) => token(&args.data),
+        AdminCommand::Drain(args) => order(&args.target, &args.drain()),
+        AdminCommand::Keep(args) => order(&args.target, &args.keep()),
+        AdminCommand::Protection(args) => {
+            order(&args.target, &NodeOrder::Protection(args.protection))
+        }
     }
+}
+
+impl DrainArgs {
+    fn drain(&self) -> NodeOrder {
+        match (self.drive, self.node) {
+            (Some(drive), _) => NodeOrder::DrainDrive(DriveId(drive)),
+            (None, node) => NodeOrder::DrainNode(NodeId(node.unwrap_or_default())),
+        }
+    }
+
+    fn keep(&self) -> NodeOrder {
+        match (self.drive, self.node) {
+            (Some(drive), _) => NodeOrder::KeepDrive(DriveId(drive)),
+            (None, node) => NodeOrder::KeepNode(NodeId(node.unwrap_or_default())),
+        }
+    }
+}
+
+/// Gives an order to the node, which makes it the cluster's.
+fn order(args: &NodeArgs, order: &NodeOrder) -> Result<(), AdminError> {
+    let (endpoint, root) = target(args)?;
+    let body = serde_json::to_vec(order).map_err(|error| AdminError::Signing(error.to_string()))?;
+    client::post(&endpoint, "/-/order", &body, &root)?;
+    writeln!(
+        io::stdout(),
+        "taken; `holdfast admin ring` shows what is on its way"
+    )
+    .map_err(|error| AdminError::Io("standard output".to_owned(), error))
 }
 
 /// Shows a node's status as `table`, or for machines its `part` as JSON.

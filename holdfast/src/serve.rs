@@ -8,12 +8,12 @@ use std::sync::Arc;
 use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
-use holdfast_gateway::server::{Front, Gateway, GatewayConfig, StatusHook};
+use holdfast_gateway::server::{Front, Gateway, GatewayConfig, OrderHook, StatusHook};
 use holdfast_placement::directory::{Directory, DirectoryError, Identity};
 use holdfast_placement::rpc::{ClusterSecret, ParseSecretError};
 use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemNet, SystemRng, spawn};
 use holdfast_storage_node::node::{
-    JoinConfig, Node, NodeConfig, StartError, Visitor, VisitorConfig, read_secret,
+    JoinConfig, Node, NodeConfig, NodeOrder, StartError, Visitor, VisitorConfig, read_secret,
 };
 use tokio::net::TcpListener;
 
@@ -35,6 +35,9 @@ const ROOT_OWNER: &str = "000000000000000000000000000000000000000000000000000000
 const TOKEN_VARIABLE: &str = "HOLDFAST_JOIN_TOKEN";
 
 #[derive(Args)]
+#[command(
+    after_help = "Environment:\n  HOLDFAST_ROOT_ACCESS_KEY, HOLDFAST_ROOT_SECRET_KEY  Key of the root user, instead of the one made at the first start\n  HOLDFAST_JOIN_TOKEN                                 The cluster's join token, instead of --token\n  HOLDFAST_LOG                                        What is logged, such as `debug` or `warn,holdfast=info`"
+)]
 pub struct ServeArgs {
     /// Directory for the node's identity and keys, and for data where no --drive is given.
     #[arg(long, value_name = "DIR")]
@@ -57,6 +60,9 @@ pub struct ServeArgs {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Environment:\n  HOLDFAST_ROOT_ACCESS_KEY, HOLDFAST_ROOT_SECRET_KEY  Key of the root user, instead of the one made at the first start\n  HOLDFAST_JOIN_TOKEN                                 The cluster's join token, instead of --token\n  HOLDFAST_LOG                                        What is logged, such as `debug` or `warn,holdfast=info`"
+)]
 pub struct GatewayArgs {
     #[command(flatten)]
     common: CommonArgs,
@@ -128,6 +134,8 @@ pub fn run_gateway(args: GatewayArgs) -> Result<(), ServeError> {
 }
 
 fn begin(args: &CommonArgs) -> Result<tokio::runtime::Runtime, ServeError> {
+    // What a node keeps is nobody else's: data, and keys among them.
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
     if args.memory_budget < MEMORY_BUDGET_MIN {
         return Err(ServeError::MemoryBudget(args.memory_budget));
     }
@@ -265,6 +273,20 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         let node = node.clone();
         Box::new(move || serde_json::to_vec_pretty(&node.status()).unwrap_or_default())
     };
+    let order: OrderHook = {
+        let node = node.clone();
+        Box::new(move |order| {
+            let node = node.clone();
+            Box::pin(async move {
+                let order: NodeOrder = serde_json::from_slice(&order)
+                    .map_err(|error| format!("this is no order: {error}"))?;
+                node.order(&order)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                Ok(b"{\"taken\": true}\n".to_vec())
+            })
+        })
+    };
     let space = node.space();
     listening.front.open(Arc::new(Gateway::new(
         GatewayConfig {
@@ -277,6 +299,7 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         authenticator(&root, clock.clone()),
         Box::new(move || space.is_full()),
         status,
+        order,
         clock.clone(),
         rng.clone(),
     )));
@@ -343,6 +366,10 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         authenticator(&root, clock.clone()),
         Box::new(|| false),
         Box::new(|| b"{\"role\": \"gateway\"}\n".to_vec()),
+        Box::new(|_| {
+            let refused = "this is a gateway: give orders to a node that keeps data";
+            Box::pin(std::future::ready(Err(refused.to_owned())))
+        }),
         clock.clone(),
         rng.clone(),
     )));

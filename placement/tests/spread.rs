@@ -57,7 +57,7 @@ impl Node {
             }],
             machines(),
             Arc::new(SystemClock),
-            ConsensusConfig::default(),
+            ConsensusConfig::spread(),
             Some(wire.peers.clone()),
         )
         .await

@@ -24,6 +24,7 @@ mod uploads;
 use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
+use bytes::Bytes;
 use holdfast_placement::directory::Bucket;
 use holdfast_placement::ids::BucketId;
 use holdfast_storage_node::metadata::{MetadataError, WriteError, settle_refused_write};
@@ -184,6 +185,17 @@ pub async fn perform(
         Target::Object(_, key) => call.on_object(key, body).await,
         Target::Bucket(_) | Target::Service => Box::pin(call.on_bucket(body)).await,
     }
+}
+
+/// The whole body of a request, at most `len_max` bytes, verified as its signature says.
+pub async fn signed_body(
+    parts: &Parts,
+    body: Body,
+    auth: &Authenticated,
+    len_max: usize,
+) -> Result<Bytes, S3Error> {
+    let mut payload = Payload::new(auth, parts, body, Digests::default())?;
+    payload.read_all(len_max).await
 }
 
 /// The bucket called `name`, or `NoSuchBucket`, or why it is not `permitted`. One from the cache is refused only if the

@@ -249,6 +249,7 @@ impl Store {
             Authenticator::new(vec![credentials], region, seam.clone()),
             Box::new(move || is_full.load(Ordering::Relaxed)),
             Box::new(|| b"{}".to_vec()),
+            Box::new(|_| Box::pin(std::future::ready(Ok(b"{}".to_vec())))),
             seam,
             rng,
         );

@@ -19,12 +19,33 @@ pub(super) fn get(
     path: &str,
     root: &RootCredentials,
 ) -> Result<Vec<u8>, AdminError> {
+    request("GET", endpoint, path, b"", root)
+}
+
+/// The body of the answer to a POST.
+pub(super) fn post(
+    endpoint: &str,
+    path: &str,
+    body: &[u8],
+    root: &RootCredentials,
+) -> Result<Vec<u8>, AdminError> {
+    request("POST", endpoint, path, body, root)
+}
+
+fn request(
+    method: &str,
+    endpoint: &str,
+    path: &str,
+    body: &[u8],
+    root: &RootCredentials,
+) -> Result<Vec<u8>, AdminError> {
     let host = endpoint
         .strip_prefix("http://")
         .map(|rest| rest.trim_end_matches('/'))
         .filter(|host| !host.is_empty() && !host.contains('/'))
         .ok_or_else(|| AdminError::Endpoint(endpoint.to_owned()))?;
-    let request = signed(host, path, root)?;
+    let mut request = signed(method, host, path, body, root)?.into_bytes();
+    request.extend_from_slice(body);
     let failed = |error| AdminError::Io(endpoint.to_owned(), error);
     let answer = exchange(host, &request).map_err(failed)?;
     let split = answer
@@ -41,16 +62,22 @@ pub(super) fn get(
     Ok(body)
 }
 
-fn exchange(host: &str, request: &str) -> io::Result<Vec<u8>> {
+fn exchange(host: &str, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(host)?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     Ok(answer)
 }
 
-fn signed(host: &str, path: &str, root: &RootCredentials) -> Result<String, AdminError> {
+fn signed(
+    method: &str,
+    host: &str,
+    path: &str,
+    body: &[u8],
+    root: &RootCredentials,
+) -> Result<String, AdminError> {
     let failed = |error: &dyn std::fmt::Display| AdminError::Signing(error.to_string());
     let identity = aws_credential_types::Credentials::new(
         &root.access_key,
@@ -74,12 +101,16 @@ fn signed(host: &str, path: &str, root: &RootCredentials) -> Result<String, Admi
         .into();
     let url = format!("http://{host}{path}");
     let headers = [("host", host)];
-    let signable = SignableRequest::new("GET", &url, headers.into_iter(), SignableBody::Bytes(b""))
-        .map_err(|error| failed(&error))?;
+    let signable =
+        SignableRequest::new(method, &url, headers.into_iter(), SignableBody::Bytes(body))
+            .map_err(|error| failed(&error))?;
     let (instructions, _) = sign(signable, &params)
         .map_err(|error| failed(&error))?
         .into_parts();
-    let mut request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n");
+    let mut request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        body.len()
+    );
     for (name, value) in instructions.headers() {
         request.push_str(&format!("{name}: {value}\r\n"));
     }

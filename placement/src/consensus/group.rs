@@ -46,6 +46,7 @@ pub(crate) struct Group {
     id: GroupId,
     clock: Arc<dyn Clock>,
     deadline: Duration,
+    lease: Duration,
     here: ArcSwap<Vec<Arc<Replica>>>,
     leader: ArcSwapOption<Replica>,
     changed: Notify,
@@ -62,11 +63,13 @@ struct Barrier {
 }
 
 impl Group {
-    pub fn new(id: GroupId, clock: Arc<dyn Clock>, deadline: Duration) -> Self {
+    /// `lease` is for how long voters vote for nobody else after they have heard of their leader.
+    pub fn new(id: GroupId, clock: Arc<dyn Clock>, deadline: Duration, lease: Duration) -> Self {
         Self {
             id,
             clock,
             deadline,
+            lease,
             here: ArcSwap::default(),
             leader: ArcSwapOption::empty(),
             changed: Notify::new(),
@@ -179,7 +182,7 @@ impl Group {
     }
 
     /// Why there is nothing left to wait for: all replicas have stopped.
-    fn dead(&self) -> Option<String> {
+    pub fn dead(&self) -> Option<String> {
         let here = self.here.load();
         if here.is_empty() {
             return Some("no replica is here".into());
@@ -236,7 +239,9 @@ impl Group {
     pub fn read_now(&self) -> Option<Arc<dyn Index>> {
         let leader = self.leader.load();
         let leader = leader.as_ref()?;
-        leader.is_current().then(|| leader.state().clone())
+        leader
+            .is_current(self.lease)
+            .then(|| leader.state().clone())
     }
 
     /// See [`Groups::read`](super::Groups::read), by a read barrier. Readers that come while one is under way share

@@ -181,8 +181,10 @@ pub struct GroupStatus {
 pub struct ConsensusConfig {
     /// Between heartbeats of a leader; groups of one voter have none.
     pub heartbeat: Duration,
+    /// Added to the lease, with a random part of up to `election_timeout_max`, before a voter stands for election.
     pub election_timeout_min: Duration,
-    /// Also how long a leader that hears of no quorum still takes commands. Reads do not count on it.
+    /// Also the lease: for so long after they have heard of their leader voters vote for nobody else, and for so long a
+    /// leader that hears of no quorum still takes commands.
     pub election_timeout_max: Duration,
     /// Upper bound of `propose` and `read`.
     pub deadline: Duration,
@@ -191,6 +193,18 @@ pub struct ConsensusConfig {
     pub log_entries_kept: u64,
     /// The same in bytes of commands.
     pub log_bytes_kept: u64,
+}
+
+impl ConsensusConfig {
+    /// For groups spread over nodes: another leader about a second after the first has gone.
+    pub fn spread() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(200),
+            election_timeout_min: Duration::from_millis(350),
+            election_timeout_max: Duration::from_millis(600),
+            ..Self::default()
+        }
+    }
 }
 
 impl Default for ConsensusConfig {

@@ -70,6 +70,12 @@ pub(super) enum RaftMessage {
     TransferLeader(TransferLeaderRequest<TypeConfig>),
 }
 
+impl RaftMessage {
+    pub fn asks_for_a_vote(&self) -> bool {
+        matches!(self, Self::Vote(_) | Self::PreVote(_))
+    }
+}
+
 /// A command's way. Spoken between versions: append only.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Proposed {

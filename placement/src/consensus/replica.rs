@@ -22,6 +22,9 @@ use super::state_machine::{Applier, Growth};
 use crate::ids::{DriveId, GroupId};
 use crate::seams::{Index, IndexError};
 
+/// How much of its lease a leader uses.
+const LEASE_USED: f64 = 0.6;
+
 /// What a replica needs of its surroundings.
 pub(crate) struct Surroundings {
     pub log: Arc<DriveLog>,
@@ -45,6 +48,8 @@ pub(crate) struct Replica {
     applied_next: Arc<AtomicU64>,
     /// Set while the replica leads and has applied what its predecessors committed.
     leading: ArcSwapOption<Leading>,
+    /// The term in which this replica began to hand over its lead; 0: none.
+    handed_over: AtomicU64,
     /// Held while an image is staged and installed: one at a time.
     staging: tokio::sync::Mutex<()>,
     /// Its sender goes when nothing is applied any more.
@@ -62,9 +67,17 @@ struct Opened {
 /// What has to hold for a leader to answer reads at once.
 struct Leading {
     term: u64,
-    /// The membership that `quorums` is of.
+    /// The membership that `by` is of.
     membership_mark: u64,
-    quorums: Vec<Quorum>,
+    by: Currency,
+}
+
+/// How a leader knows that nobody has taken its place.
+enum Currency {
+    /// By looking at the logs of a quorum, which are in this process.
+    Quorums(Vec<Quorum>),
+    /// By its lease: a quorum has heard of it so lately that none of them has voted for another.
+    Lease,
 }
 
 /// So many of these logs (those of a set of voters that are in this process) must not have gone to a newer term.
@@ -134,6 +147,7 @@ impl Replica {
             state: around.state.clone(),
             applied_next,
             leading: ArcSwapOption::empty(),
+            handed_over: AtomicU64::new(0),
             staging: tokio::sync::Mutex::new(()),
             end,
         }))
@@ -247,53 +261,79 @@ impl Replica {
     /// Whether the state holds all that was acknowledged before this call.
     ///
     /// It does if this replica leads in a term T, has applied all that was committed before T (see
-    /// [`Replica::lead`]), and a quorum of voters is in no newer term: a leader of a newer term would have
-    /// moved on a quorum before it was elected, and any two quorums share a voter. It is the question that a read
-    /// barrier puts to the others; as their logs are in this process, looking is enough. No clock is involved.
-    pub fn is_current(&self) -> bool {
+    /// [`Replica::lead`]), and nobody leads in a newer term. That is so if a quorum of voters is in no newer term: a
+    /// leader of a newer term would have moved on a quorum before it was elected, and any two quorums share a voter. It is
+    /// the question that a read barrier puts to the others; as long as their logs are in this process, looking is
+    /// enough, and no clock is involved.
+    ///
+    /// Where they are elsewhere the leader goes by its lease: a voter that has heard of its leader votes for nobody else
+    /// for `lease`, so nobody can have been elected while a quorum has heard of this one within that time, by the time
+    /// at which the leader *asked* them. It uses [`LEASE_USED`] of it, so clocks may run that much faster elsewhere.
+    /// A leader that hands over ([`Replica::hand_to`]) has no lease any more.
+    pub fn is_current(&self, lease: Duration) -> bool {
         let leading = self.leading.load();
         let Some(leading) = leading.as_ref() else {
             return false;
         };
-        self.log.membership_mark() == leading.membership_mark
-            && self.log.stopped().is_none()
-            && leading
-                .quorums
-                .iter()
-                .all(|quorum| quorum.agrees(leading.term))
+        if self.log.membership_mark() != leading.membership_mark || self.log.stopped().is_some() {
+            return false;
+        }
+        match &leading.by {
+            Currency::Quorums(quorums) => quorums.iter().all(|quorum| quorum.agrees(leading.term)),
+            Currency::Lease => {
+                self.log.term() == leading.term
+                    && self
+                        .silence()
+                        .is_some_and(|silence| silence < lease.mul_f64(LEASE_USED))
+            }
+        }
     }
 
-    /// To be called after a read barrier on this replica: from now on it can answer by [`Replica::is_current`], if
-    /// enough voters are in this process. `mark` is the log's membership mark, and `term` the term of the
-    /// leader, both from before the barrier.
+    /// To be called after a read barrier on this replica: from now on it can answer by [`Replica::is_current`]. `mark`
+    /// is the log's membership mark, and `term` the term of the leader, both from before the barrier.
     pub fn lead(&self, term: u64, mark: u64, here: &[Arc<Replica>]) {
         let Some((known_at, configs)) = self.log.voters() else {
             return;
         };
-        if known_at != mark {
+        if known_at != mark || self.handed_over.load(Ordering::Acquire) == term {
             return;
         }
         let mut quorums = Vec::with_capacity(configs.len());
-        for voters in configs {
+        for voters in &configs {
             let logs: Vec<_> = here
                 .iter()
                 .filter(|replica| voters.contains(&replica.drive().0))
                 .map(|replica| replica.log.clone())
                 .collect();
             let needed = voters.len() / 2 + 1;
-            if logs.len() < needed {
-                return;
+            if logs.len() >= needed {
+                quorums.push(Quorum { needed, logs });
             }
-            quorums.push(Quorum { needed, logs });
         }
-        if quorums.is_empty() {
-            return;
-        }
+        let by = match quorums.len() == configs.len() && !quorums.is_empty() {
+            true => Currency::Quorums(quorums),
+            false => Currency::Lease,
+        };
         self.leading.store(Some(Arc::new(Leading {
             term,
             membership_mark: mark,
-            quorums,
+            by,
         })));
+        // A handover that began meanwhile must not be overlooked.
+        if self.handed_over.load(Ordering::Acquire) == term {
+            self.leading.store(None);
+        }
+    }
+
+    /// Hands the lead to the voter on drive `to`: it may be elected at once, so from now on this one has no lease, for as
+    /// long as it leads in this term.
+    pub async fn hand_to(&self, to: DriveId) -> Result<(), String> {
+        if let Some(term) = self.leads() {
+            self.handed_over.store(term, Ordering::Release);
+        }
+        self.leading.store(None);
+        let asked = self.raft.trigger().transfer_leader(to.0).await;
+        asked.map_err(|error| error.to_string())
     }
 
     /// Takes in an image: stages it, then has it installed. Gives why not.

@@ -44,6 +44,8 @@ pub struct Replicas {
     alone: Arc<Config>,
     among_others: Arc<Config>,
     pub(super) clock: Arc<dyn Clock>,
+    /// When the process began, monotonic.
+    pub(super) opened: Duration,
     machines: MachineFactory,
     pub(super) transport: Arc<LocalTransport>,
     pub(super) remote: Option<Arc<Remote>>,
@@ -110,6 +112,7 @@ impl Replicas {
             alone: Arc::new(raft_config(&config, true)?),
             among_others: Arc::new(raft_config(&config, false)?),
             config,
+            opened: clock.monotonic(),
             clock,
             machines,
             transport: Arc::default(),
@@ -408,7 +411,12 @@ impl Replicas {
         if let Ok(group) = self.group(id) {
             return group;
         }
-        let new = Arc::new(Group::new(id, self.clock.clone(), self.config.deadline));
+        let new = Arc::new(Group::new(
+            id,
+            self.clock.clone(),
+            self.config.deadline,
+            self.config.election_timeout_max,
+        ));
         self.groups.rcu(|groups| {
             let mut groups = groups.as_ref().clone();
             groups.entry(id).or_insert_with(|| new.clone());
@@ -673,12 +681,8 @@ impl Replicas {
             if self.clock.monotonic() >= until {
                 return Err(refused(group.id(), format!("{to} did not take the lead")));
             }
-            leader
-                .raft()
-                .trigger()
-                .transfer_leader(to.0)
-                .await
-                .map_err(|error| refused(group.id(), error))?;
+            let asked = leader.hand_to(to).await;
+            asked.map_err(|error| refused(group.id(), error))?;
             group.wait().await;
         }
     }

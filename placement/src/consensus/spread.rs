@@ -22,6 +22,9 @@ use crate::seams::spawn;
 /// Pause before all voters are asked again who leads.
 const ELSEWHERE_PAUSE: Duration = Duration::from_millis(20);
 
+/// Why a voter does not vote.
+const YOUNG: &str = "its process has just begun: it may have heard of a leader before";
+
 impl Replicas {
     /// Has every group that is led here be led by a voter elsewhere, as far as that goes within `time`: for a process
     /// that is about to end.
@@ -62,6 +65,9 @@ impl Replicas {
                 let replicas = replicas.clone();
                 Box::pin(async move {
                     let (to, message): (Address, RaftMessage) = rpc::decode(&call.head)?;
+                    if replicas.is_young() && message.asks_for_a_vote() {
+                        return Err(YOUNG.to_owned());
+                    }
                     let answer = remote::receive(&replicas.transport, to, message).await?;
                     Ok(Answer::head(answer))
                 })
@@ -117,6 +123,12 @@ impl Replicas {
                 })
             }),
         );
+    }
+
+    /// Whether voters here may have promised, before this process began, not to vote yet: they do not remember.
+    fn is_young(&self) -> bool {
+        let age = self.clock.monotonic().saturating_sub(self.opened);
+        age < self.config.election_timeout_max
     }
 
     /// A command that came from another node.
@@ -268,7 +280,13 @@ impl Replicas {
                 }
             }
             let Some(remote) = &self.remote else {
-                return Err("no replica is here".to_owned());
+                let gone = "no replica is here".to_owned();
+                if let Some(reason) = self.group(group).map_or(Some(gone), |found| found.dead()) {
+                    return Err(reason);
+                }
+                // A drive of this process is lost: the others will have a leader.
+                self.clock.sleep(ELSEWHERE_PAUSE).await;
+                continue;
             };
             for node in self.candidates(remote, group, hint.take()) {
                 let doubtful = in_doubt.swap(true, Ordering::Relaxed);
@@ -361,10 +379,16 @@ impl Groups for Replicas {
                 return Ok(Reading::Here(state));
             }
             let Some(remote) = &self.remote else {
-                return Err(ReadError::Stopped {
-                    group,
-                    reason: "no replica is here".into(),
-                });
+                let gone = "no replica is here".to_owned();
+                let dead = found.as_ref().map_or(Some(gone), |found| found.dead());
+                if let Some(reason) = dead {
+                    return Err(ReadError::Stopped { group, reason });
+                }
+                if self.clock.monotonic() >= until {
+                    return Err(ReadError::NoQuorum { group });
+                }
+                self.clock.sleep(ELSEWHERE_PAUSE).await;
+                continue;
             };
             if let Some((_, node)) = self.leader_node(group)
                 && !remote.peers.health().is_suspect(node)

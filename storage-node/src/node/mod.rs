@@ -3,6 +3,7 @@
 mod identity;
 mod join;
 mod open;
+mod orders;
 mod report;
 mod space;
 mod status;
@@ -14,6 +15,7 @@ pub use identity::{
     DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, read_secret, write_durably,
 };
 pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError};
+pub use orders::{NodeOrder, OrderError};
 pub use report::{DriveReport, LedGroup, Report};
 pub use space::SpaceGauge;
 pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};

@@ -27,6 +27,7 @@ use holdfast_placement::seams::{
 use holdfast_placement::voters::voter_count;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
+use tokio::sync::mpsc;
 
 use super::identity::{
     DRIVE_FILE, DriveIdentity, NodeIdentity, read_map, read_secret, write_map, write_secret,
@@ -38,7 +39,10 @@ use super::{steward, watch};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::{self, ClusterShards};
 use crate::metadata::{Metadata, metadata_machine, query_runner};
-use crate::repair::{LedGroups, OrphanScan, Rebuilder, ReclaimConfig, Reclaimer};
+use crate::repair::{
+    LedGroups, MovedAway, OrphanScan, RebalanceConfig, Rebalancer, Rebuilder, ReclaimConfig,
+    Reclaimer,
+};
 use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
 use crate::shards::LocalShards;
@@ -153,6 +157,7 @@ pub(super) struct Inner {
     site: SiteId,
     metadata: Metadata,
     pub(super) reclaimer: Reclaimer,
+    pub(super) rebalancer: Arc<Rebalancer>,
     pub(super) pool: BufferPool,
     stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -256,6 +261,19 @@ impl Node {
             config.clock.clone(),
             ReclaimConfig::default(),
         );
+        let (moved_away, moves) = mpsc::unbounded_channel();
+        let rebalancer = Arc::new(Rebalancer::new(
+            all_shards.clone(),
+            shards.clone(),
+            map.clone(),
+            pool.clone(),
+            config.clock.clone(),
+            RebalanceConfig::default(),
+            Arc::new(move |moved| {
+                // Nobody listens any more when the node ends.
+                let _ends = moved_away.send(moved);
+            }),
+        ));
         let (stop, stopped) = tokio::sync::watch::channel(false);
         let node = Node {
             inner: Arc::new(Inner {
@@ -272,6 +290,7 @@ impl Node {
                 site: identity.site,
                 metadata,
                 reclaimer,
+                rebalancer,
                 pool,
                 stop,
                 _lock: lock,
@@ -306,6 +325,7 @@ impl Node {
             }
             Err(error) => return Err(error.into()),
         }
+        spawn(tell_moved_away(node.inner.clone(), moves, stopped.clone()));
         node.begin_work(&config, stopped).await;
         Ok(node)
     }
@@ -353,7 +373,8 @@ impl Node {
         );
         spawn(orphans.run(stopped.clone()));
         watch::look(inner).await;
-        steward::round_now(inner).await;
+        steward::renew_map_now(inner).await;
+        spawn(inner.rebalancer.clone().run(stopped.clone()));
         spawn(watch::run(inner.clone(), stopped.clone()));
         spawn(steward::run(inner.clone(), stopped));
     }
@@ -667,6 +688,32 @@ async fn announce(
     }
 }
 
+/// Says in the map that drives have moved everything away. What is not heard is told again.
+async fn tell_moved_away(
+    inner: Arc<Inner>,
+    mut moves: mpsc::UnboundedReceiver<MovedAway>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let moved = tokio::select! {
+            moved = moves.recv() => moved,
+            _ = stopped.changed() => return,
+        };
+        let Some(moved) = moved else { return };
+        let settled = change_map(&inner.directory, &inner.map, |map| {
+            let ring = map.rings.iter_mut().find(|(site, _)| *site == moved.site);
+            ring.is_some_and(|(_, ring)| {
+                ring.version() == moved.ring_version && ring.settle(moved.drive)
+            })
+        });
+        match settled.await {
+            Ok(true) => tracing::info!(drive = %moved.drive, "has moved everything away"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "it could not be said that a drive is done"),
+        }
+    }
+}
+
 /// Opens the drives. Those that cannot be opened are reported; one at least must be.
 async fn open_drives(
     identity: &NodeIdentity,
@@ -730,7 +777,7 @@ async fn open_replicas(
         drives.collect(),
         machines,
         config.clock.clone(),
-        ConsensusConfig::default(),
+        ConsensusConfig::spread(),
         Some(peers.clone()),
     );
     replicas

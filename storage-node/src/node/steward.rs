@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{self, join_all};
 use holdfast_placement::balance::Member;
 use holdfast_placement::ids::{DriveId, GroupId, NodeId, SiteId};
 use holdfast_placement::map::{ClusterMap, NodeState};
@@ -35,33 +35,76 @@ struct Done {
     rounds: u32,
 }
 
-pub(super) async fn run(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
+/// Keeps the map true, and apart from it, because that may take its time, carries out what the map says.
+pub(super) async fn run(inner: Arc<Inner>, stopped: tokio::sync::watch::Receiver<bool>) {
+    future::join(
+        keep_map_true(inner.clone(), stopped.clone()),
+        carry_out(inner, stopped),
+    )
+    .await;
+}
+
+async fn keep_map_true(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = inner.clock.sleep(INTERVAL) => {}
+            _ = stopped.changed() => return,
+        }
+        if is_steward(&inner) {
+            tokio::select! {
+                () = renew_map(&inner) => {}
+                _ = stopped.changed() => return,
+            }
+        }
+    }
+}
+
+async fn carry_out(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
     let mut done = Done::default();
     loop {
         tokio::select! {
             () = inner.clock.sleep(INTERVAL) => {}
             _ = stopped.changed() => return,
         }
-        if inner.replicas.led_here().contains(&GroupId::PLACEMENT) {
-            tokio::select! {
-                () = round(&inner, &mut done) => {}
-                _ = stopped.changed() => return,
-            }
-        } else {
+        if !is_steward(&inner) {
             done = Done::default();
+            continue;
+        }
+        tokio::select! {
+            () = work(&inner, &mut done) => {}
+            _ = stopped.changed() => return,
         }
     }
 }
 
-/// One round, if this node is the steward.
-pub(super) async fn round_now(inner: &Arc<Inner>) {
-    if inner.replicas.led_here().contains(&GroupId::PLACEMENT) {
-        round(inner, &mut Done::default()).await;
+fn is_steward(inner: &Inner) -> bool {
+    inner.replicas.led_here().contains(&GroupId::PLACEMENT)
+}
+
+async fn work(inner: &Arc<Inner>, done: &mut Done) {
+    give_voters(inner, done).await;
+    done.rounds += 1;
+    if done.rounds.is_multiple_of(LEADER_ROUNDS) {
+        spread_leaders(inner, done).await;
     }
 }
 
-async fn round(inner: &Arc<Inner>, done: &mut Done) {
+/// Makes the map true, if this node is the steward.
+pub(super) async fn renew_map_now(inner: &Arc<Inner>) {
+    if is_steward(inner) {
+        renew_map(inner).await;
+    }
+}
+
+async fn renew_map(inner: &Arc<Inner>) {
     let seen = Seen::now(inner);
+    // Most often there is nothing to change, and that takes no read of the newest map.
+    let known = inner.map.load();
+    let mut next = known.as_ref().clone();
+    improve(&mut next, &seen);
+    if next == *known {
+        return;
+    }
     let changed = change_map(&inner.directory, &inner.map, |map| {
         let before = map.clone();
         improve(map, &seen);
@@ -70,12 +113,6 @@ async fn round(inner: &Arc<Inner>, done: &mut Done) {
     .await;
     if let Err(error) = changed {
         tracing::warn!(%error, "the cluster map could not be brought up to date");
-        return;
-    }
-    give_voters(inner, done).await;
-    done.rounds += 1;
-    if done.rounds.is_multiple_of(LEADER_ROUNDS) {
-        spread_leaders(inner, done).await;
     }
 }
 
@@ -267,12 +304,12 @@ async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
     for led in reports.flat_map(|report| report.leads) {
         leaders.insert(led.group, led.leader);
     }
-    let settled: Vec<(GroupId, Vec<DriveId>)> = map.groups.clone();
-    for (group, preferred) in voters::preferred_leaders(&voters::seats(&map), &settled) {
-        if leaders
+    let preferred = voters::preferred_leaders(&voters::seats(&map), &map.groups);
+    let moves = preferred.into_iter().filter_map(|(group, preferred)| {
+        let elsewhere = leaders
             .get(&group)
-            .is_some_and(|leader| *leader != preferred)
-        {
+            .is_some_and(|leader| *leader != preferred);
+        elsewhere.then_some(async move {
             let moved = inner
                 .replicas
                 .transfer_leader_anywhere(group, preferred)
@@ -280,6 +317,7 @@ async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
             if let Err(error) = moved {
                 tracing::debug!(%group, %preferred, %error, "the lead was not moved");
             }
-        }
-    }
+        })
+    });
+    join_all(moves).await;
 }

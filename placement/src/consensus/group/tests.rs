@@ -27,6 +27,9 @@ impl StateMachine for Echo {
     }
 }
 
+/// Where all voters are in one process no lease is used.
+const LEASE: Duration = Duration::ZERO;
+
 async fn three(config: ConsensusConfig) -> (Arc<Replicas>, Arc<Group>) {
     let drives = (1..=3)
         .map(|id| ReplicaDrive {
@@ -62,17 +65,22 @@ async fn a_leader_that_was_replaced_answers_no_reads() {
     for round in 0..30u64 {
         replicas.read(GROUP).await.unwrap();
         let old = group.leader().unwrap();
-        assert!(old.is_current());
+        assert!(old.is_current(LEASE));
         let next = DriveId(old.drive().0 % 3 + 1);
         replicas.transfer_leader(GROUP, next).await.unwrap();
-        assert!(!old.is_current(), "round {round}");
+        assert!(!old.is_current(LEASE), "round {round}");
         replicas
             .propose(GROUP, Bytes::from(round.to_string()))
             .await
             .unwrap();
     }
     replicas.shutdown().await;
-    assert!(group.here().iter().all(|replica| !replica.is_current()));
+    assert!(
+        group
+            .here()
+            .iter()
+            .all(|replica| !replica.is_current(LEASE))
+    );
 }
 
 #[tokio::test]

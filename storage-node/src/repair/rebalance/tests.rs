@@ -32,6 +32,9 @@ use crate::repair::forget;
 use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
 use crate::shards::{ShardFacts, Shards, read_capacity};
 
+/// Shards that are there to be read, with their bytes.
+type Readable = Vec<(ShardId, Vec<u8>)>;
+
 const NODES: u64 = 4;
 const DRIVES_A_NODE: u64 = 3;
 const SITE: SiteId = SiteId(0);
@@ -392,7 +395,7 @@ async fn round(seed: u64) {
         .collect();
     let mut live: Vec<Written> = Vec::new();
     let mut changes = 0;
-    let readers: Arc<Mutex<Vec<(ShardId, Vec<u8>)>>> = Arc::default();
+    let readers: Arc<Mutex<Readable>> = Arc::default();
     // A body is deleted only while nobody reads it; others are read all the time.
     let background = {
         let (world, readers, told) = (world.clone(), readers.clone(), told.clone());
