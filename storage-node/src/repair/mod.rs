@@ -2,20 +2,24 @@
 
 mod floor;
 mod forget;
+mod intents;
 mod orphans;
 mod queue;
 mod rebalance;
 mod rebuild;
 pub mod reclaim;
 mod reclaimer;
+mod reencode;
 
 pub use floor::Floor;
 pub use forget::{Forgotten, forget, shards_of};
+pub use intents::{IntentsConfig, IntentsDone, IntentsWorker};
 pub use orphans::{BODY_AGE_MAX, OrphanScan, OrphansFound, ScanOrphansError};
 pub use queue::{Repair, RepairQueue};
 pub use rebalance::{MovedAway, Pass, Progress, RebalanceConfig, Rebalancer, TellMovedAway};
 pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
+pub use reencode::{ReencodeConfig, ReencodeControl, ReencodeProgress, ReencodeState, Reencoder};
 
 /// Says which groups this process leads: background work on a group is its leader's.
 pub type LedGroups =

@@ -206,7 +206,48 @@ impl Rebuilder {
         Ok(Rebuilt::Written)
     }
 
-    /// Reads `k` shards other than `wanted`; `None` if the drives that can be asked have none at all.
+    /// All data of a chunk, made whole where shards are missing or bad, after its hash was compared; `None` if none of
+    /// its shards is left. `memory` holds at least [`chunk_lens`].
+    pub(super) async fn read_chunk(
+        &self,
+        body: &ChunkedBody,
+        chunk: u32,
+        memory: &Reservation,
+    ) -> Result<Option<WholeChunk>, RebuildError> {
+        let map = self.map.load();
+        let layout = body.layout_of(chunk);
+        let at = ChunkAt {
+            map: &map,
+            body,
+            chunk,
+            layout,
+        };
+        let Some(parts) = self.read_parts(&at, NO_SLOT, memory).await? else {
+            return Ok(None);
+        };
+        let code = Code::of(layout.protection)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut data = Vec::with_capacity(layout.protection.data as usize);
+        for slot in 0..layout.protection.data {
+            let bytes = match parts.have.iter().find(|(have, _)| *have == slot) {
+                Some((_, bytes)) => bytes.clone(),
+                None => {
+                    let buffer = make_shard(code, &layout, &parts, slot, memory)?;
+                    let len = buffer.len();
+                    buffer.freeze(0..len)
+                }
+            };
+            hasher.update(&bytes);
+            data.push(bytes);
+        }
+        if *hasher.finalize().as_bytes() != parts.facts.chunk_hash {
+            return Err(RebuildError::Disagree);
+        }
+        let facts = parts.facts;
+        Ok(Some(WholeChunk { facts, data }))
+    }
+
+    /// Reads `k` shards other than `wanted`; `None` if all drives can be asked and none has any.
     async fn read_parts(
         &self,
         at: &ChunkAt<'_>,
@@ -216,7 +257,7 @@ impl Rebuilder {
         let needed = at.layout.protection.data as usize;
         let mut have: Vec<(u8, Bytes)> = Vec::new();
         let mut facts: Option<ShardFacts> = None;
-        let mut missing = 0;
+        let mut silent = 0;
         let mut candidates = Vec::new();
         let others = (0..at.layout.protection.slots() as u8).filter(|slot| *slot != wanted);
         let (stored, empty): (Vec<u8>, Vec<u8>) =
@@ -234,16 +275,16 @@ impl Rebuilder {
                     }
                     candidates.push(slot);
                 }
-                Ok(None) => missing += 1,
-                Err(_) => {}
+                Ok(None) => {}
+                Err(_) => silent += 1,
             }
         }
         have.truncate(needed);
         let Some(facts) = facts else {
-            return if missing > 0 {
-                Ok(None)
-            } else {
-                Err(RebuildError::TooFew { have: 0, needed })
+            // What is only known of some drives may be on the others.
+            return match silent {
+                0 => Ok(None),
+                _ => Err(RebuildError::DriveDown),
             };
         };
         let mut candidates = candidates.into_iter();
@@ -314,6 +355,21 @@ impl ChunkAt<'_> {
     }
 }
 
+/// A chunk that was read.
+pub(super) struct WholeChunk {
+    pub facts: ShardFacts,
+    /// The data shards, in order.
+    pub data: Vec<Bytes>,
+}
+
+/// Not the number of any slot.
+const NO_SLOT: u8 = u8::MAX;
+
+/// Memory to read all data of a chunk, whatever is missing.
+pub(super) fn chunk_lens(layout: ChunkLayout) -> Vec<usize> {
+    rebuild_lens(layout)
+}
+
 /// Memory to read `k` shards, and to make those data shards that were not read and the one that is wanted.
 fn rebuild_lens(layout: ChunkLayout) -> Vec<usize> {
     let read = read_capacity(&(0..layout.shard_len));
@@ -321,6 +377,28 @@ fn rebuild_lens(layout: ChunkLayout) -> Vec<usize> {
     let made = layout.protection.parity as usize + 1;
     lens.extend(std::iter::repeat_n(layout.shard_len as usize, made));
     lens
+}
+
+/// The shard in slot `slot`, computed from the parts.
+fn make_shard(
+    code: &Code,
+    layout: &ChunkLayout,
+    parts: &Parts,
+    slot: u8,
+    memory: &Reservation,
+) -> Result<Buffer, RebuildError> {
+    let slots: Vec<u8> = parts.have.iter().map(|(slot, _)| *slot).collect();
+    let recipe = code.recipe(&slots, slot)?;
+    let len = layout.len_of(slot) as usize;
+    let mut out = memory
+        .lend(layout.shard_len as usize)
+        .ok_or(PoolError::Exhausted)?;
+    out.set_len(len);
+    out.payload_mut().fill(0);
+    for (index, (_, bytes)) in parts.have.iter().enumerate() {
+        recipe.add(index, &bytes[..bytes.len().min(len)], out.payload_mut());
+    }
+    Ok(out)
 }
 
 /// The shard in slot `wanted`, after all data of the chunk was made from the parts and its hash compared.
@@ -331,20 +409,7 @@ fn make(
     wanted: u8,
     memory: &Reservation,
 ) -> Result<Buffer, RebuildError> {
-    let slots: Vec<u8> = parts.have.iter().map(|(slot, _)| *slot).collect();
-    let shard = |slot: u8| -> Result<Buffer, RebuildError> {
-        let recipe = code.recipe(&slots, slot)?;
-        let len = layout.len_of(slot) as usize;
-        let mut out = memory
-            .lend(layout.shard_len as usize)
-            .ok_or(PoolError::Exhausted)?;
-        out.set_len(len);
-        out.payload_mut().fill(0);
-        for (index, (_, bytes)) in parts.have.iter().enumerate() {
-            recipe.add(index, &bytes[..bytes.len().min(len)], out.payload_mut());
-        }
-        Ok(out)
-    };
+    let shard = |slot| make_shard(code, layout, parts, slot, memory);
     let mut hasher = blake3::Hasher::new();
     let mut made = None;
     for slot in 0..layout.protection.data {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_placement::ids::{ChunkSetId, DriveId, Epoch, SiteId};
-use holdfast_placement::map::SharedMap;
+use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Rng, SeededRng, SystemClock, spawn};
 use holdfast_placement::testing;
@@ -13,7 +13,7 @@ use super::{RebuildError, Rebuilder, Rebuilt};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::erasure::Code;
 use crate::memory_shards::{Fault, MemoryShards, StoredShard};
-use crate::metadata::ChunkedBody;
+use crate::metadata::{ChunkedBody, MissedSlot};
 use crate::repair::{RepairQueue, shards_of};
 use crate::shard_store::ShardId;
 use crate::shards::{ShardFacts, Shards};
@@ -23,6 +23,51 @@ const CHUNK_LEN: u32 = 200_000;
 /// A map of one host with so many drives, all up.
 pub(in crate::repair) fn map_of(drives: u64, protection: Protection) -> SharedMap {
     SharedMap::new(testing::map_of_one_host(drives, protection))
+}
+
+/// Stores the shards of a body as a writer does that misses some.
+pub(in crate::repair) async fn store_body(
+    shards: &dyn Shards,
+    map: &ClusterMap,
+    pool: &BufferPool,
+    body: &ChunkedBody,
+    data: &[u8],
+    missed: &[MissedSlot],
+) {
+    for (chunk, data) in (0..).zip(data.chunks(body.chunk_len as usize)) {
+        let layout = body.layout_of(chunk);
+        let k = layout.protection.data as usize;
+        let pieces: Vec<&[u8]> = (0..k)
+            .map(|slot| {
+                let start = (slot * layout.shard_len as usize).min(data.len());
+                &data[start..start + layout.len_of(slot as u8) as usize]
+            })
+            .collect();
+        let mut parity =
+            vec![vec![0; layout.shard_len as usize]; layout.protection.parity as usize];
+        let mut rows: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
+        Code::of(layout.protection)
+            .unwrap()
+            .encode(&pieces, &mut rows);
+        let facts = ShardFacts {
+            epoch: Epoch(1),
+            chunk_hash: *blake3::hash(data).as_bytes(),
+            chunk_len: layout.chunk_len,
+        };
+        for (drive, id) in shards_of(map, body, chunk..chunk + 1) {
+            let slot = id.slot;
+            if missed.contains(&MissedSlot { chunk, slot }) {
+                continue;
+            }
+            let payload = match (slot as usize).checked_sub(k) {
+                None => pieces[slot as usize],
+                Some(row) => &parity[row],
+            };
+            let mut buffer = pool.acquire(payload.len()).await.unwrap();
+            buffer.extend_from_slice(payload);
+            shards.put(drive, id, facts, buffer).await.unwrap();
+        }
+    }
 }
 
 struct World {
@@ -57,41 +102,17 @@ impl World {
             protection: self.map.load().protection,
             site: SiteId(0),
         };
-        for chunk in 0..body.chunks() {
-            let layout = body.layout_of(chunk);
-            let mut data = vec![0; layout.chunk_len as usize];
-            self.rng.fill(&mut data);
-            let k = layout.protection.data as usize;
-            let pieces: Vec<&[u8]> = (0..k)
-                .map(|slot| {
-                    let start = (slot * layout.shard_len as usize).min(data.len());
-                    &data[start..start + layout.len_of(slot as u8) as usize]
-                })
-                .collect();
-            let mut parity =
-                vec![vec![0; layout.shard_len as usize]; layout.protection.parity as usize];
-            let mut rows: Vec<&mut [u8]> = parity.iter_mut().map(Vec::as_mut_slice).collect();
-            Code::of(layout.protection)
-                .unwrap()
-                .encode(&pieces, &mut rows);
-            let facts = ShardFacts {
-                epoch: Epoch(1),
-                chunk_hash: *blake3::hash(&data).as_bytes(),
-                chunk_len: layout.chunk_len,
-            };
-            let map = self.map.load();
-            for (drive, id) in shards_of(&map, &body, chunk..chunk + 1) {
-                let slot = id.slot as usize;
-                let payload = if slot < k {
-                    pieces[slot]
-                } else {
-                    &parity[slot - k]
-                };
-                let mut buffer = self.pool.try_acquire(payload.len()).unwrap();
-                buffer.extend_from_slice(payload);
-                self.shards.put(drive, id, facts, buffer).await.unwrap();
-            }
-        }
+        let mut data = vec![0; len as usize];
+        self.rng.fill(&mut data);
+        store_body(
+            &*self.shards,
+            &self.map.load(),
+            &self.pool,
+            &body,
+            &data,
+            &[],
+        )
+        .await;
         body
     }
 
