@@ -40,8 +40,8 @@ use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::{self, ClusterShards};
 use crate::metadata::{Metadata, metadata_machine, query_runner};
 use crate::repair::{
-    LedGroups, MovedAway, OrphanScan, RebalanceConfig, Rebalancer, Rebuilder, ReclaimConfig,
-    Reclaimer,
+    IntentsConfig, IntentsWorker, LedGroups, MovedAway, OrphanScan, RebalanceConfig, Rebalancer,
+    Rebuilder, ReclaimConfig, Reclaimer, ReencodeConfig, ReencodeControl, Reencoder,
 };
 use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
@@ -158,6 +158,7 @@ pub(super) struct Inner {
     metadata: Metadata,
     pub(super) reclaimer: Reclaimer,
     pub(super) rebalancer: Arc<Rebalancer>,
+    pub(super) reencode: ReencodeControl,
     pub(super) pool: BufferPool,
     stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -291,6 +292,7 @@ impl Node {
                 metadata,
                 reclaimer,
                 rebalancer,
+                reencode: ReencodeControl::default(),
                 pool,
                 stop,
                 _lock: lock,
@@ -372,6 +374,33 @@ impl Node {
             config.clock.clone(),
         );
         spawn(orphans.run(stopped.clone()));
+        let led: LedGroups = {
+            let replicas = inner.replicas.clone();
+            Arc::new(move || replicas.led_here())
+        };
+        let intents = IntentsWorker::new(
+            self.metadata(),
+            self.rebuilder(),
+            self.shards(),
+            self.map(),
+            led.clone(),
+            config.clock.clone(),
+            IntentsConfig::default(),
+        );
+        spawn(intents.run(stopped.clone()));
+        let reencoder = Reencoder {
+            metadata: self.metadata(),
+            rebuilder: self.rebuilder(),
+            shards: self.shards(),
+            map: self.map(),
+            pool: self.pool(),
+            clock: config.clock.clone(),
+            rng: config.rng.clone(),
+            led,
+            config: ReencodeConfig::default(),
+            control: self.reencode(),
+        };
+        spawn(reencoder.run(stopped.clone()));
         watch::look(inner).await;
         steward::renew_map_now(inner).await;
         spawn(inner.rebalancer.clone().run(stopped.clone()));
@@ -417,6 +446,12 @@ impl Node {
             self.pool(),
             self.inner.clock.clone(),
         )
+    }
+
+    /// Starts and stops the encoding anew of bodies that are below the cluster's protection, of the groups that this
+    /// node leads.
+    pub fn reencode(&self) -> ReencodeControl {
+        self.inner.reencode.clone()
     }
 
     /// Changes when background work has to end.
