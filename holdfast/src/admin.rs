@@ -40,6 +40,8 @@ enum AdminCommand {
     Keep(DrainArgs),
     /// Choose what new objects are protected with.
     Protection(ProtectionArgs),
+    /// Encode anew what is protected less than new objects are, or stop doing so.
+    Reencode(ReencodeArgs),
 }
 
 #[derive(Args)]
@@ -59,6 +61,21 @@ struct DrainArgs {
     /// Number of the node, as `holdfast admin nodes` shows it.
     #[arg(long, value_name = "NUMBER")]
     node: Option<u64>,
+}
+
+#[derive(Args)]
+struct ReencodeArgs {
+    #[command(flatten)]
+    target: NodeArgs,
+
+    #[arg(value_enum)]
+    what: StartStop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum StartStop {
+    Start,
+    Stop,
 }
 
 #[derive(Args)]
@@ -146,6 +163,10 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),
         AdminCommand::Keep(args) => order(&args.target, &args.keep()),
+        AdminCommand::Reencode(args) => order(
+            &args.target,
+            &NodeOrder::Reencode(args.what == StartStop::Start),
+        ),
         AdminCommand::Protection(args) => {
             order(&args.target, &NodeOrder::Protection(args.protection))
         }

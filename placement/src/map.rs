@@ -40,6 +40,8 @@ pub struct ClusterMap {
     pub protection: Protection,
     /// What the operator asked for; `None`: what suits the drives best.
     pub protection_chosen: Option<Protection>,
+    /// Bodies that are protected less than that are to be encoded anew.
+    pub reencode: bool,
     /// Ids are never reused: the next node gets this one.
     pub next_node: u64,
     /// The next drive gets this one.
@@ -152,6 +154,7 @@ impl ClusterMap {
             lanes: 1,
             protection: Protection::NONE,
             protection_chosen: None,
+            reencode: false,
             next_node: 1,
             next_drive: 1,
             feature: 0,

@@ -142,6 +142,7 @@ pub fn map_of(drives: &[(DriveId, NodeId)], protection: Protection) -> ClusterMa
         lanes: 16,
         protection,
         protection_chosen: None,
+        reencode: false,
         feature: FEATURE,
     };
     let members: Vec<Member> = map.members(SiteId(0));

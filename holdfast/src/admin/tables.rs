@@ -7,6 +7,9 @@ use serde_json::Value;
 /// What is not healthy, and how the cluster stands as a whole.
 pub(super) fn summary(out: &mut impl Write, status: &Value) -> io::Result<()> {
     problems(out, status)?;
+    for note in list(&status["notes"]) {
+        writeln!(out, "- {}", text(note))?;
+    }
     writeln!(
         out,
         "healthy {}   lost drives absorbed {}   protection {}   epoch {}   full {}",

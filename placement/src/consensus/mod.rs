@@ -202,6 +202,8 @@ impl ConsensusConfig {
             heartbeat: Duration::from_millis(200),
             election_timeout_min: Duration::from_millis(350),
             election_timeout_max: Duration::from_millis(600),
+            // With what else a request takes, it is answered within five seconds.
+            deadline: Duration::from_secs(4),
             ..Self::default()
         }
     }

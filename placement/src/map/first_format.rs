@@ -59,6 +59,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ClusterMap, DamagedMapError> {
         metadata_groups: first.metadata_groups,
         lanes: first.lanes,
         protection_chosen: None,
+        reencode: false,
         protection: first.protection,
         next_drive: first.next_drive,
         feature: FEATURE,

@@ -16,7 +16,7 @@ pub use identity::{
 };
 pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError};
 pub use orders::{NodeOrder, OrderError};
-pub use report::{DriveReport, LedGroup, Report};
+pub use report::{DriveReport, LedGroup, Redundancy, Report};
 pub use space::SpaceGauge;
 pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};
 pub use visitor::{Visitor, VisitorConfig};

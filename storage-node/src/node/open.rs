@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -33,7 +34,7 @@ use super::identity::{
     DRIVE_FILE, DriveIdentity, NodeIdentity, read_map, read_secret, write_map, write_secret,
 };
 use super::join::{self, JoinRequest, change_map};
-use super::report::{DriveReport, LedGroup, Report};
+use super::report::{DriveReport, LedGroup, Redundancy, Report};
 use super::space::{SpaceGauge, reserve_bytes};
 use super::{steward, watch};
 use crate::buffer::{BufferPool, PoolConfig};
@@ -155,10 +156,12 @@ pub(super) struct Inner {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) space: SpaceGauge,
     site: SiteId,
-    metadata: Metadata,
+    pub(super) metadata: Metadata,
     pub(super) reclaimer: Reclaimer,
     pub(super) rebalancer: Arc<Rebalancer>,
     pub(super) reencode: ReencodeControl,
+    pub(super) reencoding: AtomicBool,
+    pub(super) redundancy: Mutex<Redundancy>,
     pub(super) pool: BufferPool,
     stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -293,6 +296,8 @@ impl Node {
                 reclaimer,
                 rebalancer,
                 reencode: ReencodeControl::default(),
+                reencoding: AtomicBool::new(false),
+                redundancy: Mutex::default(),
                 pool,
                 stop,
                 _lock: lock,
@@ -499,6 +504,7 @@ impl Inner {
             drives,
             full: self.space.is_full(),
             leads: leads.collect(),
+            redundancy: *self.redundancy.lock(),
         }
     }
 
@@ -981,6 +987,7 @@ fn first_map(identity: &NodeIdentity, drives: &[NodeDrive], config: &NodeConfig)
         lanes: LANES,
         protection: Protection::auto(&members),
         protection_chosen: None,
+        reencode: false,
         next_node: identity.node.0 + 1,
         next_drive: ids.iter().map(|id| id.0).max().unwrap_or(0) + 1,
         drives,

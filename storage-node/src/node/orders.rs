@@ -21,6 +21,8 @@ pub enum NodeOrder {
     KeepNode(NodeId),
     /// What new bodies are written with, `K+M`; `auto`: what suits the drives best.
     Protection(String),
+    /// Encode bodies anew that are protected less than new ones are, or stop doing so.
+    Reencode(bool),
 }
 
 /// Why an order was not taken.
@@ -78,6 +80,7 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder) -> Result<(), OrderError> {
         NodeOrder::KeepNode(node) => set_draining(map, |_, of| of == *node, false)
             .then_some(())
             .ok_or(OrderError::NoNode(*node))?,
+        NodeOrder::Reencode(wanted) => map.reencode = *wanted,
         NodeOrder::Protection(text) if text == "auto" => map.protection_chosen = None,
         NodeOrder::Protection(text) => {
             let chosen: Protection = text

@@ -11,6 +11,27 @@ pub struct Report {
     pub full: bool,
     /// The groups that it leads.
     pub leads: Vec<LedGroup>,
+    /// Of these groups.
+    pub redundancy: Redundancy,
+}
+
+/// What is missing of the safety that bodies should have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redundancy {
+    /// Shards that writes have missed and that were not made since.
+    pub repairs_open: u64,
+    /// Bytes of bodies that survive less than they would with the cluster's protection.
+    pub below_protection_bytes: u64,
+    /// Such bodies.
+    pub below_protection_bodies: u64,
+}
+
+impl Redundancy {
+    pub(super) fn add(&mut self, other: Redundancy) {
+        self.repairs_open += other.repairs_open;
+        self.below_protection_bytes += other.below_protection_bytes;
+        self.below_protection_bodies += other.below_protection_bodies;
+    }
 }
 
 /// A drive as its node sees it.

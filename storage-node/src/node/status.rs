@@ -7,7 +7,7 @@ use holdfast_placement::map::{ClusterMap, DriveState, NodeState};
 use serde::Serialize;
 
 use super::open::Node;
-use super::report::{DriveReport, LedGroup, Report};
+use super::report::{DriveReport, LedGroup, Redundancy, Report};
 use super::steward::wanted_voters;
 
 /// The answer of `/-/status`.
@@ -29,6 +29,12 @@ pub struct NodeStatus {
     pub drives: Vec<DriveStatus>,
     pub groups: Vec<GroupSummary>,
     pub ring: RingStatus,
+    /// What is missing of the safety that bodies should have, as the leaders of the groups last counted it.
+    pub redundancy: Redundancy,
+    /// Bodies that are protected less than new ones are being encoded anew.
+    pub reencoding: bool,
+    /// What is worth knowing and no fault.
+    pub notes: Vec<String>,
     /// What is not as it should be and what to do, worst first.
     pub problems: Vec<String>,
     pub memory: MemoryStatus,
@@ -140,7 +146,18 @@ impl Node {
             })
             .collect();
         let full = inner.space.is_full();
-        let problems = problems(&groups, &nodes, &drives, full);
+        let mut redundancy = Redundancy::default();
+        for report in reports.values() {
+            redundancy.add(report.redundancy);
+        }
+        let mut problems = problems(&groups, &nodes, &drives, full);
+        if redundancy.repairs_open > 0 {
+            problems.push(format!(
+                "{} shards of what was written while drives were down are still to be made: it goes on by itself when they are back",
+                redundancy.repairs_open
+            ));
+        }
+        let notes = notes(&map, redundancy);
         let absorbed = {
             let mut seen = map.as_ref().clone();
             for drive in &mut seen.drives {
@@ -170,6 +187,9 @@ impl Node {
             drives,
             groups,
             ring: ring_status(&map),
+            redundancy,
+            reencoding: map.reencode,
+            notes,
             problems,
             memory: MemoryStatus {
                 body_bytes_in_use: inner.pool.in_use_bytes() as u64,
@@ -266,6 +286,29 @@ fn ring_status(map: &ClusterMap) -> RingStatus {
         moving_from: rings().flat_map(|ring| ring.moving_from()).collect(),
         slots,
     }
+}
+
+fn notes(map: &ClusterMap, redundancy: Redundancy) -> Vec<String> {
+    let mut notes = Vec::new();
+    if redundancy.below_protection_bodies > 0 {
+        let what_to_do = match map.reencode {
+            true => "they are being encoded anew",
+            false => "`holdfast admin reencode start` has them encoded anew",
+        };
+        notes.push(format!(
+            "{} bytes in {} bodies survive less than {} does: {what_to_do}",
+            redundancy.below_protection_bytes, redundancy.below_protection_bodies, map.protection,
+        ));
+    }
+    let moving: usize = map
+        .rings
+        .iter()
+        .map(|(_, ring)| ring.moving_from().len())
+        .sum();
+    if moving > 0 {
+        notes.push(format!("shards are moving away from {moving} drives"));
+    }
+    notes
 }
 
 fn problems(

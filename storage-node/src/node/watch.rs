@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_placement::ids::DriveId;
+use holdfast_placement::ids::{DriveId, GroupId};
 
 use super::open::{Inner, room};
+use super::report::Redundancy;
 use super::space::reserve_bytes;
+use crate::repair::Floor;
 
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -29,6 +32,8 @@ pub(super) async fn look(inner: &Arc<Inner>) {
         inner.replicas.fail_drive(id).await;
     }
     note_space(inner);
+    note_redundancy(inner).await;
+    follow_orders(inner);
     inner.pool.trim();
 }
 
@@ -71,6 +76,37 @@ fn note_space(inner: &Inner) {
         // Shards are refused before metadata is: what was deleted has to make room soon, not at the next slow round.
         if free < 3 * reserve_bytes(total) {
             inner.reclaimer.wake();
+        }
+    }
+}
+
+/// Sums up what the groups that are led here hold. One that cannot be read now counts at the next look.
+async fn note_redundancy(inner: &Inner) {
+    let floor = Floor::of(&inner.map.load());
+    let mut sum = Redundancy::default();
+    for group in inner.replicas.led_here() {
+        if group == GroupId::PLACEMENT {
+            continue;
+        }
+        if let Ok(usage) = inner.metadata.usage(group).await {
+            let below = floor.below(&usage);
+            sum.add(Redundancy {
+                repairs_open: usage.repairs_open,
+                below_protection_bytes: below.bytes,
+                below_protection_bodies: below.bodies,
+            });
+        }
+    }
+    *inner.redundancy.lock() = sum;
+}
+
+/// Does what the map says that operators want.
+fn follow_orders(inner: &Inner) {
+    let wanted = inner.map.load().reencode;
+    if inner.reencoding.swap(wanted, Ordering::Relaxed) != wanted {
+        match wanted {
+            true => inner.reencode.start(),
+            false => inner.reencode.stop(),
         }
     }
 }
