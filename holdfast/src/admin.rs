@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::credentials::{CredentialsError, RootCredentials};
 use crate::serve::ENDPOINT_FILE;
+use crate::simulate::{self, SimulateArgs, SimulateError};
 
 #[derive(Args)]
 pub struct AdminArgs {
@@ -32,6 +33,8 @@ enum AdminCommand {
     Ring(NodeArgs),
     /// The metadata's groups: leaders and voters.
     Groups(NodeArgs),
+    /// Compute the ring of a described fleet on paper: balance, what a change moves, what may be lost.
+    Simulate(SimulateArgs),
     /// Print the join token for further nodes.
     Token(TokenArgs),
     /// Move everything away from a drive or a node, which then leaves the cluster.
@@ -132,6 +135,8 @@ pub enum AdminError {
     Io(String, io::Error),
     #[error("{0} answered {1}")]
     Refused(String, String),
+    #[error(transparent)]
+    Simulate(#[from] SimulateError),
     #[error("the request could not be signed: {0}")]
     Signing(String),
 }
@@ -160,6 +165,7 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
             tables::problems(out, status)?;
             tables::groups(out, status)
         }),
+        AdminCommand::Simulate(args) => Ok(simulate::run(&args)?),
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),
         AdminCommand::Keep(args) => order(&args.target, &args.keep()),

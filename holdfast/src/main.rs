@@ -8,6 +8,7 @@ mod admin;
 mod bench;
 mod credentials;
 mod serve;
+mod simulate;
 mod units;
 
 /// S3-compatible object gateway over a scale-out flash store.

@@ -21,9 +21,10 @@ impl FromStr for ByteSize {
             "kb" => 1_000,
             "mb" => 1_000_000,
             "gb" => 1_000_000_000,
+            "tb" => 1_000_000_000_000,
             _ => {
                 return Err(format!(
-                    "`{text}` is not a size: write a whole number and B, KiB, MiB, GiB, KB, MB or GB, as in `64MiB`"
+                    "`{text}` is not a size: write a whole number and B, KiB, MiB, GiB, TiB, KB, MB, GB or TB, as in `64MiB`"
                 ));
             }
         };

@@ -13,8 +13,9 @@ const WHOLE_TOLERANCE: f64 = 1.0;
 const PREFIX_TOLERANCE: (f64, f64) = (1.0, 0.01);
 const PREFIX_TOLERANCE_KEPT: (f64, f64) = (2.0, 0.05);
 
-/// Rounds of improvement at each price at most; few are needed.
-const ROUNDS_MAX: usize = 20;
+/// Rounds of improvement at each price at most, and in the end without a price.
+const ROUNDS_MAX: usize = 6;
+const LAST_ROUNDS_MAX: usize = 20;
 
 /// Least improvement that is worth a step.
 const GAIN_MIN: f64 = 1e-9;
@@ -40,6 +41,8 @@ pub(super) struct Table<'a> {
     held: Vec<Vec<f64>>,
     /// `off[d]`: drive `d` is further from a fair share than is tolerated.
     off: Vec<bool>,
+    /// Those drives, in order.
+    off_list: Vec<usize>,
     prefix_weight: f64,
 }
 
@@ -134,6 +137,7 @@ impl<'a> Table<'a> {
             shares,
             held: vec![vec![0.0; topology.drives.len()]; slots],
             off: vec![true; topology.drives.len()],
+            off_list: (0..topology.drives.len()).collect(),
             prefix_weight: 1.0,
         };
         for p in 0..partitions {
@@ -230,10 +234,10 @@ impl<'a> Table<'a> {
             let tie = mix(p as u64, slot as u64, 1 + self.topology.drives[drive].id.0);
             (follows, below, tie)
         };
-        allowed.min_by(|a, b| {
-            let (a, b) = (key(*a), key(*b));
-            a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2))
-        })
+        let keys = allowed.map(|drive| (key(drive), drive));
+        let least = keys
+            .min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)).then(a.2.cmp(&b.2)));
+        least.map(|(_, drive)| drive)
     }
 
     /// Takes single steps as long as one brings shares nearer to what is tolerated.
@@ -241,9 +245,19 @@ impl<'a> Table<'a> {
         for drive in 0..self.off.len() {
             self.judge(drive);
         }
-        let mut price = PRICE_MAX * self.rows.len() as f64;
-        while self.off.contains(&true) {
-            for _ in 0..ROUNDS_MAX {
+        // A fresh table moves nothing: its steps have no price.
+        let mut price = if self.fresh {
+            0.0
+        } else {
+            PRICE_MAX * self.rows.len() as f64
+        };
+        while !self.off_list.is_empty() {
+            let rounds_max = if price > 0.0 {
+                ROUNDS_MAX
+            } else {
+                LAST_ROUNDS_MAX
+            };
+            for _ in 0..rounds_max {
                 let mut steps = 0;
                 for p in 0..self.rows.len() {
                     steps += self.replace_some(p, price) + self.exchange_some(p, price);
@@ -283,16 +297,22 @@ impl<'a> Table<'a> {
                 continue;
             };
             let mut best: Option<(f64, usize)> = None;
-            for new in 0..self.topology.drives.len() {
-                if !self.off[old] && !self.off[new] || self.rows[p].contains(&Some(new)) {
+            let lost = self.change(old, -1.0, slot, self.slots);
+            // Others than those that are off win nothing by a slot more.
+            let any = self.off[old];
+            let candidates = match any {
+                true => self.topology.drives.len(),
+                false => self.off_list.len(),
+            };
+            for number in 0..candidates {
+                let new = if any { number } else { self.off_list[number] };
+                let moved = self.moved(p, slot, new) * price;
+                let least = best.map_or(-GAIN_MIN, |(least, _)| least);
+                if !self.off[new] && lost + moved >= least || self.rows[p].contains(&Some(new)) {
                     continue;
                 }
-                let change = self.change(old, -1.0, slot, self.slots)
-                    + self.change(new, 1.0, slot, self.slots)
-                    + self.moved(p, slot, new) * price;
-                if change < best.map_or(-GAIN_MIN, |(least, _)| least)
-                    && self.may_replace(p, slot, new)
-                {
+                let change = lost + self.change(new, 1.0, slot, self.slots) + moved;
+                if change < least && self.may_replace(p, slot, new) {
                     best = Some((change, new));
                 }
             }
@@ -377,7 +397,14 @@ impl<'a> Table<'a> {
             0
         };
         let off = |n: usize| self.penalty(n, drive, self.held[n][drive]) > 0.0;
-        self.off[drive] = (first..self.slots).any(off);
+        let is_off = (first..self.slots).any(off);
+        if self.off[drive] != is_off {
+            self.off[drive] = is_off;
+            match self.off_list.binary_search(&drive) {
+                Ok(at) => drop(self.off_list.remove(at)),
+                Err(at) => self.off_list.insert(at, drive),
+            }
+        }
     }
 
     /// How much worse it gets if a drive has `by` slots more in prefixes longer than `from` and not longer than `to`.

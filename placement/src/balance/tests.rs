@@ -43,7 +43,6 @@ fn held(ring: &Ring, prefix: usize) -> BTreeMap<DriveId, usize> {
 fn check_spread(ring: &Ring, members: &[Member], told: &str) {
     let places: BTreeMap<DriveId, Member> = members.iter().map(|m| (m.drive, *m)).collect();
     let count = |of: &mut dyn Iterator<Item = u64>| of.collect::<BTreeSet<u64>>().len();
-    let hosts = count(&mut members.iter().map(|m| m.host.0 << 20 | u64::from(m.rack)));
     let racks = count(&mut members.iter().map(|m| u64::from(m.rack)));
     for slots in ring.partitions() {
         let drives: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
@@ -54,10 +53,17 @@ fn check_spread(ring: &Ring, members: &[Member], told: &str) {
             assert_eq!(distinct, n, "drives, {told}");
             let in_racks = count(&mut first.iter().map(|m| u64::from(m.rack)));
             assert_eq!(in_racks, n.min(racks), "racks of {n}, {told}");
-            let in_hosts = count(&mut first.iter().map(|m| m.host.0 << 20 | u64::from(m.rack)));
-            // Racks come first: a host more is not had at the price of a rack's fair part.
-            if racks == 1 {
-                assert_eq!(in_hosts, n.min(hosts), "hosts of {n}, {told}");
+            // Racks come first: a host more is not had at the price of a rack's fair part. Inside a rack no host is
+            // used twice before all are used once.
+            for rack in first.iter().map(|m| m.rack).collect::<BTreeSet<u32>>() {
+                let of_rack = |of: &[Member]| -> Vec<u64> {
+                    let here = of.iter().filter(|m| m.rack == rack);
+                    here.map(|m| m.host.0).collect()
+                };
+                let here = of_rack(&first);
+                let in_hosts = count(&mut here.iter().copied());
+                let hosts = count(&mut of_rack(members).into_iter());
+                assert_eq!(in_hosts, here.len().min(hosts), "hosts of {n}, {told}");
             }
         }
     }
@@ -215,39 +221,105 @@ fn a_drive_or_host_more_or_less_in_a_cluster_moves_little() {
     }
 }
 
+/// One change: a drive or a host comes or goes, or a drive gets another capacity.
+fn change(members: &mut Vec<Member>, rng: &SeededRng) -> &'static str {
+    let like = members[rng.below(members.len() as u64) as usize];
+    let next = members.iter().map(|m| m.drive.0).max().unwrap_or(0) + 1;
+    let hosts: BTreeSet<NodeId> = members.iter().map(|m| m.host).collect();
+    match rng.below(5) {
+        0 if members.len() > 1 => {
+            members.retain(|m| m.drive != like.drive);
+            "a drive less"
+        }
+        1 if hosts.len() > 1 => {
+            members.retain(|m| m.host != like.host);
+            "a host less"
+        }
+        2 => {
+            members.push(Member {
+                drive: DriveId(next),
+                ..like
+            });
+            "a drive more"
+        }
+        3 => {
+            let drives = members.iter().filter(|m| m.host == like.host).count();
+            members.extend((0..drives as u64).map(|number| Member {
+                drive: DriveId(next + number),
+                host: NodeId(1000 + next),
+                ..like
+            }));
+            "a host more"
+        }
+        _ => {
+            let at = members.iter().position(|m| m.drive == like.drive).unwrap();
+            members[at].capacity = 500 + rng.below(3500);
+            "another capacity"
+        }
+    }
+}
+
+/// What is promised after each of a sequence of changes. What is taken for the least that a change can move leaves the
+/// rule of domains out, so it says little where there are fewer hosts than slots: there the rule, by which a prefix
+/// uses all hosts before it uses one twice, shifts slots that were right.
 #[test]
-fn random_changes_keep_what_a_ring_promises() {
+fn sequences_of_changes_keep_what_a_ring_promises() {
     let seed = seed();
-    for round in 0..3 {
+    let rounds = std::env::var("HOLDFAST_ROUNDS").map_or(4, |text| text.parse().unwrap());
+    for round in 0..rounds {
         let rng = SeededRng::new(seed + round);
-        let mut members = random_topology(&rng, 25);
+        let wide = round % 2 == 0;
+        let mut members = if wide {
+            let hosts = 17 + rng.below(20);
+            (0..hosts * 2)
+                .map(|i| member(i + 1, 1000 + 500 * rng.below(3), i / 2, 0))
+                .collect()
+        } else {
+            random_topology(&rng, 25)
+        };
         let mut ring = balance(&members, PARTITIONS, None);
-        for step in 0..3 {
-            let like = members[rng.below(members.len() as u64) as usize];
-            let drive = DriveId(1000 + step);
+        for step in 0..4 {
             let before = members.len();
-            match rng.below(3) {
-                0 if members.len() > 1 => {
-                    members.swap_remove(rng.below(members.len() as u64) as usize);
-                }
-                1 => members.push(Member { drive, ..like }),
-                _ => members.push(Member {
-                    drive,
-                    host: NodeId(1000 + step),
-                    ..like
-                }),
-            }
+            let what = change(&mut members, &rng);
             let old = std::mem::replace(&mut ring, Ring::of(Vec::new()));
-            ring = balance(&members, PARTITIONS, Some(&old));
+            ring = old.rebalanced(&members);
             let told = format!(
-                "seed {} step {step}: {before} to {} drives",
+                "seed {} step {step}: {what}, {before} to {} drives",
                 seed + round,
                 members.len()
             );
             check_spread(&ring, &members, &told);
             let (whole, _) = unfairness(&ring, &members);
-            // Where there are fewer hosts than slots, the rule of domains leaves little freedom.
-            assert!(whole <= 2.0, "{told}: off by {whole}");
+            // Single steps do not always find the last slot where there are fewer hosts than slots.
+            assert!(
+                whole <= if wide { 1.0 + 1e-6 } else { 2.0 },
+                "{told}: off by {whole}"
+            );
+            if wide {
+                for n in [3, 6, SLOTS_MAX] {
+                    let (moved, least) = moves(&old, &ring, &members, n);
+                    let least = least.max(holes(&old, &members, n));
+                    let most = 2 * least + PARTITIONS / 50;
+                    assert!(
+                        moved <= most,
+                        "{told}, {n} slots: moved {moved}, least {least}"
+                    );
+                }
+            }
+            // A slot that did not move has no sources, one that moved has its former drive.
+            for (slots, before) in ring.partitions().zip(old.partitions()) {
+                for (number, slot) in slots.iter().enumerate() {
+                    let former = before.get(number).map(|slot| slot.target);
+                    let moved = former.is_some_and(|former| former != slot.target);
+                    assert!(!moved || slot.sources.first() == former.as_ref(), "{told}");
+                    assert!(!slot.sources.contains(&slot.target), "{told}");
+                }
+            }
+            let again = ring.rebalanced(&members);
+            let kept = again.partitions().zip(ring.partitions());
+            for (again, ring) in kept {
+                assert_eq!(again, ring, "{told}: nothing changed, yet slots moved");
+            }
         }
     }
 }
@@ -263,5 +335,15 @@ fn a_thousand_drives() {
     assert!(
         whole <= 1.0 + 1e-6 && prefix <= 3.0,
         "off by {whole}, {prefix}"
+    );
+    // A host with ten drives fails: what it had goes to others, and nothing else moves.
+    let fewer = &members[..990];
+    let next = ring.rebalanced(fewer);
+    check_spread(&next, fewer, "990 drives");
+    let (moved, _) = moves(&ring, &next, fewer, SLOTS_MAX);
+    let holes = holes(&ring, fewer, SLOTS_MAX);
+    assert!(
+        moved as f64 <= holes as f64 * 1.1 + 16.0,
+        "moved {moved} of {holes}"
     );
 }
