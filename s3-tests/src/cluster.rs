@@ -62,6 +62,11 @@ impl ClusterOptions {
         }
     }
 
+    pub fn drives(mut self, drives: usize) -> Self {
+        self.drives = drives;
+        self
+    }
+
     pub fn netns(mut self, netns: bool) -> Self {
         self.netns = netns;
         self

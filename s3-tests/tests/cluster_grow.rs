@@ -17,7 +17,7 @@ const CLIENTS: usize = 4;
 #[test]
 fn one_node_becomes_many() {
     let mut seed = Seed::for_test("cluster-grow");
-    let mut cluster = Cluster::up("cluster-grow", &ClusterOptions::new(1));
+    let mut cluster = Cluster::up("cluster-grow", &ClusterOptions::new(1).drives(1));
     cluster.client(1).create_bucket(BUCKET);
     let mut roamer = Roamer::new(cluster.addresses(), cluster.keys(), 0);
     let before = Acknowledged::fill(&mut roamer, BUCKET, "before/", OBJECTS, &mut seed);

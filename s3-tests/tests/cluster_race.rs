@@ -94,7 +94,8 @@ fn exactly_one_wins() {
         let mut read = read_by_all(&living, &cluster, &key, &contents, decided);
         if let Some(victim) = victim {
             cluster.start(victim);
-            cluster.wait_ready();
+            // The next one may die only once this one is counted on again.
+            cluster.wait_healthy();
             if decided {
                 read.push(read_back(
                     cluster.address(victim),
