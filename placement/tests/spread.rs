@@ -98,7 +98,9 @@ impl Node {
 /// Three nodes; the group has one voter, on node 1.
 async fn cluster() -> Vec<Node> {
     let (mut map, listeners) = lay(3).await;
-    map.groups = vec![(GROUP, (1..=3).map(DriveId).collect())];
+    map.groups = (0..16)
+        .map(|group| (GroupId(group), (1..=3).map(DriveId).collect()))
+        .collect();
     let mut nodes = Vec::new();
     for (number, listener) in (1..).zip(listeners) {
         let wire = Wire::new(NodeId(number), map.clone(), &secret(1));
@@ -196,5 +198,37 @@ async fn without_a_quorum_nothing_is_decided_and_that_is_said_in_time() {
     );
     assert!(
         nodes[0].replicas.read(GROUP).await.is_err() || began.elapsed() < Duration::from_secs(16)
+    );
+}
+
+/// Each of two nodes leads a group and asks the other to host a replica of it, at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_give_each_other_voters_do_not_wait_for_each_other() {
+    let nodes = cluster().await;
+    let groups: Vec<_> = (10..16).map(GroupId).collect();
+    for (number, group) in groups.iter().enumerate() {
+        let home = number % 2;
+        let voter = DriveId(home as u64 + 1);
+        nodes[home]
+            .replicas
+            .create_group(*group, &[voter])
+            .await
+            .unwrap();
+    }
+    let voters: Vec<_> = (1..=3).map(DriveId).collect();
+    let changes = groups.iter().enumerate().map(|(number, group)| {
+        let replicas = nodes[number % 2].replicas.clone();
+        let (group, voters) = (*group, voters.clone());
+        tokio::spawn(async move { replicas.change_voters(group, &voters).await })
+    });
+    let changes: Vec<_> = changes.collect();
+    let began = std::time::Instant::now();
+    for change in changes {
+        change.await.unwrap().unwrap();
+    }
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
     );
 }

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from conftest import pattern
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "local-cluster"
-NODES = int(os.environ.get("HOLDFAST_TEST_NODES", "1"))
+NODES = int(os.environ.get("HOLDFAST_TEST_NODES", "3"))
 MIB = 1 << 20
 
 # How long a client goes on trying, with all nodes but one alive.

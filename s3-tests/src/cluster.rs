@@ -20,7 +20,7 @@ use crate::server::{binary, plain_get};
 pub const RECOVERY: Duration = Duration::from_secs(120);
 
 /// How many nodes a cluster of the tests has, unless `HOLDFAST_TEST_NODES` says otherwise.
-const NODES: usize = 1;
+const NODES: usize = 3;
 
 /// Clusters of one test process run one after the other: they share two cores.
 static TURN: Mutex<()> = Mutex::new(());

@@ -55,6 +55,9 @@ pub struct Replicas {
     pub(super) groups: ArcSwap<HashMap<GroupId, Arc<Group>>>,
     /// Takes turns among nodes that may know a leader.
     pub(super) turns: AtomicUsize,
+    /// Held while another node's order to host or to drop a replica is carried out, and where the same is done here. Never
+    /// while another node is asked for anything: two nodes that waited for each other would wait for ever.
+    pub(super) hosting: tokio::sync::Mutex<()>,
     /// One change of who hosts what at a time.
     pub(super) changes: tokio::sync::Mutex<()>,
     ended: AtomicBool,
@@ -121,6 +124,7 @@ impl Replicas {
             turns: AtomicUsize::new(0),
             drives: Mutex::default(),
             groups: ArcSwap::default(),
+            hosting: tokio::sync::Mutex::new(()),
             changes: tokio::sync::Mutex::new(()),
             ended: AtomicBool::new(false),
         });
@@ -279,6 +283,7 @@ impl Replicas {
         let wanted: BTreeSet<u64> = voters.iter().map(|drive| drive.0).collect();
         for drive in voters {
             if self.drive(*drive).is_ok() {
+                let _alone = self.hosting.lock().await;
                 self.host(id, *drive, false).await?;
             }
         }
@@ -330,6 +335,7 @@ impl Replicas {
             .iter()
             .filter(|replica| !wanted.contains(&replica.drive().0))
         {
+            let _alone = self.hosting.lock().await;
             self.drop_replica(&group, replica).await?;
         }
         Ok(())
@@ -667,9 +673,17 @@ impl Replicas {
 
     pub(super) async fn hand_to(&self, group: &Group, to: DriveId) -> Changed<()> {
         let until = self.clock.monotonic() + self.config.deadline;
+        let mut asked = false;
         loop {
-            if group.leader_elsewhere() == Some(to) {
+            let elsewhere = group.leader_elsewhere();
+            if elsewhere == Some(to) {
                 return Ok(());
+            }
+            if let Some(other) = elsewhere.filter(|_| asked) {
+                return Err(refused(
+                    group.id(),
+                    format!("{other} took the lead, not {to}"),
+                ));
             }
             let leader = self.leader(group).await?;
             if leader.drive() == to {
@@ -681,8 +695,12 @@ impl Replicas {
             if self.clock.monotonic() >= until {
                 return Err(refused(group.id(), format!("{to} did not take the lead")));
             }
-            let asked = leader.hand_to(to).await;
-            asked.map_err(|error| refused(group.id(), error))?;
+            // Where others may be asked to move the lead too, once is enough: who insists makes it go to and fro.
+            if !(asked && group.is_spread()) {
+                let handed = leader.hand_to(to).await;
+                handed.map_err(|error| refused(group.id(), error))?;
+                asked = true;
+            }
             group.wait().await;
         }
     }

@@ -185,7 +185,7 @@ impl Replicas {
     async fn obey(&self, order: Order) -> Changed<()> {
         match order {
             Order::Host { group, drive } => {
-                let _one_at_a_time = self.changes.lock().await;
+                let _alone = self.hosting.lock().await;
                 self.host(group, drive, false).await
             }
             Order::ChangeVoters { group, voters } => self.change_voters(group, &voters).await,
@@ -195,7 +195,7 @@ impl Replicas {
                 drive,
                 since,
             } => {
-                let _one_at_a_time = self.changes.lock().await;
+                let _alone = self.hosting.lock().await;
                 let group = self.group(group)?;
                 let Some(replica) = group.replica_on(drive) else {
                     return Ok(());

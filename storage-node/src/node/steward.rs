@@ -12,17 +12,19 @@ use std::time::Duration;
 
 use futures_util::future::{self, join_all};
 use holdfast_placement::balance::Member;
-use holdfast_placement::ids::{DriveId, GroupId, NodeId, SiteId};
+use holdfast_placement::ids::{DriveId, Epoch, GroupId, NodeId, SiteId};
 use holdfast_placement::map::{ClusterMap, NodeState};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::voters;
 
-use super::join::change_map;
 use super::open::Inner;
-use super::report::Report;
+use super::report::{LedGroup, Report};
 
 /// Between two rounds.
 const INTERVAL: Duration = Duration::from_millis(300);
+
+/// Groups whose voters are changed at a time.
+const CHANGES_AT_A_TIME: usize = 6;
 
 /// Rounds between two looks at where leaders are.
 const LEADER_ROUNDS: u32 = 10;
@@ -97,22 +99,29 @@ pub(super) async fn renew_map_now(inner: &Arc<Inner>) {
 }
 
 async fn renew_map(inner: &Arc<Inner>) {
-    let seen = Seen::now(inner);
-    // Most often there is nothing to change, and that takes no read of the newest map.
     let known = inner.map.load();
-    let mut next = known.as_ref().clone();
-    improve(&mut next, &seen);
+    let seen = Seen::now(inner);
+    let improving = known.clone();
+    // A new ring can take seconds to compute: not on a thread that serves requests.
+    let improved = tokio::task::spawn_blocking(move || {
+        let mut next = improving.as_ref().clone();
+        improve(&mut next, &seen);
+        next
+    });
+    let Ok(mut next) = improved.await else { return };
     if next == *known {
         return;
     }
-    let changed = change_map(&inner.directory, &inner.map, |map| {
-        let before = map.clone();
-        improve(map, &seen);
-        *map != before
-    })
-    .await;
-    if let Err(error) = changed {
-        tracing::warn!(%error, "the cluster map could not be brought up to date");
+    next.epoch = Epoch(known.epoch.0 + 1);
+    match inner.directory.set_map(Some(known.epoch), &next).await {
+        Ok(true) => inner.map.update(next),
+        // Somebody else was faster: what is to be changed then, the next round sees.
+        Ok(false) => {
+            if let Ok(Some(newest)) = inner.directory.map().await {
+                inner.map.update(newest);
+            }
+        }
+        Err(error) => tracing::warn!(%error, "the cluster map could not be brought up to date"),
     }
 }
 
@@ -259,13 +268,25 @@ fn wanted_protection(map: &ClusterMap) -> Protection {
 /// Has groups get the voters that the map gives them, a few at a time.
 async fn give_voters(inner: &Arc<Inner>, done: &mut Done) {
     let map = inner.map.load();
-    let wanting: Vec<(GroupId, Vec<DriveId>)> = map
+    for led in reported(inner, &map) {
+        let wanted = map.voters(led.group);
+        if same(wanted, &led.voters) {
+            done.voters.insert(led.group, wanted.to_vec());
+        }
+    }
+    let mut wanting: Vec<(GroupId, Vec<DriveId>)> = map
         .groups
         .iter()
         .filter(|(group, voters)| done.voters.get(group) != Some(voters))
-        .take(4)
         .cloned()
         .collect();
+    if wanting.is_empty() {
+        return;
+    }
+    // Those that cannot be changed now must not keep the others waiting.
+    let first = done.rounds as usize % wanting.len();
+    wanting.rotate_left(first);
+    wanting.truncate(CHANGES_AT_A_TIME);
     let changes = wanting.into_iter().map(|(group, voters)| async move {
         let changed = inner.replicas.change_voters_anywhere(group, &voters).await;
         (group, voters, changed)
@@ -294,14 +315,7 @@ async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
         return;
     }
     let mut leaders: HashMap<GroupId, DriveId> = HashMap::new();
-    let reports = map
-        .nodes
-        .iter()
-        .filter_map(|node| match node.id == inner.own {
-            true => Some(inner.report()),
-            false => inner.report_of(node.id),
-        });
-    for led in reports.flat_map(|report| report.leads) {
+    for led in reported(inner, &map) {
         leaders.insert(led.group, led.leader);
     }
     let preferred = voters::preferred_leaders(&voters::seats(&map), &map.groups);
@@ -320,4 +334,24 @@ async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
         })
     });
     join_all(moves).await;
+}
+
+/// The groups by the word of their leaders.
+fn reported(inner: &Inner, map: &ClusterMap) -> Vec<LedGroup> {
+    let reports = map.nodes.iter().filter_map(|node| {
+        if node.id == inner.own {
+            Some(inner.report())
+        } else if inner.peers.health().is_suspect(node.id) {
+            None
+        } else {
+            inner.report_of(node.id)
+        }
+    });
+    reports.flat_map(|report| report.leads).collect()
+}
+
+/// Whether these are the same drives, in whatever order.
+fn same(some: &[DriveId], others: &[DriveId]) -> bool {
+    let set = |drives: &[DriveId]| drives.iter().copied().collect::<BTreeSet<_>>();
+    set(some) == set(others)
 }
