@@ -1,6 +1,6 @@
 //! What an operator may ask of a cluster, through any node.
 
-use holdfast_placement::ids::{DriveId, NodeId};
+use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, DriveState};
 use holdfast_placement::protection::Protection;
 use serde::{Deserialize, Serialize};
@@ -35,13 +35,9 @@ pub enum OrderError {
     #[error("{0}")]
     Protection(String),
     #[error(
-        "{protection} needs {slots} drives, and {left} would be left: add drives first, or choose another protection"
+        "there are objects whose chunks lie on {slots} drives each, and {left} would be left: add drives first, or delete these objects"
     )]
-    TooFewDrives {
-        protection: Protection,
-        slots: usize,
-        left: usize,
-    },
+    TooFewDrives { slots: usize, left: usize },
     #[error("the cluster cannot decide it now: {0}")]
     Unavailable(String),
 }
@@ -50,10 +46,14 @@ impl Node {
     /// Takes an order: it is part of the map when this returns, and carried out in the background.
     pub async fn order(&self, order: &NodeOrder) -> Result<(), OrderError> {
         let inner = &self.inner;
+        let slots = match order {
+            NodeOrder::DrainDrive(_) | NodeOrder::DrainNode(_) => self.slots_in_use().await?,
+            _ => 0,
+        };
         let mut taken = Ok(());
         change_map(&inner.directory, &inner.map, |map| {
             let before = map.clone();
-            taken = apply(map, order);
+            taken = apply(map, order, slots);
             if taken.is_err() {
                 *map = before;
                 return false;
@@ -64,9 +64,24 @@ impl Node {
         .map_err(|error| OrderError::Unavailable(error.to_string()))?;
         taken
     }
+
+    /// The most shards that a chunk of any body has, or would have if it were written now.
+    async fn slots_in_use(&self) -> Result<usize, OrderError> {
+        let inner = &self.inner;
+        let map = inner.map.load();
+        let mut slots = map.protection_chosen.map_or(1, Protection::slots);
+        for group in (1..=map.metadata_groups).map(GroupId) {
+            let usage = inner.metadata.usage(group).await;
+            let usage = usage.map_err(|error| OrderError::Unavailable(error.to_string()))?;
+            let classes = usage.chunked.iter().filter(|(_, tally)| tally.bodies > 0);
+            let widest = classes.map(|(class, _)| class.protection.slots()).max();
+            slots = slots.max(widest.unwrap_or(0));
+        }
+        Ok(slots)
+    }
 }
 
-fn apply(map: &mut ClusterMap, order: &NodeOrder) -> Result<(), OrderError> {
+fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result<(), OrderError> {
     match order {
         NodeOrder::DrainDrive(drive) => set_draining(map, |id, _| id == *drive, true)
             .then_some(())
@@ -95,17 +110,10 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder) -> Result<(), OrderError> {
         .iter()
         .filter(|drive| !drive.state.is_draining())
         .count();
-    // Bodies that are there need their slots as well.
-    let needed = match map.protection_chosen {
-        Some(chosen) => chosen,
-        None => Protection { data: 1, parity: 0 },
-    };
-    if left < needed.slots() {
-        return Err(OrderError::TooFewDrives {
-            protection: needed,
-            slots: needed.slots(),
-            left,
-        });
+    let chosen = map.protection_chosen.map_or(1, Protection::slots);
+    let slots = slots_in_use.max(chosen);
+    if left < slots {
+        return Err(OrderError::TooFewDrives { slots, left });
     }
     Ok(())
 }
@@ -131,4 +139,51 @@ fn set_draining(
         };
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::testing::map_of;
+
+    use super::*;
+
+    fn map(drives: u64) -> ClusterMap {
+        let drives: Vec<_> = (1..=drives).map(|id| (DriveId(id), NodeId(id))).collect();
+        map_of(&drives, Protection { data: 4, parity: 2 })
+    }
+
+    #[test]
+    fn a_drive_that_chunks_need_is_not_drained() {
+        let mut six = map(6);
+        assert_eq!(
+            apply(&mut six, &NodeOrder::DrainDrive(DriveId(6)), 6),
+            Err(OrderError::TooFewDrives { slots: 6, left: 5 })
+        );
+        let mut seven = map(7);
+        assert_eq!(
+            apply(&mut seven, &NodeOrder::DrainNode(NodeId(6)), 6),
+            Ok(())
+        );
+        assert_eq!(seven.drives[5].state, DriveState::Draining);
+        assert_eq!(
+            apply(&mut seven, &NodeOrder::DrainNode(NodeId(7)), 6),
+            Err(OrderError::TooFewDrives { slots: 6, left: 5 })
+        );
+        assert_eq!(
+            apply(&mut map(6), &NodeOrder::DrainNode(NodeId(6)), 5),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        assert_eq!(
+            apply(&mut map(3), &NodeOrder::DrainDrive(DriveId(9)), 1),
+            Err(OrderError::NoDrive(DriveId(9)))
+        );
+        assert_eq!(
+            apply(&mut map(3), &NodeOrder::Protection("4+2".to_owned()), 1),
+            Err(OrderError::TooFewDrives { slots: 6, left: 3 })
+        );
+    }
 }
