@@ -37,7 +37,7 @@ mod status {
 }
 
 /// How long a question may take in all.
-pub const DEADLINE: Duration = Duration::from_secs(4);
+pub const DEADLINE: Duration = Duration::from_millis(2500);
 
 /// Pause before a question is asked again; doubled each time up to `PAUSE_MAX`.
 const PAUSE_MIN: Duration = Duration::from_millis(5);

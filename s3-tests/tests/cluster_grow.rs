@@ -3,11 +3,11 @@
 //!
 //! `HOLDFAST_TEST_GROW`: to how many nodes, one after the other (`3,4`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use holdfast_s3_tests::cluster::{nodes, report};
+use holdfast_s3_tests::cluster::{RECOVERY, nodes, report};
 use holdfast_s3_tests::traffic::{Acknowledged, Roamer, Traffic};
-use holdfast_s3_tests::{Cluster, ClusterOptions, Seed};
+use holdfast_s3_tests::{Cluster, ClusterOptions, Request, Seed};
 use serde_json::Value;
 
 const BUCKET: &str = "bucket";
@@ -49,6 +49,8 @@ fn one_node_becomes_many() {
         }
     }
     if cluster.nodes() >= 3 {
+        // What one node wrote has one copy until it is said that it should have more.
+        reencode(&cluster);
         // The first node, which once had everything.
         let traffic = Traffic::start(
             "after",
@@ -75,6 +77,37 @@ fn one_node_becomes_many() {
             acknowledged.verify(cluster.addresses(), cluster.keys(), BUCKET);
         }
     }
+}
+
+/// Has everything encoded as new objects are, and waits until it is.
+fn reencode(cluster: &Cluster) {
+    let below = |cluster: &Cluster| {
+        let status = cluster.status(1).expect("a status");
+        status["redundancy"]["below_protection_bodies"]
+            .as_u64()
+            .expect("a number")
+    };
+    let started = Instant::now();
+    let bodies = below(cluster);
+    assert!(bodies > 0, "nothing is below the cluster's protection");
+    let order = Request::post("/-/order").body("{\"reencode\": true}");
+    let taken = cluster.client(1).send(&order).expect("an answer");
+    assert_eq!(taken.status, 200, "{taken:?}");
+    // The sum is of what leaders last reported: while a lead moves a group may be missing from it.
+    let mut none_left = 0;
+    while none_left < 20 {
+        let left = below(cluster);
+        none_left = if left == 0 { none_left + 1 } else { 0 };
+        assert!(
+            started.elapsed() < RECOVERY,
+            "{left} bodies are still below"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    report(&format!(
+        "{bodies} bodies were encoded anew in {:.1?}",
+        started.elapsed()
+    ));
 }
 
 fn sizes() -> Vec<usize> {

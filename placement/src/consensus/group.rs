@@ -276,7 +276,9 @@ impl Group {
                 std::mem::take(&mut barrier.waiting)
             };
             let confirmed = std::pin::pin!(self.confirm());
-            let result = match future::select(confirmed, self.clock.sleep(self.deadline)).await {
+            // Half of it: who asks may have to ask again elsewhere, and answers in time all the same.
+            let patience = self.clock.sleep(self.deadline / 2);
+            let result = match future::select(confirmed, patience).await {
                 Either::Left((result, _)) => result,
                 Either::Right(_) => Err(ReadError::NoQuorum { group: self.id }),
             };

@@ -186,7 +186,7 @@ pub struct ConsensusConfig {
     /// Also the lease: for so long after they have heard of their leader voters vote for nobody else, and for so long a
     /// leader that hears of no quorum still takes commands.
     pub election_timeout_max: Duration,
-    /// Upper bound of `propose` and `read`.
+    /// Upper bound of `propose`; that of `read` is half of it.
     pub deadline: Duration,
     /// By how many entries a group's log grows, at most about, before its state is made durable and the log is
     /// purged. Half of them are kept for replicas that were away, where there are several.

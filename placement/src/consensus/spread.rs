@@ -371,7 +371,7 @@ impl Groups for Replicas {
                 None => None,
             }
         };
-        let until = self.clock.monotonic() + self.config.deadline;
+        let until = self.clock.monotonic() + self.config.deadline / 2;
         loop {
             if let Some(found) = &found
                 && let Some(state) = found.read().await?
