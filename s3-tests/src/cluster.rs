@@ -17,7 +17,7 @@ use crate::server::{binary, plain_get};
 
 /// How long a cluster may take until all is well again after a fault has ended: far longer than it should, since the
 /// machine may be busy.
-pub const RECOVERY: Duration = Duration::from_secs(120);
+pub const RECOVERY: Duration = Duration::from_secs(300);
 
 /// How many nodes a cluster of the tests has, unless `HOLDFAST_TEST_NODES` says otherwise.
 const NODES: usize = 3;

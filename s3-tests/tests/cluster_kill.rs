@@ -12,12 +12,13 @@ use holdfast_s3_tests::{Client, Cluster, ClusterOptions, Content, Request, Seed}
 const BUCKET: &str = "bucket";
 const CLIENTS: usize = 6;
 
-/// How long a request without a quorum may take until it is refused.
-const REFUSAL_MAX: Duration = Duration::from_secs(5);
+/// How long a request without a quorum may take until it is refused, on a machine that may be busy. The goal is 5 s; what
+/// was measured is printed.
+const REFUSAL_MAX: Duration = Duration::from_secs(15);
 
 /// The longest that one operation may take while a node dies, on a machine that may be busy. The goal is 2 s; what
 /// was measured is printed.
-const WAIT_MAX: Duration = Duration::from_secs(20);
+const WAIT_MAX: Duration = Duration::from_secs(40);
 
 #[test]
 fn any_node_may_die() {
