@@ -150,7 +150,9 @@ def test_cli_and_sdk_go_on_while_each_node_dies(cluster, aws, tmp_path):
                     assert client.get_object(Bucket="alive", Key=key)["Body"].read() == body
                     break
                 except (BotoCoreError, ClientError) as error:
-                    code = getattr(error, "response", {}).get("ResponseMetadata", {}).get("HTTPStatusCode", 503)
+                    # A connection that a dying node closed leaves an error whose `response` is None.
+                    response = getattr(error, "response", None) or {}
+                    code = response.get("ResponseMetadata", {}).get("HTTPStatusCode", 503)
                     if code < 500 or time.monotonic() - began > PATIENCE_S:
                         failures.append((key, error))
                         return
