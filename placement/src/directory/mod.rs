@@ -1,4 +1,4 @@
-//! The directory: buckets by name, identities, and the cluster map, as the placement group's state.
+//! The directory: buckets by name with their settings, identities, and the cluster map, as the placement group's state.
 //!
 //! **Deleting a bucket** must let no write slip between "it is empty" and "it is gone", and a crash in the middle must
 //! not leave a bucket that can be neither used nor deleted. Deletions of a bucket are numbered:
@@ -16,11 +16,14 @@
 mod cache;
 mod identities;
 mod queries;
+mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::command::{CommandError, Machine, Proposer};
 use crate::consensus::{Groups, StateMachine};
@@ -30,11 +33,12 @@ use crate::query::{AskError, Asker};
 use crate::seams::{Clock, IndexError, Rng, UnixMillis};
 
 use cache::BucketCache;
-use queries::{BucketNamed, Identities, IdentityOf, ListBuckets, Map};
+use queries::{BucketNamed, Identities, IdentityOf, ListBuckets, Map, SettingOf};
 use state::{Command, Outcome, Placement};
 
 pub use identities::{IDENTITIES_MAX, Identity, PutIdentity};
 pub use queries::run_query;
+pub use settings::{Expected, SETTING_LEN_MAX, SetSetting, Setting};
 
 /// A bucket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -129,10 +133,30 @@ impl Directory {
         owner: &str,
         region: &str,
     ) -> Result<CreateBucket, DirectoryError> {
-        let command = Command::CreateBucket {
-            name,
-            owner,
-            region,
+        self.create_bucket_with(name, owner, region, &[]).await
+    }
+
+    /// Makes a bucket unless the name is taken, with settings that it has from the first moment on, each at most
+    /// [`SETTING_LEN_MAX`] bytes.
+    pub async fn create_bucket_with(
+        &self,
+        name: &str,
+        owner: &str,
+        region: &str,
+        settings: &[(Setting, &[u8])],
+    ) -> Result<CreateBucket, DirectoryError> {
+        let command = match settings {
+            [] => Command::CreateBucket {
+                name,
+                owner,
+                region,
+            },
+            _ => Command::CreateBucketWith {
+                name,
+                owner,
+                region,
+                settings: settings.to_vec(),
+            },
         };
         match self.change(name, &command).await? {
             Outcome::Changed(bucket) => Ok(CreateBucket::Created(Arc::new(bucket))),
@@ -193,6 +217,47 @@ impl Directory {
         };
         match self.change(&bucket.name, &command).await? {
             Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// A setting of a bucket, always from the placement group: linearizable. Nothing of settings is cached, so none is
+    /// ever stale; `None` also if the bucket is gone.
+    pub async fn setting(
+        &self,
+        bucket: &Bucket,
+        setting: Setting,
+    ) -> Result<Option<Bytes>, DirectoryError> {
+        let question = SettingOf {
+            bucket: bucket.id,
+            setting,
+        };
+        let value = self.asker.ask(GroupId::PLACEMENT, &question).await?;
+        Ok(value.map(Bytes::from))
+    }
+
+    /// Sets (`None`: drops) a setting of a bucket, if it is as `expected`.
+    pub async fn set_setting(
+        &self,
+        bucket: &Bucket,
+        setting: Setting,
+        expected: Expected<'_>,
+        value: Option<&[u8]>,
+    ) -> Result<SetSetting, DirectoryError> {
+        if value.is_some_and(|value| value.len() > SETTING_LEN_MAX) {
+            return Ok(SetSetting::TooLong);
+        }
+        let command = Command::SetSetting {
+            name: &bucket.name,
+            id: bucket.id,
+            setting,
+            expected,
+            value,
+        };
+        match self.decide(&command).await? {
+            Outcome::Done(true) => Ok(SetSetting::Done),
+            Outcome::Done(false) => Ok(SetSetting::Changed),
+            Outcome::NoSuchBucket => Ok(SetSetting::NoSuchBucket),
             other => Err(strange(&other)),
         }
     }

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::identities::{self, Identity};
+use super::settings::{self, Setting};
 use super::{Bucket, state};
-use crate::ids::GroupId;
+use crate::ids::{BucketId, GroupId};
 use crate::map::ClusterMap;
 use crate::query::{self, Ask, States, state_of};
 use crate::seams::{IndexError, IndexView};
@@ -37,6 +38,13 @@ pub(super) struct IdentityOf<'a> {
 /// All identities.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Identities;
+
+/// A setting of a bucket.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SettingOf {
+    pub bucket: BucketId,
+    pub setting: Setting,
+}
 
 impl Ask for BucketNamed<'_> {
     const KIND: u8 = 1;
@@ -83,6 +91,15 @@ impl Ask for Identities {
     }
 }
 
+impl Ask for SettingOf {
+    const KIND: u8 = 6;
+    type Answer = Option<Vec<u8>>;
+
+    async fn run(&self, states: &States) -> Result<Option<Vec<u8>>, IndexError> {
+        settings::read(placement(states)?, self.bucket, self.setting)
+    }
+}
+
 fn placement(states: &States) -> Result<&dyn IndexView, IndexError> {
     Ok(&**state_of(states, GroupId::PLACEMENT)?)
 }
@@ -96,6 +113,7 @@ pub async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         Map::KIND => query::answer::<Map>(question, states).await,
         IdentityOf::KIND => query::answer::<IdentityOf<'_>>(question, states).await,
         Identities::KIND => query::answer::<Identities>(question, states).await,
+        SettingOf::KIND => query::answer::<SettingOf>(question, states).await,
         other => Err(format!("the directory has no queries of kind {other}")),
     }
 }

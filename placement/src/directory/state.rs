@@ -9,11 +9,13 @@
 //! | `12` | format byte, epoch (u64, big endian), cluster map |
 //! | `13`, access key | format byte, [`Identity`] |
 //! | `14` | format byte, how many identities there are (u64) |
+//! | `15`, bucket id (u64, big endian), [`Setting`] (u8) | format byte, length, bytes of the setting |
 
 use serde::{Deserialize, Serialize};
 
 use super::Bucket;
 use super::identities::{self, Identity};
+use super::settings::{self, Expected, SETTING_LEN_MAX, Setting};
 use crate::command::{Decide, Turn};
 use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::{ClusterMap, SharedMap};
@@ -66,6 +68,24 @@ pub(super) enum Command<'a> {
     DeleteIdentity {
         access_key: &'a str,
     },
+    /// Sets (`None`: drops) a setting of a bucket.
+    SetSetting {
+        name: &'a str,
+        id: BucketId,
+        setting: Setting,
+        #[serde(borrow)]
+        expected: Expected<'a>,
+        #[serde(borrow)]
+        value: Option<&'a [u8]>,
+    },
+    /// As `CreateBucket`, with settings from the first moment on.
+    CreateBucketWith {
+        name: &'a str,
+        owner: &'a str,
+        region: &'a str,
+        #[serde(borrow)]
+        settings: Vec<(Setting, &'a [u8])>,
+    },
 }
 
 /// What came of it. The order of variants is persisted: append only.
@@ -100,7 +120,36 @@ impl Decide for Placement {
                 name,
                 owner,
                 region,
-            } => create_bucket(turn, name, owner, region)?,
+            } => create_bucket(turn, name, owner, region, &[])?,
+            Command::CreateBucketWith {
+                name,
+                owner,
+                region,
+                settings,
+            } => {
+                if settings
+                    .iter()
+                    .any(|(_, value)| value.len() > SETTING_LEN_MAX)
+                {
+                    return Ok(None);
+                }
+                create_bucket(turn, name, owner, region, &settings)?
+            }
+            Command::SetSetting {
+                name,
+                id,
+                setting,
+                expected,
+                value,
+            } => {
+                if value.is_some_and(|value| value.len() > SETTING_LEN_MAX) {
+                    return Ok(None);
+                }
+                match settings::set(turn, name, id, setting, expected, value)? {
+                    Some(set) => Outcome::Done(set),
+                    None => Outcome::NoSuchBucket,
+                }
+            }
             Command::BeginDelete { name } => match read_bucket(turn.state, name)? {
                 None => Outcome::NoSuchBucket,
                 Some(mut bucket) => {
@@ -114,6 +163,7 @@ impl Decide for Placement {
                 let found = deletion_under_way(turn.state, name, id, deletion)?;
                 if found.is_some() {
                     turn.batch.delete(Keyspace::Records, bucket_key(name));
+                    settings::drop_all(turn, id);
                 }
                 Outcome::Done(found.is_some())
             }
@@ -166,6 +216,7 @@ fn create_bucket(
     name: &str,
     owner: &str,
     region: &str,
+    settings: &[(Setting, &[u8])],
 ) -> Result<Outcome, IndexError> {
     if let Some(bucket) = read_bucket(turn.state, name)? {
         return Ok(Outcome::Unchanged(bucket));
@@ -187,6 +238,9 @@ fn create_bucket(
     write_bucket(turn, &bucket)?;
     turn.batch
         .put(Keyspace::Records, last_key, encode_value(&bucket.id.0)?);
+    for (setting, value) in settings {
+        settings::put(turn, bucket.id, *setting, value)?;
+    }
     Ok(Outcome::Changed(bucket))
 }
 

@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    CreateBucket, Directory, IDENTITIES_MAX, Identity, PutIdentity, placement_machine, run_query,
+    Bucket, CreateBucket, Directory, Expected, IDENTITIES_MAX, Identity, PutIdentity,
+    SETTING_LEN_MAX, SetSetting, Setting, placement_machine, run_query,
 };
 use crate::consensus::{Groups, QueryRunner};
 use crate::ids::{Epoch, GroupId};
@@ -232,4 +233,94 @@ async fn there_are_only_so_many_identities() {
     assert!(directory.delete_identity("7").await.unwrap());
     let stored = directory.put_identity(identity("more")).await.unwrap();
     assert_eq!(stored, PutIdentity::Stored);
+}
+
+async fn made(directory: &Directory, name: &str, settings: &[(Setting, &[u8])]) -> Arc<Bucket> {
+    let made = directory.create_bucket_with(name, "me", "eu", settings);
+    match made.await.unwrap() {
+        CreateBucket::Created(bucket) => bucket,
+        CreateBucket::Exists(_) => panic!("the name was free"),
+    }
+}
+
+#[tokio::test]
+async fn settings_are_kept_by_bucket_and_kind() {
+    let (directory, groups, _) = directory();
+    let one = made(&directory, "one", &[]).await;
+    let two = made(&directory, "two", &[(Setting::Versioning, b"on")]).await;
+    let set = |bucket: &Arc<Bucket>, value: Option<&'static [u8]>| {
+        let (directory, bucket) = (&directory, bucket.clone());
+        async move {
+            let cors = Setting::Cors;
+            let set = directory.set_setting(&bucket, cors, Expected::Anything, value);
+            set.await.unwrap()
+        }
+    };
+    assert_eq!(set(&one, Some(b"a")).await, SetSetting::Done);
+    assert_eq!(set(&one, Some(b"b")).await, SetSetting::Done);
+    groups.restart();
+    let get =
+        async |bucket: &Arc<Bucket>, setting| directory.setting(bucket, setting).await.unwrap();
+    assert_eq!(get(&one, Setting::Cors).await.as_deref(), Some(&b"b"[..]));
+    assert_eq!(get(&one, Setting::Versioning).await, None);
+    assert_eq!(get(&two, Setting::Cors).await, None);
+    assert_eq!(
+        get(&two, Setting::Versioning).await.as_deref(),
+        Some(&b"on"[..])
+    );
+    assert_eq!(set(&one, None).await, SetSetting::Done);
+    assert_eq!(get(&one, Setting::Cors).await, None);
+}
+
+#[tokio::test]
+async fn settings_go_with_their_bucket() {
+    let (directory, groups, _) = directory();
+    let mut all = Vec::new();
+    for setting in Setting::ALL {
+        all.push((setting, &b"value"[..]));
+    }
+    let first = made(&directory, "b", &all).await;
+    let deleting = directory.begin_delete("b").await.unwrap().unwrap();
+    assert!(directory.finish_delete(&deleting).await.unwrap());
+    let settings = || {
+        let index = groups.index();
+        let from = super::state::key(0x15, &[]);
+        let to = super::state::key(0x16, &[]);
+        let mut cursor = index
+            .cursor(crate::seams::Keyspace::Records, &from, &to)
+            .unwrap();
+        cursor.seek(&from).unwrap();
+        cursor.entry().is_some()
+    };
+    assert!(!settings(), "a setting was left behind");
+    let second = made(&directory, "b", &[]).await;
+    let set = directory.set_setting(&first, Setting::Cors, Expected::Anything, Some(b"late"));
+    assert_eq!(set.await.unwrap(), SetSetting::NoSuchBucket);
+    assert_eq!(
+        directory.setting(&second, Setting::Cors).await.unwrap(),
+        None
+    );
+    assert!(!settings());
+}
+
+#[tokio::test]
+async fn settings_change_by_compare_and_set() {
+    let (directory, _, _) = directory();
+    let bucket = made(&directory, "b", &[]).await;
+    let set = async |expected: Expected<'static>, value: Option<&'static [u8]>| {
+        let set = directory.set_setting(&bucket, Setting::Quota, expected, value);
+        set.await.unwrap()
+    };
+    let (a, b) = (&b"a"[..], &b"b"[..]);
+    assert_eq!(set(Expected::Value(a), Some(b)).await, SetSetting::Changed);
+    assert_eq!(set(Expected::Nothing, Some(a)).await, SetSetting::Done);
+    assert_eq!(set(Expected::Nothing, Some(b)).await, SetSetting::Changed);
+    assert_eq!(set(Expected::Value(a), Some(b)).await, SetSetting::Done);
+    assert_eq!(set(Expected::Value(a), None).await, SetSetting::Changed);
+    assert_eq!(set(Expected::Value(b), None).await, SetSetting::Done);
+    let long = vec![0; SETTING_LEN_MAX + 1];
+    let quota = Setting::Quota;
+    let refused = directory.set_setting(&bucket, quota, Expected::Anything, Some(&long));
+    assert_eq!(refused.await.unwrap(), SetSetting::TooLong);
+    assert_eq!(directory.setting(&bucket, quota).await.unwrap(), None);
 }
