@@ -38,11 +38,13 @@ codes! {
     ConditionalRequestConflict = 409, "A conflicting operation occurred; retry the request.";
     EntityTooLarge = 400, "Your proposed upload exceeds the maximum allowed size.";
     EntityTooSmall = 400, "Your proposed upload is smaller than the minimum allowed size.";
+    IllegalVersioningConfigurationException = 400, "The versioning configuration has no status.";
     IllegalLocationConstraintException = 400, "The location constraint does not match this region.";
     IncompleteBody = 400, "The request ended before as many bytes came as its headers announced.";
     InternalError = 500, "We encountered an internal error. Try again.";
     InvalidAccessKeyId = 403, "The access key ID that you provided is not known here.";
     InvalidArgument = 400, "Invalid argument.";
+    InvalidBucketState = 409, "The request is not valid for the current state of the bucket.";
     InvalidBucketName = 400, "The specified bucket is not valid.";
     InvalidChunkSizeError = 403, "Only the last chunk is allowed to have a size less than 8192 bytes.";
     InvalidDigest = 400, "The Content-MD5 or checksum value that you specified is not valid.";
@@ -54,6 +56,7 @@ codes! {
     InvalidPartOrder = 400, "The list of parts was not in ascending order.";
     InvalidRange = 416, "The requested range is not satisfiable.";
     InvalidRequest = 400, "Invalid request.";
+    InvalidRetentionPeriod = 400, "The retention period is not valid.";
     InvalidSignature = 400, "The request signature that the server calculated does not match.";
     InvalidStorageClass = 400, "The storage class that you specified is not valid.";
     InvalidTag = 400, "The tag provided was not valid.";
@@ -71,11 +74,13 @@ codes! {
     MissingSecurityHeader = 400, "Your request is missing a required header.";
     NoSuchBucket = 404, "The specified bucket does not exist.";
     NoSuchKey = 404, "The specified key does not exist.";
+    NoSuchObjectLockConfiguration = 404, "The specified object does not have a ObjectLock configuration.";
     NoSuchTagSet = 404, "There is no tag set associated with the bucket.";
     NoSuchUpload = 404, "The specified multipart upload does not exist. It may have been aborted or completed.";
     NoSuchVersion = 404, "The specified version does not exist.";
     NotImplemented = 501, "A header or query that you provided asks for functionality that is not implemented.";
     NotModified = 304, "Not modified.";
+    ObjectLockConfigurationNotFoundError = 404, "Object Lock configuration does not exist for this bucket.";
     PreconditionFailed = 412, "At least one of the preconditions that you specified did not hold.";
     RequestHeaderSectionTooLarge = 400, "Your request header section exceeds the maximum allowed size.";
     RequestTimeout = 400, "Your socket connection to the server was not read from or written to within the timeout period.";
@@ -99,6 +104,8 @@ pub struct S3Error {
     pub message: Cow<'static, str>,
     /// More elements of the XML, such as `ArgumentName`, in order.
     pub details: Vec<(&'static str, String)>,
+    /// Headers of the answer.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 impl S3Error {
@@ -108,6 +115,7 @@ impl S3Error {
             code,
             message: Cow::Borrowed(code.message()),
             details: Vec::new(),
+            headers: Vec::new(),
         }
     }
 
@@ -117,12 +125,19 @@ impl S3Error {
             code,
             message: message.into(),
             details: Vec::new(),
+            headers: Vec::new(),
         }
     }
 
     /// Adds an element to the XML.
     pub fn detail(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.details.push((name, value.into()));
+        self
+    }
+
+    /// Adds a header; its name is in lower case.
+    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
         self
     }
 }

@@ -5,8 +5,6 @@ mod operation;
 mod query;
 mod target;
 
-pub use operation::{
-    Operation, not_implemented, refuse_unsupported_headers, refuse_version, route,
-};
+pub use operation::{Operation, not_implemented, refuse_unsupported_headers, route};
 pub use query::{Query, percent_decode};
 pub use target::{Target, validate_bucket_name, validate_key, virtual_bucket};

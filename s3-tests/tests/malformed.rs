@@ -1432,12 +1432,6 @@ fn unsupported() -> Vec<Case> {
             NOT,
             get("/malformed/object?torrent"),
         ),
-        case(
-            "GET object ?legal-hold",
-            501,
-            NOT,
-            get("/malformed/object?legal-hold"),
-        ),
         case("select", 501, NOT, |g| {
             g.sign(Request::post("/malformed/object?select&select-type=2").body("<x/>"))
         }),
@@ -1455,12 +1449,6 @@ fn unsupported() -> Vec<Case> {
             501,
             NOT,
             header("x-amz-server-side-encryption-customer-algorithm", "AES256"),
-        ),
-        case(
-            "object lock",
-            501,
-            NOT,
-            header("x-amz-object-lock-mode", "GOVERNANCE"),
         ),
         case(
             "website redirect",

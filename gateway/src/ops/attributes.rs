@@ -6,7 +6,7 @@ use super::failure::{self, invalid_argument, invalid_request};
 use super::list_objects::PAGE_MAX;
 use super::object_headers::STANDARD_CLASS;
 use super::response::{set_last_modified, xml};
-use super::{Call, Reply, checksums, in_bucket};
+use super::{Call, Reply, checksums, in_bucket, versions};
 use crate::error::S3Error;
 use crate::xml::XmlWriter;
 
@@ -26,8 +26,9 @@ impl Call<'_> {
         let max = self.count_header("x-amz-max-parts")?.unwrap_or(PAGE_MAX);
         let marker = self.count_header("x-amz-part-number-marker")?.unwrap_or(0);
         let metadata = &self.gateway.metadata;
-        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
-        let record = found.ok_or_else(|| failure::no_such_key(key))?;
+        let asked = self.version()?;
+        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
+        let record = self.found(key, asked, found)?;
 
         let root = "GetObjectAttributesResponse";
         let mut document = XmlWriter::new(root, 1024);
@@ -57,6 +58,7 @@ impl Call<'_> {
         }
         let mut response = xml(document.finish(root));
         set_last_modified(response.headers_mut(), record.summary.modified);
+        versions::show(&record.summary, asked, response.headers_mut());
         Ok(response)
     }
 

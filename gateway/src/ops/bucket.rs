@@ -5,12 +5,14 @@ use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use holdfast_placement::directory::CreateBucket;
-use holdfast_storage_node::metadata::{DeleteBucket, delete_bucket};
+use holdfast_placement::directory::{CreateBucket, Setting};
+use holdfast_storage_node::metadata::{
+    BucketVersioning, DeleteBucket, bucket_versioning, delete_bucket,
+};
 
 use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
 use super::response::{empty, set, xml};
-use super::{Call, Reply, failure};
+use super::{Call, Reply, failure, object_lock};
 use crate::auth::Authenticated;
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
@@ -100,10 +102,29 @@ pub(super) async fn create(
     };
     check_location(constraint.as_deref(), &gateway.config.region)?;
     let owner = &auth.identity.owner_id;
+    let locked = object_lock::wanted_for_bucket(&parts.headers)?;
+    let versioning = BucketVersioning::with_lock();
+    let value = versioning.encode().map_err(failure::metadata)?;
+    let mut settings: Vec<(Setting, &[u8])> = Vec::new();
+    if locked {
+        settings.push((Setting::Versioning, &value));
+    }
+    let region = &gateway.config.region;
     let made = gateway
         .directory
-        .create_bucket(name, owner, &gateway.config.region);
-    match made.await.map_err(failure::directory)? {
+        .create_bucket_with(name, owner, region, &settings);
+    let made = made.await.map_err(failure::directory)?;
+    if let CreateBucket::Created(bucket) | CreateBucket::Exists(bucket) = &made
+        && locked
+        && bucket.owner == *owner
+    {
+        // Whoever was cut short here tries again.
+        let found = bucket_versioning(&gateway.directory, bucket).await;
+        let versioning = found.map_err(failure::metadata)?;
+        let told = gateway.metadata.set_versioning(bucket.id, versioning).await;
+        told.map_err(failure::metadata)?;
+    }
+    match made {
         CreateBucket::Created(_) => {
             let mut response = empty(StatusCode::OK);
             set(response.headers_mut(), LOCATION, format!("/{name}"));

@@ -13,7 +13,7 @@ use holdfast_storage_node::metadata::{
 
 use super::failure::{self, invalid_argument, invalid_request};
 use super::response::{quoted, xml};
-use super::{Call, Reply, checksums, conditions, in_bucket};
+use super::{Call, Reply, checksums, conditions, in_bucket, versions};
 use crate::checksum;
 use crate::error::{Code, S3Error};
 use crate::payload::ChecksumHeader;
@@ -192,8 +192,11 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         let completed = in_bucket!(self, |bucket| metadata.completed(bucket, key, upload))?;
         let summary = completed.ok_or_else(|| self.no_such_upload())?;
-        let record = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
-        let record = record.filter(|record| record.summary.version == summary.version);
+        let version = Some(summary.name());
+        let record = in_bucket!(self, |bucket| metadata.head_version(bucket, key, version))?;
+        let record = record
+            .found()
+            .filter(|record| record.summary.version == summary.version);
         let checksum = record.and_then(|record| record.checksum);
         let parts = match summary.etag {
             Etag::Multipart(_, parts) => usize::from(parts),
@@ -217,7 +220,9 @@ impl Call<'_> {
         if let Some(checksum) = checksum {
             checksums::write(&mut document, checksum, Some(parts as u16), true);
         }
-        xml(document.finish("CompleteMultipartUploadResult"))
+        let mut response = xml(document.finish("CompleteMultipartUploadResult"));
+        versions::show(summary, None, response.headers_mut());
+        response
     }
 
     fn location(&self, key: &str) -> String {

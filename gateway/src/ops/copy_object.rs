@@ -5,7 +5,7 @@ use holdfast_storage_node::metadata::{Etag, NewVersion, ObjectHeaders};
 use super::copy_source::Source;
 use super::put_object::BODY_LEN_MAX;
 use super::response::xml;
-use super::{Call, Reply, checksums, conditions, failure, object_headers, tags};
+use super::{Call, Reply, checksums, conditions, failure, object_headers, tags, versions};
 use crate::error::S3Error;
 use crate::xml::XmlWriter;
 
@@ -24,6 +24,7 @@ impl Call<'_> {
         let tagging_directive = self.directive("x-amz-tagging-directive")?;
         let algorithm = checksums::algorithm(headers)?;
         let given = object_headers::from_request(headers)?;
+        let lock = self.lock_from_headers()?;
         let source = self.copy_source().await?;
         self.refuse_idle_copy(&source, key, metadata_directive)?;
         if source.record.summary.size > BODY_LEN_MAX {
@@ -60,6 +61,7 @@ impl Call<'_> {
             missed: copied.written.missed,
             headers: new_headers,
             tags: new_tags,
+            lock,
         };
         let summary = self.commit(key, &new, &condition).await?;
         let mut document = XmlWriter::new("CopyObjectResult", 512);
@@ -68,7 +70,10 @@ impl Call<'_> {
         if let Some(checksum) = &new.checksum {
             checksums::write(&mut document, checksum, None, true);
         }
-        Ok(xml(document.finish("CopyObjectResult")))
+        let mut response = xml(document.finish("CopyObjectResult"));
+        versions::show(&summary, None, response.headers_mut());
+        source.show_version(response.headers_mut());
+        Ok(response)
     }
 
     fn directive(&self, name: &'static str) -> Result<Directive, S3Error> {
@@ -94,7 +99,9 @@ impl Call<'_> {
         metadata_directive: Directive,
     ) -> Result<(), S3Error> {
         let changes = ["x-amz-storage-class", "x-amz-checksum-algorithm"];
-        let same = source.bucket.id == self.bucket().id && source.key == key;
+        // An older version may be made the newest.
+        let same =
+            source.bucket.id == self.bucket().id && source.key == key && source.version.is_none();
         let changed = metadata_directive == Directive::Replace
             || changes
                 .iter()

@@ -7,31 +7,54 @@ use std::sync::Arc;
 
 use holdfast_placement::directory::Bucket;
 use holdfast_storage_node::metadata::{
-    self, ChecksumAlgorithm, ChecksumKind, Etag, MetadataError, ObjectChecksum, VersionRecord,
+    self, ChecksumAlgorithm, ChecksumKind, Etag, Lookup, MetadataError, ObjectChecksum,
+    VersionRecord, VersionRef,
 };
+use http::{HeaderMap, HeaderName};
 
 use super::authorise::{Resource, authorise, check_expected_owner};
 use super::conditions::{self, Verdict};
 use super::get_object::Located;
 use super::put_object::Received;
+use super::response::set;
+use super::versions::parse_version;
 use super::{Call, failure, find_bucket};
 use crate::body::{BodySource, ByteSource, Written};
 use crate::checksum::Hasher;
 use crate::error::{Code, S3Error};
-use crate::router::{
-    Operation, Query, percent_decode, refuse_version, validate_bucket_name, validate_key,
-};
+use crate::router::{Operation, Query, percent_decode, validate_bucket_name, validate_key};
 
 /// An object to copy from, as it was when the copy began.
 pub(super) struct Source {
     pub bucket: Arc<Bucket>,
     pub key: String,
+    /// As the request names it.
+    pub version: Option<VersionRef>,
     pub record: VersionRecord,
     inline: Bytes,
 }
 
-/// Bucket and key of `x-amz-copy-source`: `bucket/key` or `/bucket/key`, URL-encoded, perhaps `?versionId=null`.
-fn parse(header: &[u8]) -> Result<(String, String), S3Error> {
+impl Source {
+    /// Sets `x-amz-copy-source-version-id`.
+    pub fn show_version(&self, headers: &mut HeaderMap) {
+        let summary = &self.record.summary;
+        if !summary.null || self.version.is_some() {
+            let name = HeaderName::from_static("x-amz-copy-source-version-id");
+            set(headers, name, summary.name().to_string());
+        }
+    }
+}
+
+/// What `x-amz-copy-source` names.
+#[derive(Debug, PartialEq, Eq)]
+struct Named {
+    bucket: String,
+    key: String,
+    version: Option<VersionRef>,
+}
+
+/// Reads `x-amz-copy-source`: `bucket/key` or `/bucket/key`, URL-encoded, perhaps with `?versionId=`.
+fn parse(header: &[u8]) -> Result<Named, S3Error> {
     let wrong = |value: &str| {
         failure::invalid_argument(
             "x-amz-copy-source",
@@ -49,9 +72,10 @@ fn parse(header: &[u8]) -> Result<(String, String), S3Error> {
         Some((path, query)) => (path, Some(query)),
         None => (text, None),
     };
-    if let Some(version) = Query::parse(query)?.get("versionId") {
-        refuse_version(version)?;
-    }
+    let version = Query::parse(query)?
+        .get("versionId")
+        .map(|version| parse_version("versionId", version))
+        .transpose()?;
     // Some clients escape the slash between bucket and key too.
     let path = percent_decode(path, false).map_err(|_| wrong(text))?;
     let path = path.strip_prefix('/').unwrap_or(&path);
@@ -59,7 +83,11 @@ fn parse(header: &[u8]) -> Result<(String, String), S3Error> {
         Some((bucket, key)) if !key.is_empty() => {
             validate_bucket_name(bucket)?;
             validate_key(key)?;
-            Ok((bucket.to_owned(), key.to_owned()))
+            Ok(Named {
+                bucket: bucket.to_owned(),
+                key: key.to_owned(),
+                version,
+            })
         }
         _ => Err(wrong(text)),
     }
@@ -70,7 +98,11 @@ impl Call<'_> {
     pub(super) async fn copy_source(&self) -> Result<Source, S3Error> {
         let headers = &self.parts.headers;
         let header = headers.get("x-amz-copy-source");
-        let (name, key) = parse(header.map(|value| value.as_bytes()).unwrap_or_default())?;
+        let Named {
+            bucket: name,
+            key,
+            version,
+        } = parse(header.map(|value| value.as_bytes()).unwrap_or_default())?;
         let permitted = |bucket: &Bucket| {
             let identity = &self.auth.identity;
             authorise(identity, Operation::GetObject, Resource::Bucket(bucket))?;
@@ -78,20 +110,24 @@ impl Call<'_> {
         };
         let metadata = &self.gateway.metadata;
         let mut bucket = find_bucket(self.gateway, &name, true, permitted).await?;
-        let mut found = metadata.get(bucket.id, &key).await;
+        let mut found = metadata.get_version(bucket.id, &key, version).await;
         if let Err(MetadataError::BucketClosed) = found {
             let closed = bucket.id;
             bucket = find_bucket(self.gateway, &name, false, permitted).await?;
             found = match bucket.id == closed {
                 // It is being deleted, and there is nothing in it.
-                true => Ok(None),
-                false => metadata.get(bucket.id, &key).await,
+                true => Ok(Lookup::Nothing),
+                false => metadata.get_version(bucket.id, &key, version).await,
             };
         }
-        let version = found
-            .map_err(failure::metadata)?
-            .ok_or_else(|| failure::no_such_key(&key))?;
-        let summary = &version.record.summary;
+        let found = found.map_err(failure::metadata)?;
+        if let (Lookup::Marker(_), Some(_)) = (&found, version) {
+            return Err(failure::invalid_request(
+                "The source of a copy request may not specifically refer to a delete marker by version id.",
+            ));
+        }
+        let source = self.found(&key, version, found)?;
+        let summary = &source.record.summary;
         let conditions = conditions::copy_source();
         if conditions.judge(headers, &summary.etag, summary.modified) != Verdict::Go {
             return Err(S3Error::new(Code::PreconditionFailed));
@@ -99,8 +135,9 @@ impl Call<'_> {
         Ok(Source {
             bucket,
             key,
-            record: version.record,
-            inline: version.inline,
+            version,
+            record: source.record,
+            inline: source.inline,
         })
     }
 
@@ -223,12 +260,21 @@ mod tests {
     #[test]
     fn reads_sources() {
         let source = |text: &str| parse(text.as_bytes()).map_err(|error| error.code);
-        let found = |bucket: &str, key: &str| Ok((bucket.to_owned(), key.to_owned()));
+        let named = |bucket: &str, key: &str, version| {
+            let (bucket, key) = (bucket.to_owned(), key.to_owned());
+            Ok(Named {
+                bucket,
+                key,
+                version,
+            })
+        };
+        let found = |bucket: &str, key: &str| named(bucket, key, None);
         assert_eq!(source("bucket/key"), found("bucket", "key"));
         assert_eq!(source("/bucket/a/../b//"), found("bucket", "a/../b//"));
         assert_eq!(source("bucket%2Fa%20b+c%3F"), found("bucket", "a b+c?"));
-        assert_eq!(source("bucket/ä?versionId=null"), found("bucket", "ä"));
-        assert_eq!(source("bucket/k?versionId=1"), Err(Code::NotImplemented));
+        let null = named("bucket", "ä", Some(VersionRef::Null));
+        assert_eq!(source("bucket/ä?versionId=null"), null);
+        assert_eq!(source("bucket/k?versionId=1"), Err(Code::InvalidArgument));
         for wrong in ["", "/", "bucket", "bucket/", "bucket/%zz", "bucket/%ff"] {
             assert_eq!(source(wrong), Err(Code::InvalidArgument), "{wrong}");
         }

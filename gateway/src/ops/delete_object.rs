@@ -4,23 +4,33 @@ use axum::body::Body;
 use http::StatusCode;
 
 use holdfast_placement::ids::BucketId;
-use holdfast_storage_node::metadata::{Condition, DeleteOutcome, WriteError};
+use holdfast_storage_node::metadata::{Condition, DeleteOutcome, Deletion, WriteError};
 
 use super::response::{empty, xml};
-use super::{Call, Reply, conditions, failure, on_bucket};
+use super::{Call, Reply, conditions, failure, on_bucket, versions};
 use crate::checksum;
 use crate::error::{Code, S3Error};
-use crate::router::{not_implemented, validate_key};
+use crate::router::validate_key;
 use crate::xml::XmlWriter;
 use crate::xml::requests::{self, DeleteKey};
 
 impl Call<'_> {
     pub(super) async fn delete_object(&self, key: &str) -> Reply {
-        let condition = conditions::of_delete(&self.parts.headers)?;
+        let deletion = Deletion {
+            key: key.to_owned(),
+            version: self.version()?,
+            condition: conditions::of_delete(&self.parts.headers)?,
+            bypass_governance: self.bypasses_governance(),
+        };
         let metadata = &self.gateway.metadata;
-        on_bucket!(self, |bucket| metadata.delete(bucket, key, &condition))
+        let deleted = on_bucket!(self, |bucket| metadata.delete_version(bucket, &deletion))
             .map_err(|error| failure::write(error, &self.bucket().name, key))?;
-        Ok(empty(StatusCode::NO_CONTENT))
+        let mut response = empty(StatusCode::NO_CONTENT);
+        if let Some(version) = deletion.version.or(deleted.marker) {
+            let is_marker = deleted.marker.is_some();
+            versions::show_deleted(version, is_marker, response.headers_mut());
+        }
+        Ok(response)
     }
 
     pub(super) async fn delete_objects(&self, body: Body) -> Reply {
@@ -29,36 +39,41 @@ impl Call<'_> {
         let (keys, quiet) = requests::delete_objects(&document)?;
 
         // Keys that are refused as they stand, then what became of the others.
-        let mut outcomes: Vec<Option<S3Error>> = Vec::with_capacity(keys.len());
-        let mut deletions: Vec<(String, Condition)> = Vec::with_capacity(keys.len());
+        let nothing = DeleteOutcome::default();
+        let mut outcomes: Vec<Result<DeleteOutcome, S3Error>> = Vec::with_capacity(keys.len());
+        let mut deletions: Vec<Deletion> = Vec::with_capacity(keys.len());
         let mut places = Vec::with_capacity(keys.len());
         for (place, key) in keys.iter().enumerate() {
-            match condition_of(key) {
-                Ok(condition) => {
-                    deletions.push((key.key.clone(), condition));
+            match self.deletion_of(key) {
+                Ok(deletion) => {
+                    deletions.push(deletion);
                     places.push(place);
-                    outcomes.push(None);
+                    outcomes.push(Ok(nothing));
                 }
-                Err(error) => outcomes.push(Some(error)),
+                Err(error) => outcomes.push(Err(error)),
             }
         }
-        for (place, error) in places.into_iter().zip(self.delete_many(&deletions).await) {
-            outcomes[place] = error;
+        for (place, outcome) in places.into_iter().zip(self.delete_many(&deletions).await) {
+            outcomes[place] = outcome;
         }
 
-        let mut document = XmlWriter::new("DeleteResult", 128 * keys.len());
+        let mut document = XmlWriter::new("DeleteResult", 192 * keys.len());
         for (key, outcome) in keys.iter().zip(&outcomes) {
             match outcome {
-                None if quiet => {}
-                None => {
+                Ok(_) if quiet => {}
+                Ok(deleted) => {
                     document.open("Deleted");
                     document.text("Key", &key.key);
                     if let Some(version) = &key.version {
                         document.text("VersionId", version);
                     }
+                    if let Some(marker) = deleted.marker {
+                        document.boolean("DeleteMarker", true);
+                        document.text("DeleteMarkerVersionId", &marker.to_string());
+                    }
                     document.close("Deleted");
                 }
-                Some(error) => {
+                Err(error) => {
                     document.open("Error");
                     document.text("Key", &key.key);
                     if let Some(version) = &key.version {
@@ -95,39 +110,36 @@ impl Call<'_> {
         ))
     }
 
-    /// What became of each deletion: `None` if it was made.
-    async fn delete_many(&self, deletions: &[(String, Condition)]) -> Vec<Option<S3Error>> {
+    /// What became of each deletion.
+    async fn delete_many(&self, deletions: &[Deletion]) -> Vec<Result<DeleteOutcome, S3Error>> {
         if deletions.is_empty() {
             return Vec::new();
         }
-        // Repeating deletions is harmless: what is gone stays gone.
+        // Made again, a deletion does no more than leave another delete marker.
         let outcomes = on_bucket!(self, |bucket| self.delete_all(bucket, deletions));
         let bucket = &self.bucket().name;
+        let named = |error, deletion: &Deletion| failure::write(error, bucket, &deletion.key);
         match outcomes {
             Ok(outcomes) => outcomes
                 .into_iter()
                 .zip(deletions)
-                .map(|(outcome, (key, _))| {
-                    let error = outcome.err()?;
-                    Some(failure::write(error, bucket, key))
-                })
+                .map(|(outcome, deletion)| outcome.map_err(|error| named(error, deletion)))
                 .collect(),
             Err(error) => deletions
                 .iter()
-                .map(|(key, _)| Some(failure::write(error.clone(), bucket, key)))
+                .map(|deletion| Err(named(error.clone(), deletion)))
                 .collect(),
         }
     }
-}
 
-impl Call<'_> {
     /// As the metadata's, but refused as a whole if the bucket is being deleted.
     async fn delete_all(
         &self,
         bucket: BucketId,
-        deletions: &[(String, Condition)],
+        deletions: &[Deletion],
     ) -> Result<Vec<Result<DeleteOutcome, WriteError>>, WriteError> {
-        let outcomes = self.gateway.metadata.delete_many(bucket, deletions).await;
+        let metadata = &self.gateway.metadata;
+        let outcomes = metadata.delete_versions(bucket, deletions).await;
         let is_refused =
             |outcome: &Result<_, WriteError>| matches!(outcome, Err(WriteError::NoSuchBucket));
         match outcomes.iter().any(is_refused) {
@@ -135,30 +147,31 @@ impl Call<'_> {
             false => Ok(outcomes),
         }
     }
-}
 
-fn condition_of(key: &DeleteKey) -> Result<Condition, S3Error> {
-    validate_key(&key.key)?;
-    if key
-        .version
-        .as_deref()
-        .is_some_and(|version| version != "null")
-    {
-        return Err(not_implemented("Versions (VersionId other than null)"));
+    fn deletion_of(&self, key: &DeleteKey) -> Result<Deletion, S3Error> {
+        validate_key(&key.key)?;
+        let modified_secs = match &key.modified {
+            Some(text) => Some(conditions::parse_time(text).ok_or_else(|| {
+                S3Error::with(Code::InvalidArgument, "LastModifiedTime is not a date.")
+            })?),
+            None => None,
+        };
+        // An empty one is what some clients send for "none".
+        let version = key.version.as_deref().filter(|version| !version.is_empty());
+        let version = version.map(|version| versions::parse_version("VersionId", version));
+        Ok(Deletion {
+            key: key.key.clone(),
+            version: version.transpose()?,
+            condition: Condition {
+                absent: false,
+                etag: key
+                    .etag
+                    .as_deref()
+                    .map(|etag| conditions::bare_etag(etag).to_owned()),
+                modified_secs,
+                size: key.size,
+            },
+            bypass_governance: self.bypasses_governance(),
+        })
     }
-    let modified_secs = match &key.modified {
-        Some(text) => Some(conditions::parse_time(text).ok_or_else(|| {
-            S3Error::with(Code::InvalidArgument, "LastModifiedTime is not a date.")
-        })?),
-        None => None,
-    };
-    Ok(Condition {
-        absent: false,
-        etag: key
-            .etag
-            .as_deref()
-            .map(|etag| conditions::bare_etag(etag).to_owned()),
-        modified_secs,
-        size: key.size,
-    })
 }

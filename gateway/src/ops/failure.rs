@@ -55,6 +55,15 @@ pub fn write(error: WriteError, bucket: &str, key: &str) -> S3Error {
         WriteError::NoSuchKey => no_such_key(key),
         WriteError::NoSuchBucket => no_such_bucket(bucket),
         WriteError::NoSuchUpload => S3Error::new(Code::NoSuchUpload),
+        WriteError::NoSuchVersion => S3Error::new(Code::NoSuchVersion).detail("Key", key),
+        WriteError::IsDeleteMarker => {
+            S3Error::new(Code::MethodNotAllowed).detail("ResourceType", "DeleteMarker")
+        }
+        WriteError::Locked => S3Error::with(
+            Code::AccessDenied,
+            "Access Denied because object protected by object lock.",
+        ),
+        WriteError::NotLockable => not_lockable(),
         WriteError::Metadata(error) => metadata(error),
     }
 }
@@ -67,6 +76,10 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
         | WriteError::NoSuchKey
         | WriteError::NoSuchBucket
         | WriteError::NoSuchUpload
+        | WriteError::NoSuchVersion
+        | WriteError::IsDeleteMarker
+        | WriteError::Locked
+        | WriteError::NotLockable
         | WriteError::Metadata(
             MetadataError::Unavailable(_) | MetadataError::Full | MetadataError::BucketClosed,
         ) => true,
@@ -76,6 +89,11 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
 
 pub fn no_such_bucket(bucket: &str) -> S3Error {
     S3Error::new(Code::NoSuchBucket).detail("BucketName", bucket)
+}
+
+/// A lock in a bucket that locks nothing.
+pub fn not_lockable() -> S3Error {
+    invalid_request("Bucket is missing Object Lock Configuration")
 }
 
 pub fn no_such_key(key: &str) -> S3Error {

@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::conditions::{self, Verdict};
 use super::range::{self, Asked};
 use super::response::{empty, set, set_etag, set_last_modified};
-use super::{Call, Reply, checksums, failure, in_bucket, object_headers};
+use super::{Call, Reply, checksums, failure, in_bucket, object_headers, object_lock, versions};
 use crate::body::BodyPiece;
 use crate::error::{Code, S3Error};
 
@@ -38,8 +38,9 @@ pub(super) enum Located {
 impl Call<'_> {
     pub(super) async fn get_object(&self, key: &str) -> Reply {
         let metadata = &self.gateway.metadata;
-        let found = in_bucket!(self, |bucket| metadata.get(bucket, key))?;
-        let version = found.ok_or_else(|| failure::no_such_key(key))?;
+        let asked = self.version()?;
+        let found = in_bucket!(self, |bucket| metadata.get_version(bucket, key, asked))?;
+        let version = self.found(key, asked, found)?;
         let record = version.record;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
@@ -53,8 +54,9 @@ impl Call<'_> {
 
     pub(super) async fn head_object(&self, key: &str) -> Reply {
         let metadata = &self.gateway.metadata;
-        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
-        let record = found.ok_or_else(|| failure::no_such_key(key))?;
+        let asked = self.version()?;
+        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
+        let record = self.found(key, asked, found)?;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
         }
@@ -73,6 +75,7 @@ impl Call<'_> {
                 let mut response = empty(StatusCode::NOT_MODIFIED);
                 set_etag(response.headers_mut(), &summary.etag);
                 set_last_modified(response.headers_mut(), summary.modified);
+                versions::show(summary, self.version()?, response.headers_mut());
                 Ok(Some(response))
             }
         }
@@ -148,6 +151,8 @@ impl Call<'_> {
         set_last_modified(&mut headers, summary.modified);
         set_etag(&mut headers, &summary.etag);
         headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        versions::show(summary, self.version()?, &mut headers);
+        object_lock::show(&record.lock, &mut headers);
         object_headers::show(&record.headers, self.query, &mut headers)?;
         if !record.tags.is_empty() {
             headers.insert(TAGGING_COUNT.clone(), record.tags.len().into());

@@ -15,11 +15,14 @@ mod get_object;
 mod list_objects;
 mod multipart;
 mod object_headers;
+pub mod object_lock;
 mod put_object;
 mod range;
 mod response;
 mod tags;
 mod uploads;
+mod versioning;
+mod versions;
 
 use std::sync::{Arc, OnceLock};
 
@@ -238,6 +241,11 @@ impl Call<'_> {
             Operation::ListObjectsV2 => self.list_objects_v2().await,
             Operation::ListMultipartUploads => self.list_uploads().await,
             Operation::DeleteObjects => self.delete_objects(body).await,
+            Operation::GetBucketVersioning => self.get_versioning().await,
+            Operation::PutBucketVersioning => self.put_versioning(body).await,
+            Operation::ListObjectVersions => self.list_versions().await,
+            Operation::GetObjectLockConfiguration => self.get_lock_configuration().await,
+            Operation::PutObjectLockConfiguration => self.put_lock_configuration(body).await,
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
     }
@@ -260,6 +268,10 @@ impl Call<'_> {
             Operation::GetObjectTagging => Box::pin(self.get_tags(key)).await,
             Operation::PutObjectTagging => Box::pin(self.put_tags(key, body)).await,
             Operation::DeleteObjectTagging => Box::pin(self.delete_tags(key)).await,
+            Operation::GetObjectRetention => Box::pin(self.get_retention(key)).await,
+            Operation::PutObjectRetention => Box::pin(self.put_retention(key, body)).await,
+            Operation::GetObjectLegalHold => Box::pin(self.get_legal_hold(key)).await,
+            Operation::PutObjectLegalHold => Box::pin(self.put_legal_hold(key, body)).await,
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
     }

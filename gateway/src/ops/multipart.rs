@@ -49,6 +49,7 @@ impl Call<'_> {
         let new = NewUpload {
             headers: object_headers::from_request(headers)?,
             tags: tags::from_header(headers)?,
+            lock: self.lock_from_headers()?,
             checksum: checksums::of_upload(headers)?,
         };
         let metadata = &self.gateway.metadata;
@@ -217,7 +218,9 @@ impl Call<'_> {
         if let (Some(checksum), true) = (part_checksum, upload.checksum.is_some()) {
             checksums::write(&mut document, &checksum, None, false);
         }
-        Ok(xml(document.finish("CopyPartResult")))
+        let mut response = xml(document.finish("CopyPartResult"));
+        source.show_version(response.headers_mut());
+        Ok(response)
     }
 
     pub(super) async fn abort_upload(&self, key: &str) -> Reply {

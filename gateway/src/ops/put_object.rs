@@ -10,6 +10,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use super::response::{empty, set_etag};
 use super::{
     Call, Reply, checksums, conditions, failure, in_bucket, object_headers, on_bucket, tags,
+    versions,
 };
 use crate::body::{ByteSource, Written};
 use crate::error::{Code, S3Error};
@@ -42,6 +43,7 @@ impl Call<'_> {
         let condition = conditions::of_write(headers)?;
         let tags = tags::from_header(headers)?;
         let kept = object_headers::from_request(headers)?;
+        let lock = self.lock_from_headers()?;
         let digests = Digests {
             md5: true,
             checksum: Some(checksums::DEFAULT),
@@ -64,10 +66,12 @@ impl Call<'_> {
             missed: received.written.missed,
             headers: kept,
             tags,
+            lock,
         };
         let summary = self.commit(key, &new, &condition).await?;
         let mut response = empty(StatusCode::OK);
         set_etag(response.headers_mut(), &summary.etag);
+        versions::show(&summary, None, response.headers_mut());
         if let Some(checksum) = &new.checksum {
             checksums::show(checksum, None, response.headers_mut());
         }

@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::failure;
 use super::response::{empty, xml};
-use super::{Call, Reply, in_bucket, on_bucket};
+use super::{Call, Reply, in_bucket, on_bucket, versions};
 use crate::error::{Code, S3Error};
 use crate::router::Query;
 use crate::xml::{XmlWriter, requests};
@@ -71,8 +71,9 @@ pub fn from_header(headers: &HeaderMap) -> Result<Vec<(String, String)>, S3Error
 impl Call<'_> {
     pub(super) async fn get_tags(&self, key: &str) -> Reply {
         let metadata = &self.gateway.metadata;
-        let found = in_bucket!(self, |bucket| metadata.head(bucket, key))?;
-        let record = found.ok_or_else(|| failure::no_such_key(key))?;
+        let asked = self.version()?;
+        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
+        let record = self.found(key, asked, found)?;
         let mut document = XmlWriter::new("Tagging", 512);
         document.open("TagSet");
         for (key, value) in &record.tags {
@@ -82,26 +83,35 @@ impl Call<'_> {
             document.close("Tag");
         }
         document.close("TagSet");
-        Ok(xml(document.finish("Tagging")))
+        let mut response = xml(document.finish("Tagging"));
+        versions::show(&record.summary, asked, response.headers_mut());
+        Ok(response)
     }
 
     pub(super) async fn put_tags(&self, key: &str, body: Body) -> Reply {
         let document = self.document(body, requests::SMALL_LEN_MAX).await?;
         let tags = requests::tagging(&document)?;
         validate(&tags)?;
-        self.set_tags(key, tags).await?;
-        Ok(empty(StatusCode::OK))
+        self.set_tags(key, tags, StatusCode::OK).await
     }
 
     pub(super) async fn delete_tags(&self, key: &str) -> Reply {
-        self.set_tags(key, Vec::new()).await?;
-        Ok(empty(StatusCode::NO_CONTENT))
+        self.set_tags(key, Vec::new(), StatusCode::NO_CONTENT).await
     }
 
-    async fn set_tags(&self, key: &str, tags: Vec<(String, String)>) -> Result<(), S3Error> {
+    async fn set_tags(&self, key: &str, tags: Vec<(String, String)>, status: StatusCode) -> Reply {
+        let version = self.version()?;
         let metadata = &self.gateway.metadata;
-        on_bucket!(self, |bucket| metadata.set_tags(bucket, key, tags.clone()))
-            .map_err(|error| failure::write(error, &self.bucket().name, key))
+        let summary = on_bucket!(self, |bucket| metadata.set_version_tags(
+            bucket,
+            key,
+            version,
+            tags.clone()
+        ))
+        .map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        let mut response = empty(status);
+        versions::show(&summary, version, response.headers_mut());
+        Ok(response)
     }
 }
 

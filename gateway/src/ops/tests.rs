@@ -9,6 +9,7 @@ mod listings;
 mod multipart;
 mod objects;
 mod two_gateways;
+mod versions;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -34,9 +34,36 @@ pub enum Operation {
     CompleteMultipartUpload,
     AbortMultipartUpload,
     ListParts,
+    GetBucketVersioning,
+    PutBucketVersioning,
+    ListObjectVersions,
+    GetObjectLockConfiguration,
+    PutObjectLockConfiguration,
+    GetObjectRetention,
+    PutObjectRetention,
+    GetObjectLegalHold,
+    PutObjectLegalHold,
 }
 
 impl Operation {
+    /// Whether it may be about a version that is named.
+    fn takes_version(self) -> bool {
+        matches!(
+            self,
+            Operation::GetObject
+                | Operation::HeadObject
+                | Operation::DeleteObject
+                | Operation::GetObjectAttributes
+                | Operation::GetObjectTagging
+                | Operation::PutObjectTagging
+                | Operation::DeleteObjectTagging
+                | Operation::GetObjectRetention
+                | Operation::PutObjectRetention
+                | Operation::GetObjectLegalHold
+                | Operation::PutObjectLegalHold
+        )
+    }
+
     /// Whether it needs room on the drives.
     pub fn adds_data(self) -> bool {
         match self {
@@ -63,7 +90,16 @@ impl Operation {
             | Operation::GetObjectTagging
             | Operation::DeleteObjectTagging
             | Operation::AbortMultipartUpload
-            | Operation::ListParts => false,
+            | Operation::ListParts
+            | Operation::GetBucketVersioning
+            | Operation::PutBucketVersioning
+            | Operation::ListObjectVersions
+            | Operation::GetObjectLockConfiguration
+            | Operation::PutObjectLockConfiguration
+            | Operation::GetObjectRetention
+            | Operation::PutObjectRetention
+            | Operation::GetObjectLegalHold
+            | Operation::PutObjectLegalHold => false,
         }
     }
 }
@@ -86,7 +122,6 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "metadataTable",
     "metrics",
     "notification",
-    "object-lock",
     "ownershipControls",
     "policy",
     "policyStatus",
@@ -95,8 +130,6 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "requestPayment",
     "session",
     "tagging",
-    "versioning",
-    "versions",
     "website",
 ];
 
@@ -105,10 +138,8 @@ const OBJECT_UNSUPPORTED: &[&str] = &[
     "acl",
     "annotation",
     "encryption",
-    "legal-hold",
     "renameObject",
     "restore",
-    "retention",
     "select",
     "select-type",
     "torrent",
@@ -133,20 +164,17 @@ pub fn route(
         }
         Target::Object(..) => {
             refuse_sub_resources(query, OBJECT_UNSUPPORTED)?;
-            if let Some(version) = query.get("versionId") {
-                refuse_version(version)?;
+            let operation = object_operation(method, query, headers)?;
+            match query.get("versionId") {
+                Some(version) if !operation.takes_version() => Err(S3Error::with(
+                    Code::InvalidArgument,
+                    "This operation does not accept a version-id.",
+                )
+                .detail("ArgumentName", "versionId")
+                .detail("ArgumentValue", version)),
+                _ => Ok(operation),
             }
-            object_operation(method, query, headers)
         }
-    }
-}
-
-/// Without versioning there is one version, `null`.
-pub fn refuse_version(version: &str) -> Result<(), S3Error> {
-    if version == "null" {
-        Ok(())
-    } else {
-        Err(not_implemented("Versions (versionId other than null)"))
     }
 }
 
@@ -162,11 +190,23 @@ fn bucket_operation(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Operation, S3Error> {
-    let sub_resource = ["delete", "location", "uploads"]
-        .into_iter()
-        .find(|name| query.has(name));
+    let sub_resource = [
+        "delete",
+        "location",
+        "uploads",
+        "versioning",
+        "versions",
+        "object-lock",
+    ]
+    .into_iter()
+    .find(|name| query.has(name));
     match (method.as_str(), sub_resource) {
         ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
+        ("GET", Some("versioning")) => Ok(Operation::GetBucketVersioning),
+        ("PUT", Some("versioning")) => Ok(Operation::PutBucketVersioning),
+        ("GET", Some("versions")) => Ok(Operation::ListObjectVersions),
+        ("GET", Some("object-lock")) => Ok(Operation::GetObjectLockConfiguration),
+        ("PUT", Some("object-lock")) => Ok(Operation::PutObjectLockConfiguration),
         ("GET", Some("uploads")) => Ok(Operation::ListMultipartUploads),
         ("GET", None) => match query.get("list-type") {
             None | Some("1") => Ok(Operation::ListObjects),
@@ -192,9 +232,16 @@ fn object_operation(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Operation, S3Error> {
-    let sub_resource = ["tagging", "attributes", "uploads", "uploadId"]
-        .into_iter()
-        .find(|name| query.has(name));
+    let sub_resource = [
+        "tagging",
+        "attributes",
+        "uploads",
+        "uploadId",
+        "retention",
+        "legal-hold",
+    ]
+    .into_iter()
+    .find(|name| query.has(name));
     let is_copy = headers.contains_key("x-amz-copy-source");
     match (method.as_str(), sub_resource) {
         ("GET", None) => Ok(Operation::GetObject),
@@ -212,6 +259,10 @@ fn object_operation(
         ("PUT", Some("tagging")) => Ok(Operation::PutObjectTagging),
         ("DELETE", Some("tagging")) => Ok(Operation::DeleteObjectTagging),
         ("GET", Some("attributes")) => Ok(Operation::GetObjectAttributes),
+        ("GET", Some("retention")) => Ok(Operation::GetObjectRetention),
+        ("PUT", Some("retention")) => Ok(Operation::PutObjectRetention),
+        ("GET", Some("legal-hold")) => Ok(Operation::GetObjectLegalHold),
+        ("PUT", Some("legal-hold")) => Ok(Operation::PutObjectLegalHold),
         ("POST", Some("uploads")) => Ok(Operation::CreateMultipartUpload),
         ("GET", Some("uploadId")) => Ok(Operation::ListParts),
         ("POST", Some("uploadId")) => Ok(Operation::CompleteMultipartUpload),
@@ -250,6 +301,8 @@ pub fn not_implemented(what: &str) -> S3Error {
 const KNOWN_HEADERS: &[&str] = &[
     "x-amz-api-version",
     "x-amz-apigw-id",
+    "x-amz-bucket-object-lock-enabled",
+    "x-amz-bypass-governance-retention",
     "x-amz-cf-id",
     "x-amz-checksum-algorithm",
     "x-amz-checksum-crc32",
@@ -277,6 +330,9 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-metadata-directive",
     "x-amz-mp-object-size",
     "x-amz-object-attributes",
+    "x-amz-object-lock-legal-hold",
+    "x-amz-object-lock-mode",
+    "x-amz-object-lock-retain-until-date",
     "x-amz-optional-object-attributes",
     "x-amz-part-number-marker",
     "x-amz-request-id",
@@ -292,7 +348,7 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-user-agent",
 ];
 
-/// Refuses `x-amz-*` headers that ask for what is not there: encryption, locks, grants, appending, and all that is not
+/// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, appending, and all that is not
 /// known. A request must never get less than it asked for without a word.
 pub fn refuse_unsupported_headers(headers: &HeaderMap) -> Result<(), S3Error> {
     for (name, value) in headers {
@@ -310,7 +366,6 @@ pub fn refuse_unsupported_headers(headers: &HeaderMap) -> Result<(), S3Error> {
         let value = value.as_bytes();
         let harmless = match name {
             "x-amz-acl" => value == b"private" || value == b"bucket-owner-full-control",
-            "x-amz-bucket-object-lock-enabled" => value.eq_ignore_ascii_case(b"false"),
             "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
             _ => false,
         };

@@ -59,6 +59,11 @@ pub(super) fn error(
     {
         headers.insert(CONTENT_RANGE, range);
     }
+    for (name, value) in &error.headers {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

@@ -2,6 +2,7 @@
 
 mod reader;
 pub mod requests;
+pub mod versions;
 mod writer;
 
 pub use reader::{Element, Limits, parse};

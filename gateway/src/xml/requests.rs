@@ -12,6 +12,7 @@ pub const DELETE_KEYS_MAX: usize = 1000;
 pub const PARTS_MAX: usize = 10_000;
 
 /// Bytes of a `CreateBucketConfiguration` or `Tagging` at most.
+/// What most documents may be.
 pub const SMALL_LEN_MAX: usize = 64 * 1024;
 
 /// Bytes of a `Delete` at most: 1000 keys of 1024 bytes, with room for escapes.
@@ -20,7 +21,7 @@ pub const DELETE_LEN_MAX: usize = 2 * 1024 * 1024;
 /// Bytes of a `CompleteMultipartUpload` at most: 10,000 parts with a checksum each.
 pub const COMPLETE_LEN_MAX: usize = 5 * 1024 * 1024;
 
-const SMALL: Limits = Limits {
+pub const SMALL: Limits = Limits {
     len_max: SMALL_LEN_MAX,
     depth_max: 5,
     elements_max: 1000,

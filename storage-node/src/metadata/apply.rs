@@ -1,18 +1,24 @@
 //! How a metadata group decides its commands.
 
-use std::collections::{BTreeSet, HashSet};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
 
+use bytes::Bytes;
 use holdfast_placement::command::{Decide, Turn};
 use holdfast_placement::ids::{BucketId, Lane};
-use holdfast_placement::seams::{IndexError, IndexView, Keyspace, Op, UnixMillis};
+use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 
-use super::command::{Address, Command, DeleteKey, Outcome, Refusal, decode_missed};
+use super::apply_versions::Written;
+use super::command::{Address, Command, DeleteVersion, Outcome, Refusal, decode_missed};
+use super::lock::VersionLock;
 use super::record::{
-    Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, PartRecord, VersionId, VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, PartRecord, VersionId, VersionRef,
+    VersionSummary,
 };
-use super::store::{Condition, ReclaimId};
+use super::store::{Condition, DeleteOutcome, ReclaimId};
 use super::usage::Usage;
 use super::values::{self, LaneState, VersionDetails};
+use super::versioning::{BucketVersioning, Versioning};
 use super::{apply_redundancy, apply_upload, keys};
 use crate::repair::reclaim::{Entry, entry_id};
 
@@ -22,8 +28,8 @@ const OPEN_LANES_MAX: usize = 4096;
 /// A metadata group's part of a state machine.
 #[derive(Default)]
 pub struct ObjectGroup {
-    /// Lanes that are known to be open: what the state says, for those who ask often.
-    open: HashSet<(BucketId, Lane)>,
+    /// Lanes that are known to be open, and what they make of writes: what the state says, for those who ask often.
+    open: HashMap<(BucketId, Lane), BucketVersioning>,
     /// What the state says that the group holds; `None` until it is read.
     usage: Option<Usage>,
 }
@@ -55,6 +61,9 @@ impl Decide for ObjectGroup {
             usage: self.usage(turn)?,
             recount: false,
             reclaimed: 0,
+            versions: 0,
+            written: None,
+            promoted: false,
             turn,
         };
         let outcome = match command {
@@ -70,43 +79,59 @@ impl Decide for ObjectGroup {
                 // What is written is readable, and only a completed upload has a table to name.
                 if matches!(body, Body::Multipart { .. })
                     || (body == Body::Inline && tail.len() as u64 != size)
-                    || !values::are_details(details)
                 {
                     return Ok(None);
                 }
-                let version = Version {
+                let Some((new_details, lock)) = values::split_details(details) else {
+                    return Ok(None);
+                };
+                let mut version = Version {
                     size,
                     etag,
                     checksum,
                     body,
-                    details,
+                    details: Cow::Borrowed(details),
                     missed: &missed,
                 };
-                match self.check_open(&change, at.bucket, at.lane)? {
+                let now = change.turn.at.millis();
+                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                match lane.and_then(|lane| Ok((lane, lock.of_new(lane.lock.as_ref(), now)?))) {
                     Err(refusal) => Outcome::Refused(refusal),
-                    Ok(()) => change.put(at, &condition, &version, tail)?,
+                    Ok((lane, kept)) => {
+                        if kept != lock {
+                            version.details = details_with(&new_details, &kept)?;
+                        }
+                        change.put(at, &condition, &lane, &version, tail)?
+                    }
                 }
             }
             Command::Delete { bucket, keys } => {
-                let mut seen = HashSet::new();
-                let mut verdicts = Vec::with_capacity(keys.len());
-                for key in &keys {
-                    // The state does not show this command's own deletions.
-                    let again = keys.len() > 1 && !seen.insert(key.key);
-                    let mut verdict = change.delete(bucket, key, again)?;
-                    if verdict == Ok(false)
-                        && let Err(refusal) = self.check_open(&change, bucket, key.lane)?
-                    {
-                        verdict = Err(refusal);
-                    }
-                    verdicts.push(verdict);
-                }
-                Outcome::Deleted(verdicts)
+                // Of former versions of this program.
+                let keys: Vec<_> = keys.into_iter().map(DeleteVersion::from).collect();
+                let verdicts = self.delete(&mut change, bucket, &keys)?;
+                let existed = |verdict: Result<DeleteOutcome, Refusal>| Ok(verdict?.existed);
+                Outcome::Deleted(verdicts.into_iter().map(existed).collect())
+            }
+            Command::DeleteVersions { bucket, keys } => {
+                Outcome::VersionsDeleted(self.delete(&mut change, bucket, &keys)?)
             }
             Command::SetTags { at, tags } => {
-                let outcome = change.set_tags(at, tags)?;
+                let outcome = set_tags(&mut change, at, None, tags)?;
                 self.unless_closed(&change, at, outcome)?
             }
+            Command::SetVersionTags { at, version, tags } => {
+                let outcome = set_tags(&mut change, at, Some(version), tags)?;
+                self.unless_closed(&change, at, outcome)?
+            }
+            Command::SetLock {
+                at,
+                version,
+                change: lock_change,
+                bypass_governance,
+            } => match self.check_open(&change, at.bucket, at.lane)? {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok(lane) => change.set_lock(at, version, &lane, lock_change, bypass_governance)?,
+            },
             Command::CreateUpload {
                 at,
                 upload,
@@ -115,8 +140,26 @@ impl Decide for ObjectGroup {
                 checksum,
             } => match self.check_open(&change, at.bucket, at.lane)? {
                 Err(refusal) => Outcome::Refused(refusal),
-                Ok(()) => apply_upload::create(&mut change, at, upload, headers, tags, checksum)?,
+                Ok(_) => apply_upload::create(&mut change, at, upload, headers, tags, checksum)?,
             },
+            Command::CreateLockedUpload {
+                at,
+                upload,
+                headers,
+                tags,
+                checksum,
+                lock,
+            } => {
+                let now = change.turn.at.millis();
+                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                match lane.and_then(|lane| lock.of_new(lane.lock.as_ref(), now)) {
+                    Err(refusal) => Outcome::Refused(refusal),
+                    Ok(_) => {
+                        apply_upload::lock(&mut change, upload, &lock)?;
+                        apply_upload::create(&mut change, at, upload, headers, tags, checksum)?
+                    }
+                }
+            }
             Command::PutPart { at, upload, part } => {
                 if matches!(part.body, Body::Inline | Body::Multipart { .. }) {
                     return Ok(None);
@@ -144,7 +187,9 @@ impl Decide for ObjectGroup {
                     etag,
                     checksum,
                 };
-                apply_upload::complete(&mut change, at, &condition, completion)?
+                // With an upload under way no lane is closed.
+                let lane = change.lane_state(at.bucket, at.lane)?.versioning;
+                apply_upload::complete(&mut change, at, &lane, &condition, completion)?
             }
             Command::AbortUpload { at, upload } => {
                 let outcome = apply_upload::abort(&mut change, at, upload)?;
@@ -165,6 +210,16 @@ impl Decide for ObjectGroup {
                 lanes,
                 deletion,
             } => change.reopen_lanes(bucket, &lanes, deletion)?,
+            Command::SetVersioning {
+                bucket,
+                lanes,
+                versioning,
+            } => {
+                for lane in &lanes {
+                    self.open.remove(&(bucket, *lane));
+                }
+                change.set_versioning(bucket, &lanes, versioning)?
+            }
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
             Command::Repaired { ids } => {
                 apply_redundancy::repaired(&mut change, &ids.into_iter().collect())?
@@ -209,18 +264,46 @@ impl ObjectGroup {
         change: &Change<'_, '_>,
         bucket: BucketId,
         lane: Lane,
-    ) -> Result<Result<(), Refusal>, IndexError> {
-        if self.open.contains(&(bucket, lane)) {
-            return Ok(Ok(()));
+    ) -> Result<Result<BucketVersioning, Refusal>, IndexError> {
+        if let Some(versioning) = self.open.get(&(bucket, lane)) {
+            return Ok(Ok(*versioning));
         }
-        if change.lane_state(bucket, lane)?.closed_by.is_some() {
+        let state = change.lane_state(bucket, lane)?;
+        if state.closed_by.is_some() {
             return Ok(Err(Refusal::LaneClosed));
         }
         if self.open.len() >= OPEN_LANES_MAX {
             self.open.clear();
         }
-        self.open.insert((bucket, lane));
-        Ok(Ok(()))
+        self.open.insert((bucket, lane), state.versioning);
+        Ok(Ok(state.versioning))
+    }
+
+    /// Deletes keys and versions. A closed lane has nothing to delete, and gets no delete markers.
+    fn delete(
+        &mut self,
+        change: &mut Change<'_, '_>,
+        bucket: BucketId,
+        keys: &[DeleteVersion<'_>],
+    ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, IndexError> {
+        let mut lanes = Vec::with_capacity(keys.len());
+        for key in keys {
+            lanes.push(self.check_open(change, bucket, key.lane)?);
+        }
+        let open = keys.iter().zip(&lanes).filter_map(|(key, lane)| {
+            let at = Address {
+                bucket,
+                lane: key.lane,
+                key: key.key,
+            };
+            Some((at, key, lane.ok()?))
+        });
+        let mut verdicts = change.delete_versions(open)?.into_iter();
+        let all = lanes.iter().map(|lane| match lane {
+            Ok(_) => verdicts.next().unwrap_or(Ok(DeleteOutcome::default())),
+            Err(refusal) => Err(*refusal),
+        });
+        Ok(all.collect())
     }
 
     /// What was not found in a closed lane may be in another bucket that has the name by now: the proposer must know.
@@ -231,13 +314,36 @@ impl ObjectGroup {
         outcome: Outcome,
     ) -> Result<Outcome, IndexError> {
         match outcome {
-            Outcome::Refused(Refusal::NoSuchKey | Refusal::NoSuchUpload) => {
+            Outcome::Refused(
+                Refusal::NoSuchKey | Refusal::NoSuchVersion | Refusal::NoSuchUpload,
+            ) => {
                 let open = self.check_open(change, at.bucket, at.lane)?;
-                Ok(open.map_or_else(Outcome::Refused, |()| outcome))
+                Ok(open.map_or_else(Outcome::Refused, |_| outcome))
             }
             _ => Ok(outcome),
         }
     }
+}
+
+fn set_tags(
+    change: &mut Change<'_, '_>,
+    at: Address<'_>,
+    version: Option<VersionRef>,
+    tags: Vec<(String, String)>,
+) -> Result<Outcome, IndexError> {
+    change.set_details(at, version, |details, _| {
+        details.tags = tags;
+        Ok(())
+    })
+}
+
+/// Encoded details with a lock.
+pub fn details_with(
+    details: &VersionDetails,
+    lock: &VersionLock,
+) -> Result<Cow<'static, [u8]>, IndexError> {
+    let details = values::encode_details(details, lock).map_err(values::unencodable)?;
+    Ok(Cow::Owned(details))
 }
 
 /// A version to write; `details` are encoded [`VersionDetails`].
@@ -246,7 +352,7 @@ pub struct Version<'a> {
     pub etag: Etag,
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
     pub body: Body,
-    pub details: &'a [u8],
+    pub details: Cow<'a, [u8]>,
     /// Shards of the body that are still to be made.
     pub missed: &'a [MissedSlot],
 }
@@ -255,6 +361,19 @@ pub struct Version<'a> {
 pub struct Found {
     pub summary: VersionSummary,
     pub body: Body,
+    /// All of it.
+    pub value: Bytes,
+}
+
+impl Found {
+    pub fn of(value: Bytes) -> Result<Self, IndexError> {
+        let (summary, body, _) = values::version_body(&value)?;
+        Ok(Self {
+            summary,
+            body,
+            value,
+        })
+    }
 }
 
 /// The changes of one command.
@@ -266,11 +385,26 @@ pub struct Change<'a, 'b> {
     recount: bool,
     /// Entries that went onto the reclaim queue.
     reclaimed: u32,
+    /// Version ids that were given.
+    versions: u16,
+    /// Kept by commands that read what they have written.
+    pub(super) written: Option<Written>,
+    /// Whether a version came back to `objects`.
+    pub(super) promoted: bool,
 }
 
 impl Change<'_, '_> {
     /// Writes what the group holds now, if that has changed, and gives it.
     fn finish(self) -> Result<Usage, IndexError> {
+        if self.promoted {
+            let key = keys::promotions(self.turn.group);
+            let count: u64 = match self.turn.state.get(Keyspace::Records, &key)? {
+                Some(value) => values::decode(&value, "promotions")?,
+                None => 0,
+            };
+            let value = values::encode(&(count + 1))?;
+            self.turn.batch.put(Keyspace::Records, key, value);
+        }
         if self.recount {
             let value = values::encode(&self.usage)?;
             let key = keys::usage(self.turn.group);
@@ -291,17 +425,16 @@ impl Change<'_, '_> {
 
     /// The newest version of the object.
     pub fn newest(&self, object: &[u8]) -> Result<Option<Found>, IndexError> {
-        let Some(value) = self.turn.state.get(Keyspace::Objects, object)? else {
-            return Ok(None);
-        };
-        let (summary, body, _) = values::version_body(&value)?;
-        Ok(Some(Found { summary, body }))
+        self.read(Keyspace::Objects, object)?
+            .map(Found::of)
+            .transpose()
     }
 
     fn put(
         &mut self,
         at: Address<'_>,
         condition: &Condition,
+        lane: &BucketVersioning,
         version: &Version<'_>,
         inline: &[u8],
     ) -> Result<Outcome, IndexError> {
@@ -311,54 +444,68 @@ impl Change<'_, '_> {
             return Ok(Outcome::Refused(refusal));
         }
         let modified = self.turn.at.millis();
-        let summary = self.summary(version, modified);
+        let summary = self.summary(version, lane, modified);
         if version.body == Body::Inline {
             let key = keys::inline(&object, summary.version);
             self.turn.batch.put(Keyspace::Inline, key, inline.to_vec());
         }
-        self.write_version(object, newest, summary, version)?;
+        self.write_version(at, lane, newest, summary, version)?;
         Ok(Outcome::Written(summary))
     }
 
     /// The summary of a version that is written now and was `modified` then.
-    pub fn summary(&self, version: &Version<'_>, modified: UnixMillis) -> VersionSummary {
+    pub fn summary(
+        &mut self,
+        version: &Version<'_>,
+        lane: &BucketVersioning,
+        modified: UnixMillis,
+    ) -> VersionSummary {
         VersionSummary {
             modified,
             size: version.size,
             etag: version.etag,
             version: self.version_id(),
-            null: true,
+            null: lane.versioning != Versioning::Enabled,
             delete_marker: false,
             checksum: version.checksum,
         }
     }
 
-    /// The stamp, which is unique in the group, then the group, then chance.
-    fn version_id(&self) -> VersionId {
+    /// The stamp, which is unique in the group, then a number in the command, then the group, then chance.
+    pub(super) fn version_id(&mut self) -> VersionId {
         let mut id = [0; 16];
         id[..8].copy_from_slice(&self.turn.at.0.to_be_bytes());
         id[8..12].copy_from_slice(&self.turn.group.0.to_be_bytes());
+        // Groups are few.
+        id[8..10].copy_from_slice(&self.versions.to_be_bytes());
         id[12..].copy_from_slice(&self.turn.token.0[..4]);
+        self.versions = self.versions.wrapping_add(1);
         VersionId(id)
     }
 
-    /// Writes the newest version and lets go of the one before.
+    /// Writes the newest version; the one before is let go of or, where the lane keeps versions, no longer the newest.
     pub fn write_version(
         &mut self,
-        object: Vec<u8>,
+        at: Address<'_>,
+        lane: &BucketVersioning,
         before: Option<Found>,
         summary: VersionSummary,
         version: &Version<'_>,
     ) -> Result<(), IndexError> {
-        if let Some(before) = before {
+        let object = self.object_key(at);
+        match before {
             // A body that the new version names again stays. (Inline bytes are each version's own.)
-            if before.body != version.body || before.body == Body::Inline {
-                self.let_go(&object, &before)?;
-            } else {
+            Some(before)
+                if before.summary.null
+                    && summary.null
+                    && before.body == version.body
+                    && before.body != Body::Inline =>
+            {
                 self.recount().remove(&before.body, before.summary.size);
             }
+            before => self.retire(at, &object, lane, before)?,
         }
-        let value = values::encode_version(&summary, &version.body, version.details)?;
+        let value = values::encode_version(&summary, &version.body, &version.details)?;
         self.turn.batch.put(Keyspace::Objects, object, value);
         self.recount().add(&version.body, version.size);
         if let Body::Chunked(body) = &version.body {
@@ -368,7 +515,7 @@ impl Change<'_, '_> {
     }
 
     /// Queues or deletes the body of a version that is no longer named.
-    fn let_go(&mut self, object: &[u8], version: &Found) -> Result<(), IndexError> {
+    pub(super) fn let_go(&mut self, object: &[u8], version: &Found) -> Result<(), IndexError> {
         self.recount().remove(&version.body, version.summary.size);
         match &version.body {
             Body::Empty => Ok(()),
@@ -405,67 +552,10 @@ impl Change<'_, '_> {
         }
     }
 
-    /// `again`: the command has this key before; if it could be deleted, it was.
-    fn delete(
-        &mut self,
-        bucket: BucketId,
-        key: &DeleteKey<'_>,
-        again: bool,
-    ) -> Result<Result<bool, Refusal>, IndexError> {
-        let object = keys::object(self.turn.group, bucket, key.lane, key.key);
-        let newest = if again && self.deletes(&object) {
-            None
-        } else {
-            self.newest(&object)?
-        };
-        if let Err(refusal) = key
-            .condition
-            .allows_delete(newest.as_ref().map(|found| &found.summary))
-        {
-            return Ok(Err(refusal));
-        }
-        let Some(newest) = newest else {
-            return Ok(Ok(false));
-        };
-        self.let_go(&object, &newest)?;
-        self.turn.batch.delete(Keyspace::Objects, object);
-        Ok(Ok(true))
-    }
-
-    /// Whether the batch deletes the object.
-    fn deletes(&self, object: &[u8]) -> bool {
-        self.turn
-            .batch
-            .ops
-            .iter()
-            .any(|op| matches!(op, Op::Delete { space: Keyspace::Objects, key } if key == object))
-    }
-
-    fn set_tags(
-        &mut self,
-        at: Address<'_>,
-        tags: Vec<(String, String)>,
-    ) -> Result<Outcome, IndexError> {
-        let object = self.object_key(at);
-        let Some(value) = self.turn.state.get(Keyspace::Objects, &object)? else {
-            return Ok(Outcome::Refused(Refusal::NoSuchKey));
-        };
-        let record = values::version(&value)?;
-        let details = VersionDetails {
-            checksum: record.checksum,
-            headers: record.headers,
-            tags,
-        };
-        let details = postcard::to_stdvec(&details).map_err(values::unencodable)?;
-        let value = values::encode_version(&record.summary, &record.body, &details)?;
-        self.turn.batch.put(Keyspace::Objects, object, value);
-        Ok(Outcome::Written(record.summary))
-    }
-
-    fn lane_state(&self, bucket: BucketId, lane: Lane) -> Result<LaneState, IndexError> {
+    pub(super) fn lane_state(&self, bucket: BucketId, lane: Lane) -> Result<LaneState, IndexError> {
         let key = keys::lane_state(self.turn.group, bucket, lane);
         match self.turn.state.get(Keyspace::Records, &key)? {
-            Some(value) => values::decode(&value, "a lane"),
+            Some(value) => LaneState::decode(&value),
             None => Ok(LaneState::default()),
         }
     }
@@ -477,9 +567,25 @@ impl Change<'_, '_> {
         state: LaneState,
     ) -> Result<(), IndexError> {
         let key = keys::lane_state(self.turn.group, bucket, lane);
-        let value = values::encode(&state)?;
-        self.turn.batch.put(Keyspace::Records, key, value);
+        self.turn.batch.put(Keyspace::Records, key, state.encode()?);
         Ok(())
+    }
+
+    /// A change that is older than the lane's own comes too late.
+    fn set_versioning(
+        &mut self,
+        bucket: BucketId,
+        lanes: &[Lane],
+        versioning: BucketVersioning,
+    ) -> Result<Outcome, IndexError> {
+        for lane in lanes {
+            let mut state = self.lane_state(bucket, *lane)?;
+            if state.versioning.change < versioning.change {
+                state.versioning = versioning;
+                self.set_lane_state(bucket, *lane, state)?;
+            }
+        }
+        Ok(Outcome::Done)
     }
 
     /// All or none.
@@ -522,11 +628,13 @@ impl Change<'_, '_> {
         Ok(Outcome::Done)
     }
 
-    /// Whether the lane has neither objects nor uploads.
+    /// Whether the lane has neither versions, of whatever kind, nor uploads.
     fn is_empty(&self, bucket: BucketId, lane: Lane) -> Result<bool, IndexError> {
         let objects = keys::object_lane(self.turn.group, bucket, lane);
+        let noncurrent = keys::noncurrent_lane(self.turn.group, bucket, lane);
         let uploads = keys::upload_lane(self.turn.group, bucket, lane);
         Ok(!self.has_any(Keyspace::Objects, &objects)?
+            && !self.has_any(Keyspace::Records, &noncurrent)?
             && !self.has_any(Keyspace::Records, &uploads)?)
     }
 

@@ -7,7 +7,7 @@ use holdfast_placement::seams::{IndexError, Keyspace};
 
 use super::apply::Change;
 use super::command::{Address, Outcome, Refusal};
-use super::record::{Body, ChunkedBody, MissedSlot, PartRecord};
+use super::record::{Body, ChunkedBody, MissedSlot, PartRecord, VersionId};
 use super::redundancy::{BodyPlace, RepairId};
 use super::usage::Usage;
 use super::values::{self, PartPage};
@@ -135,7 +135,8 @@ pub fn replace_body(
     missed: &[MissedSlot],
 ) -> Result<Outcome, IndexError> {
     let before = match place {
-        BodyPlace::Version => in_version(change, at, old, &new)?,
+        BodyPlace::Version => in_version(change, at, None, old, &new)?,
+        BodyPlace::Noncurrent { version } => in_version(change, at, Some(version), old, &new)?,
         BodyPlace::Part { upload, number } => in_upload(change, at, upload, number, old, &new)?,
         BodyPlace::Table {
             table,
@@ -144,7 +145,17 @@ pub fn replace_body(
             number,
         } => {
             let page = keys::page(change.turn.group, table, end, last);
-            in_table(change, at, table, page, number, old, &new)?
+            in_table(change, at, None, table, page, number, old, &new)?
+        }
+        BodyPlace::NoncurrentTable {
+            version,
+            table,
+            end,
+            last,
+            number,
+        } => {
+            let page = keys::page(change.turn.group, table, end, last);
+            in_table(change, at, Some(version), table, page, number, old, &new)?
         }
     };
     let Some(before) = before else {
@@ -171,11 +182,11 @@ fn replaceable(body: &Body, old: ChunkSetId, new: &ChunkedBody) -> Option<Chunke
 fn in_version(
     change: &mut Change<'_, '_>,
     at: Address<'_>,
+    version: Option<VersionId>,
     old: ChunkSetId,
     new: &ChunkedBody,
 ) -> Result<Option<ChunkedBody>, IndexError> {
-    let key = change.object_key(at);
-    let Some(value) = change.turn.state.get(Keyspace::Objects, &key)? else {
+    let Some((space, key, value)) = change.value_of(at, version)? else {
         return Ok(None);
     };
     let (_, body, _) = values::version_body(&value)?;
@@ -183,7 +194,7 @@ fn in_version(
         return Ok(None);
     };
     let value = values::with_body(&value, &Body::Chunked(*new))?;
-    change.turn.batch.put(Keyspace::Objects, key, value);
+    change.turn.batch.put(space, key, value);
     Ok(Some(before))
 }
 
@@ -214,18 +225,25 @@ fn in_upload(
 }
 
 /// Not once the table belongs to no version: it then waits to be reclaimed.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "a place, and what is to change in it"
+)]
 fn in_table(
     change: &mut Change<'_, '_>,
     at: Address<'_>,
+    version: Option<VersionId>,
     table: UploadId,
     page_key: Vec<u8>,
     number: u16,
     old: ChunkSetId,
     new: &ChunkedBody,
 ) -> Result<Option<ChunkedBody>, IndexError> {
-    let newest = change.newest(&change.object_key(at))?;
-    let owns = |body: &Body| matches!(body, Body::Multipart { table: own, .. } if *own == table);
-    if !newest.is_some_and(|found| owns(&found.body)) {
+    let Some((_, _, value)) = change.value_of(at, version)? else {
+        return Ok(None);
+    };
+    let owner = values::version_body(&value)?.1;
+    if !matches!(owner, Body::Multipart { table: own, .. } if own == table) {
         return Ok(None);
     }
     let Some(value) = change.turn.state.get(Keyspace::Records, &page_key)? else {

@@ -3,10 +3,11 @@
 use holdfast_placement::ids::UploadId;
 use holdfast_placement::seams::{IndexError, Keyspace};
 
-use super::apply::{Change, Version};
+use super::apply::{Change, Version, details_with};
 use super::apply_redundancy;
 use super::command::{Address, Outcome, PartsDigest, Refusal};
 use super::keys;
+use super::lock::VersionLock;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, ObjectChecksum, ObjectHeaders,
     PartRecord, UploadRecord,
@@ -14,6 +15,7 @@ use super::record::{
 use super::store::Condition;
 use super::usage::Usage;
 use super::values::{self, CompletedUpload, PartPage, UploadPlace, VersionDetails};
+use super::versioning::BucketVersioning;
 use crate::repair::reclaim::Entry;
 
 /// Parts a page of a part table: a range read decodes one page, so they are few.
@@ -58,6 +60,26 @@ pub fn create(
         place,
     );
     Ok(Outcome::Done)
+}
+
+/// Remembers the lock that the upload's object is to have.
+pub fn lock(
+    change: &mut Change<'_, '_>,
+    upload: UploadId,
+    lock: &VersionLock,
+) -> Result<(), IndexError> {
+    let key = keys::upload_lock(change.turn.group, upload);
+    let value = values::encode(lock)?;
+    change.turn.batch.put(Keyspace::Records, key, value);
+    Ok(())
+}
+
+fn find_lock(change: &Change<'_, '_>, upload: UploadId) -> Result<VersionLock, IndexError> {
+    let key = keys::upload_lock(change.turn.group, upload);
+    match change.turn.state.get(Keyspace::Records, &key)? {
+        Some(value) => values::decode(&value, "an upload's lock"),
+        None => Ok(VersionLock::default()),
+    }
 }
 
 pub fn put_part(
@@ -123,6 +145,7 @@ pub struct Completion<'a> {
 pub fn complete(
     change: &mut Change<'_, '_>,
     at: Address<'_>,
+    lane: &BucketVersioning,
     condition: &Condition,
     completion: Completion<'_>,
 ) -> Result<Outcome, IndexError> {
@@ -135,6 +158,11 @@ pub fn complete(
     if let Err(refusal) = condition.allows_write(newest.as_ref().map(|found| &found.summary)) {
         return Ok(Outcome::Refused(refusal));
     }
+    let now = change.turn.at.millis();
+    let lock = match find_lock(change, upload)?.of_new(lane.lock.as_ref(), now) {
+        Ok(lock) => lock,
+        Err(refusal) => return Ok(Outcome::Refused(refusal)),
+    };
     let Some(Choice { chosen, unused }) = choose(change, &completion)? else {
         return Ok(Outcome::Refused(Refusal::PartsChanged));
     };
@@ -170,11 +198,11 @@ pub fn complete(
             table: upload,
             parts,
         },
-        details: &postcard::to_stdvec(&details).map_err(values::unencodable)?,
+        details: details_with(&details, &lock)?,
         missed: &[],
     };
-    let summary = change.summary(&version, modified);
-    change.write_version(object, newest, summary, &version)?;
+    let summary = change.summary(&version, lane, modified);
+    change.write_version(at, lane, newest, summary, &version)?;
     let completed = CompletedUpload {
         bucket: at.bucket,
         key: at.key.to_owned(),
@@ -296,4 +324,6 @@ fn forget_upload(change: &mut Change<'_, '_>, at: Address<'_>, record: &UploadRe
     change.turn.batch.delete(Keyspace::Records, key);
     let time = keys::upload_time(change.turn.group, record.initiated, record.upload);
     change.turn.batch.delete(Keyspace::Records, time);
+    let lock = keys::upload_lock(change.turn.group, record.upload);
+    change.turn.batch.delete(Keyspace::Records, lock);
 }

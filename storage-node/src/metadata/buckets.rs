@@ -4,7 +4,7 @@ use futures_util::future::{join_all, try_join_all};
 use holdfast_placement::ids::{BucketId, GroupId, Lane};
 
 use super::command::{Command, Outcome, Refusal};
-use super::store::{ListObjects, ListUploads, Metadata, MetadataError, strange};
+use super::store::{ListUploads, ListVersions, Metadata, MetadataError, strange};
 
 /// What became of an attempt to close a bucket's lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,13 +18,13 @@ pub enum CloseBucket {
 }
 
 impl Metadata {
-    /// Whether the bucket has neither objects nor uploads now; proof only once it is closed.
+    /// Whether the bucket has neither versions, delete markers among them, nor uploads now; proof only once it is closed.
     pub async fn is_empty(&self, bucket: BucketId) -> Result<bool, MetadataError> {
-        let objects = ListObjects {
+        let versions = ListVersions {
             max: 1,
-            ..ListObjects::default()
+            ..ListVersions::default()
         };
-        match self.list(bucket, &objects).await {
+        match self.list_versions(bucket, &versions).await {
             Ok(page) if !page.entries.is_empty() => return Ok(false),
             Ok(_) | Err(MetadataError::BucketClosed) => {}
             Err(error) => return Err(error),
@@ -101,7 +101,7 @@ impl Metadata {
         Ok(())
     }
 
-    fn lanes_by_group(&self, bucket: BucketId) -> Vec<(GroupId, Vec<Lane>)> {
+    pub(super) fn lanes_by_group(&self, bucket: BucketId) -> Vec<(GroupId, Vec<Lane>)> {
         let mut lanes = self.lanes(bucket);
         lanes.sort_unstable();
         lanes

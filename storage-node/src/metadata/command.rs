@@ -4,12 +4,14 @@
 use holdfast_placement::ids::{BucketId, ChunkSetId, Lane, UploadId};
 use serde::{Deserialize, Serialize};
 
+use super::lock::{LockChange, VersionLock};
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
-    ObjectHeaders, PartRecord, VersionSummary,
+    ObjectHeaders, PartRecord, VersionRef, VersionSummary,
 };
 use super::redundancy::{BodyPlace, RepairId};
-use super::store::{Condition, ReclaimId};
+use super::store::{Condition, DeleteOutcome, ReclaimId};
+use super::versioning::BucketVersioning;
 
 /// A key and where it is.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -105,6 +107,42 @@ pub enum Command<'a> {
         old: ChunkSetId,
         new: ChunkedBody,
     },
+    /// As `Delete`, of versions too.
+    DeleteVersions {
+        bucket: BucketId,
+        #[serde(borrow)]
+        keys: Vec<DeleteVersion<'a>>,
+    },
+    /// As `SetTags`, of a version.
+    SetVersionTags {
+        #[serde(borrow)]
+        at: Address<'a>,
+        version: VersionRef,
+        tags: Vec<(String, String)>,
+    },
+    SetLock {
+        #[serde(borrow)]
+        at: Address<'a>,
+        /// `None`: of the newest version.
+        version: Option<VersionRef>,
+        change: LockChange,
+        bypass_governance: bool,
+    },
+    /// As `CreateUpload`, of an object that is to be locked.
+    CreateLockedUpload {
+        #[serde(borrow)]
+        at: Address<'a>,
+        upload: UploadId,
+        headers: ObjectHeaders,
+        tags: Vec<(String, String)>,
+        checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
+        lock: VersionLock,
+    },
+    SetVersioning {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        versioning: BucketVersioning,
+    },
 }
 
 impl Command<'_> {
@@ -161,6 +199,29 @@ pub struct DeleteKey<'a> {
     pub condition: Condition,
 }
 
+/// A version to delete.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct DeleteVersion<'a> {
+    pub lane: Lane,
+    pub key: &'a str,
+    /// `None`: the key is deleted, and its versions stay if it has any.
+    pub version: Option<VersionRef>,
+    pub condition: Condition,
+    pub bypass_governance: bool,
+}
+
+impl<'a> From<DeleteKey<'a>> for DeleteVersion<'a> {
+    fn from(key: DeleteKey<'a>) -> Self {
+        Self {
+            lane: key.lane,
+            key: key.key,
+            version: None,
+            condition: key.condition,
+            bypass_governance: false,
+        }
+    }
+}
+
 /// What came of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
@@ -171,6 +232,8 @@ pub enum Outcome {
     Done,
     /// Whether the lanes are closed; if not, there is something in one of them.
     Closed(bool),
+    /// In the order asked.
+    VersionsDeleted(Vec<Result<DeleteOutcome, Refusal>>),
 }
 
 /// Why a command had no effect.
@@ -185,6 +248,13 @@ pub enum Refusal {
     DeletionCancelled,
     /// What was to be replaced is not there any more.
     BodyChanged,
+    NoSuchVersion,
+    /// It has neither tags nor a lock.
+    IsDeleteMarker,
+    /// The version may not be removed yet, or its retention not be changed so.
+    Locked,
+    /// The bucket has no object lock.
+    NotLockable,
 }
 
 /// Tells whether an upload's parts are those that a completion was computed from, without sending them: blake3 over

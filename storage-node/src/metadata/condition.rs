@@ -16,7 +16,8 @@ impl Condition {
     }
 
     /// For a DELETE: a condition on a key that is not there holds (S3 API reference, DeleteObject: "If the ETag
-    /// matches or if the object doesn't exist, the operation will return a 204 Success response").
+    /// matches or if the object doesn't exist, the operation will return a 204 Success response"). A delete marker is
+    /// there, has no bytes, and no etag but `*`.
     pub(super) fn allows_delete(&self, newest: Option<&VersionSummary>) -> Result<(), Refusal> {
         newest.map_or(Ok(()), |newest| self.holds_for(newest))
     }
@@ -24,7 +25,7 @@ impl Condition {
     fn holds_for(&self, newest: &VersionSummary) -> Result<(), Refusal> {
         let etag_matches = match self.etag.as_deref() {
             None | Some("*") => true,
-            Some(etag) => etag == newest.etag.to_string(),
+            Some(etag) => !newest.delete_marker && etag == newest.etag.to_string(),
         };
         let holds = !self.absent
             && etag_matches

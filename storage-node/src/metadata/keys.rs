@@ -18,11 +18,15 @@
 //! | `records` | `0A`, chunk set (16), chunk (u32), slot (u8) | a shard that a write missed: its body |
 //! | `records` | `0B` | what the group holds, see [`super::usage`] |
 //! | `records` | `0C`, table (16) | what the parts of a part table take |
+//! | `records` | `0D`, bucket (u64), lane (u8), key escaped, `00 00`, version (16, all bits flipped) | a version that is not in `objects` |
+//! | `records` | `0E`, bucket (u64), lane (u8), key | which of those is the null version, if one is |
+//! | `records` | `0F`, upload (16) | the lock that the upload's object is to have, if any |
+//! | `records` | `10` | how often a version came back to `objects` |
 //! | `records` | `FE`, `FF` | belong to [`holdfast_placement::command`] and the consensus module |
 //!
 //! Object keys are raw: nothing follows them, or what follows has a fixed length and is only looked up, so byte order
-//! is S3's order. In upload keys something does follow that is listed in order: `00` is written `00 01` there, and
-//! `00 00` ends the key, so that they order by key, then by upload.
+//! is S3's order. In keys of uploads and of noncurrent versions something does follow that is listed in order: `00` is
+//! written `00 01` there, and `00 00` ends the key, so that they order by key, then by upload, or newest version first.
 
 use holdfast_placement::ids::{BucketId, ChunkSetId, GroupId, Lane, UploadId};
 use holdfast_placement::seams::UnixMillis;
@@ -43,6 +47,10 @@ const COMPLETED_COUNT: u8 = 0x09;
 const REPAIR: u8 = 0x0A;
 const USAGE: u8 = 0x0B;
 const TABLE_USAGE: u8 = 0x0C;
+const NONCURRENT: u8 = 0x0D;
+const NULL_VERSION: u8 = 0x0E;
+const UPLOAD_LOCK: u8 = 0x0F;
+const PROMOTIONS: u8 = 0x10;
 
 /// The lane of a key: the first 8 bytes of blake3(bucket id, little endian, then the key), little endian, modulo the
 /// number of lanes. Persisted: it says where a key is.
@@ -143,8 +151,17 @@ pub fn escape(key: &[u8], out: &mut Vec<u8>) {
 
 /// The key and the upload of an upload key without its lane; `None` if it is not one. The key goes to `out`.
 pub fn unescape(escaped: &[u8], out: &mut Vec<u8>) -> Option<UploadId> {
+    unescape_with_id(escaped, out).map(UploadId)
+}
+
+/// The same of a noncurrent version's key.
+pub fn unescape_version(escaped: &[u8], out: &mut Vec<u8>) -> Option<VersionId> {
+    unescape_with_id(escaped, out).map(|id| VersionId(id.map(|byte| !byte)))
+}
+
+fn unescape_with_id(escaped: &[u8], out: &mut Vec<u8>) -> Option<[u8; 16]> {
     out.clear();
-    let (escaped, upload) = escaped.split_at_checked(escaped.len().checked_sub(16)?)?;
+    let (escaped, id) = escaped.split_at_checked(escaped.len().checked_sub(16)?)?;
     let escaped = escaped.strip_suffix(&[0, 0])?;
     let mut bytes = escaped.iter();
     while let Some(byte) = bytes.next() {
@@ -153,7 +170,52 @@ pub fn unescape(escaped: &[u8], out: &mut Vec<u8>) -> Option<UploadId> {
             return None;
         }
     }
-    Some(UploadId(upload.try_into().ok()?))
+    id.try_into().ok()
+}
+
+/// What the noncurrent versions of a lane begin with.
+pub fn noncurrent_lane(group: GroupId, bucket: BucketId, lane: Lane) -> [u8; UPLOAD_PREFIX_LEN] {
+    let mut prefix = upload_lane(group, bucket, lane);
+    prefix[4] = NONCURRENT;
+    prefix
+}
+
+/// What the noncurrent versions of a key begin with.
+pub fn noncurrent_versions(group: GroupId, bucket: BucketId, lane: Lane, key: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(UPLOAD_PREFIX_LEN + key.len() + 18);
+    bytes.extend_from_slice(&noncurrent_lane(group, bucket, lane));
+    escape(key.as_bytes(), &mut bytes);
+    bytes.extend_from_slice(&[0, 0]);
+    bytes
+}
+
+/// A version in the order newest first.
+pub fn newest_first(version: VersionId) -> [u8; 16] {
+    version.0.map(|byte| !byte)
+}
+
+/// What the noncurrent versions of all keys of a group begin with.
+pub fn all_noncurrent(group: GroupId) -> Vec<u8> {
+    record(group, NONCURRENT, 0)
+}
+
+/// Which noncurrent version of a key is its null version.
+pub fn null_version(group: GroupId, bucket: BucketId, lane: Lane, key: &str) -> Vec<u8> {
+    let mut bytes = record(group, NULL_VERSION, 9 + key.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.push(lane.0);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes
+}
+
+pub fn upload_lock(group: GroupId, upload: UploadId) -> Vec<u8> {
+    let mut key = record(group, UPLOAD_LOCK, 16);
+    key.extend_from_slice(&upload.0);
+    key
+}
+
+pub fn promotions(group: GroupId) -> Vec<u8> {
+    record(group, PROMOTIONS, 0)
 }
 
 /// What all parts of an upload begin with.
@@ -312,7 +374,7 @@ fn parse_place(place: &[u8]) -> Option<(BucketId, Lane, &str)> {
     Some((BucketId(u64::from_be_bytes(*bucket)), Lane(*lane), key))
 }
 
-/// Bucket and lane of an upload's key.
+/// Bucket and lane of the key of an upload or of a noncurrent version.
 pub fn parse_upload_lane(key: &[u8]) -> Option<(BucketId, Lane)> {
     let (bucket, rest) = key.get(5..)?.split_first_chunk()?;
     Some((BucketId(u64::from_be_bytes(*bucket)), Lane(*rest.first()?)))

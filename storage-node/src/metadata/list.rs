@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use holdfast_placement::ids::{BucketId, GroupId, Lane};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{Index, IndexError, Keyspace};
+use holdfast_placement::seams::{IndexError, IndexView, Keyspace};
 use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
@@ -41,8 +41,8 @@ pub struct ListUploadLanes<'a> {
 /// The page of a part, and whether all its lanes were closed; asked only where the page is empty.
 #[derive(Serialize, Deserialize)]
 pub struct PartPage<P> {
-    page: P,
-    closed: bool,
+    pub page: P,
+    pub closed: bool,
 }
 
 impl Ask for ListLanes<'_> {
@@ -160,7 +160,7 @@ impl ListUploadLanes<'_> {
 }
 
 /// A lane: the state that it is read from and what its keys begin with.
-type LaneView<'s> = (&'s dyn Index, Vec<u8>);
+type LaneView<'s> = (&'s dyn IndexView, Vec<u8>);
 
 /// The lanes, each as it is read.
 fn lane_views<'s>(
@@ -169,13 +169,14 @@ fn lane_views<'s>(
     prefix: impl Fn(GroupId, Lane) -> Vec<u8>,
 ) -> Result<Vec<LaneView<'s>>, IndexError> {
     let views = lanes.iter().map(|(group, lane)| {
-        let state: &'s dyn Index = &**state_of(states, *group)?;
+        let state: &'s dyn IndexView = &**state_of(states, *group)?;
         Ok((state, prefix(*group, *lane)))
     });
     views.collect()
 }
 
-fn are_closed(
+/// Whether all lanes are.
+pub fn are_closed(
     states: &States,
     bucket: BucketId,
     lanes: &[(GroupId, Lane)],
@@ -219,7 +220,7 @@ impl Metadata {
     }
 
     /// Asks each node that leads groups of the bucket's lanes about these lanes.
-    async fn ask_lanes<Q: Ask>(
+    pub(super) async fn ask_lanes<Q: Ask>(
         &self,
         bucket: BucketId,
         question: impl Fn(Vec<(GroupId, Lane)>) -> Q,
@@ -237,7 +238,7 @@ impl Metadata {
 }
 
 /// The pages of all parts. If all lanes were closed, the bucket may have gone before the first was read.
-fn open_pages<P>(parts: Vec<PartPage<P>>) -> Result<Vec<P>, BucketClosed> {
+pub fn open_pages<P>(parts: Vec<PartPage<P>>) -> Result<Vec<P>, BucketClosed> {
     if parts.iter().all(|part| part.closed) {
         return Err(BucketClosed);
     }
@@ -249,9 +250,7 @@ fn upload_start(fold: &Fold<'_>, list: &ListUploads) -> Option<Vec<u8>> {
     let Some(marker) = list.key_marker.as_deref() else {
         return Some(escaped(fold.prefix));
     };
-    let covered = marker.as_bytes().starts_with(fold.prefix)
-        && fold.common_prefix(marker.as_bytes()).is_some();
-    if covered || !marker.as_bytes().starts_with(fold.prefix) {
+    if !fold.lists(marker.as_bytes()) {
         return fold.start(Some(marker)).map(|start| escaped(&start));
     }
     let mut start = escaped(marker.as_bytes());
@@ -268,13 +267,13 @@ fn upload_start(fold: &Fold<'_>, list: &ListUploads) -> Option<Vec<u8>> {
     Some(start)
 }
 
-fn escaped(key: &[u8]) -> Vec<u8> {
+pub fn escaped(key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(key.len() + 19);
     keys::escape(key, &mut out);
     out
 }
 
-fn text(bytes: &[u8]) -> Result<String, IndexError> {
+pub fn text(bytes: &[u8]) -> Result<String, IndexError> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.to_owned()),
         Err(_) => Err(values::damaged("a key")),
@@ -282,14 +281,14 @@ fn text(bytes: &[u8]) -> Result<String, IndexError> {
 }
 
 /// How keys are folded into common prefixes.
-struct Fold<'a> {
+pub struct Fold<'a> {
     prefix: &'a [u8],
     delimiter: Option<Finder<'a>>,
 }
 
 impl<'a> Fold<'a> {
     /// An empty delimiter is none.
-    fn new(prefix: &'a str, delimiter: Option<&'a str>) -> Self {
+    pub fn new(prefix: &'a str, delimiter: Option<&'a str>) -> Self {
         let delimiter = delimiter.filter(|delimiter| !delimiter.is_empty());
         Self {
             prefix: prefix.as_bytes(),
@@ -299,16 +298,21 @@ impl<'a> Fold<'a> {
 
     /// The common prefix that `key`, which begins with the prefix, is listed as.
     #[inline]
-    fn common_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
+    pub fn common_prefix<'k>(&self, key: &'k [u8]) -> Option<&'k [u8]> {
         let delimiter = self.delimiter.as_ref()?;
         let rest = key.get(self.prefix.len()..)?;
         let end = self.prefix.len() + delimiter.find(rest)? + delimiter.needle().len();
         key.get(..end)
     }
 
+    /// Whether the key is listed as itself, if it is there.
+    pub fn lists(&self, key: &[u8]) -> bool {
+        key.starts_with(self.prefix) && self.common_prefix(key).is_none()
+    }
+
     /// The least key that can be listed after `after`; `None`: there is none. A common prefix is not repeated
     /// after itself, nor after a key that it covers.
-    fn start(&self, after: Option<&str>) -> Option<Vec<u8>> {
+    pub fn start(&self, after: Option<&str>) -> Option<Vec<u8>> {
         let Some(after) = after
             .map(str::as_bytes)
             .filter(|after| *after >= self.prefix)

@@ -1,6 +1,6 @@
 //! Lanes read as one, in order.
 
-use holdfast_placement::seams::{Cursor, Index, IndexError, Keyspace};
+use holdfast_placement::seams::{Cursor, IndexError, IndexView, Keyspace};
 
 use super::keys::successor;
 
@@ -42,7 +42,7 @@ impl<'a> Merge<'a> {
     /// without `to` (`None`: to the lanes' ends). Keys are without their lanes.
     pub fn new(
         space: Keyspace,
-        lanes: &'a [(&'a dyn Index, Vec<u8>)],
+        lanes: &'a [(&'a dyn IndexView, Vec<u8>)],
         from: &[u8],
         to: Option<&[u8]>,
     ) -> Result<Self, IndexError> {

@@ -3,6 +3,7 @@
 mod apply;
 mod apply_redundancy;
 mod apply_upload;
+mod apply_versions;
 mod bucket_deletion;
 mod buckets;
 mod command;
@@ -10,6 +11,8 @@ mod condition;
 mod keys;
 mod leftovers;
 mod list;
+mod list_versions;
+mod lock;
 mod merge;
 mod objects;
 mod pages;
@@ -27,6 +30,7 @@ mod tests;
 mod uploads;
 mod usage;
 mod values;
+mod versioning;
 
 use holdfast_placement::command::Machine;
 use holdfast_placement::consensus::StateMachine;
@@ -35,20 +39,29 @@ use holdfast_placement::ids::GroupId;
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
 pub use keys::lane_of;
+pub use lock::{
+    DefaultRetention, LockChange, LockConfiguration, LockMode, Retention, RetentionPeriod,
+    VersionLock,
+};
 pub use questions::query_runner;
 pub use record::{
-    Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
-    ObjectHeaders, PartRecord, UploadRecord, VersionId, VersionRecord, VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, Lookup, MissedSlot, ObjectChecksum,
+    ObjectHeaders, PartRecord, UnknownVersion, UploadRecord, VersionId, VersionRecord, VersionRef,
+    VersionSummary,
 };
 pub use redundancy::{BodyPlace, OpenRepair, PlacedBodies, PlacedBody, RepairId, Seen};
 pub use store::{
-    CompletePart, CompleteUpload, CompleteUploadError, Condition, DeleteOutcome, ListEntry,
-    ListObjects, ListPage, ListParts, ListUploads, Metadata, MetadataError, NewPart, NewUpload,
-    NewVersion, PartsPage, ReclaimId, Reclaimable, StaleUpload, StoredVersion, UploadsPage,
-    WriteError,
+    CompletePart, CompleteUpload, CompleteUploadError, Condition, DeleteOutcome, Deletion,
+    ListEntry, ListObjects, ListPage, ListParts, ListUploads, ListVersions, Metadata,
+    MetadataError, NewPart, NewUpload, NewVersion, PartsPage, ReclaimId, Reclaimable, StaleUpload,
+    StoredVersion, UploadsPage, VersionEntry, VersionsPage, WriteError,
 };
 
 pub use usage::{BodyClass, Tally, Usage};
+pub use versioning::{
+    BucketVersioning, ChangeVersioningError, Versioning, bucket_versioning,
+    change_bucket_versioning,
+};
 
 /// The state machine of a metadata group.
 pub fn metadata_machine(group: GroupId) -> Box<dyn StateMachine> {

@@ -6,15 +6,16 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_placement::ids::{BucketId, GroupId};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{IndexError, Keyspace};
+use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::command::{Command, DeleteKey, Outcome, Refusal, encode_missed};
+use super::command::{Address, Command, DeleteVersion, Outcome, Refusal, encode_missed};
 use super::keys;
-use super::questions::{InBucket, kind};
-use super::record::{Body, VersionRecord, VersionSummary};
+use super::lock::LockChange;
+use super::questions::{BucketClosed, InBucket, kind, lane_state};
+use super::record::{Body, Lookup, VersionRecord, VersionRef, VersionSummary};
 use super::store::{
-    Condition, DeleteOutcome, Metadata, MetadataError, NewVersion, Place, StoredVersion,
+    Condition, DeleteOutcome, Deletion, Metadata, MetadataError, NewVersion, Place, StoredVersion,
     WriteError, strange,
 };
 use super::values::{self, VersionDetails, unencodable};
@@ -22,35 +23,35 @@ use super::values::{self, VersionDetails, unencodable};
 /// Reads of a record whose inline bytes were replaced meanwhile, at most.
 const INLINE_READS_MAX: usize = 64;
 
-/// See [`Metadata::get`].
+/// See [`Metadata::get_version`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Get<'a> {
     #[serde(borrow)]
     at: Place<'a>,
+    version: Option<VersionRef>,
 }
 
 impl Ask for Get<'_> {
     const KIND: u8 = kind::GET;
-    type Answer = InBucket<Option<StoredVersion>>;
+    type Answer = InBucket<Lookup<StoredVersion>>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let state = state_of(states, self.at.group)?;
         let object = self.at.object_key();
         for _ in 0..INLINE_READS_MAX {
-            let Some(value) = state.get(Keyspace::Objects, &object)? else {
-                return self.at.nothing(&**state);
+            let newest = match self.version {
+                None => state.get(Keyspace::Objects, &object)?,
+                Some(_) => None,
+            };
+            let Some(value) = newest else {
+                return match self.version.is_some() || self.at.may_have_versions(&**state)? {
+                    true => self.in_view(&**state),
+                    false => self.at.nothing(&**state),
+                };
             };
             let record = values::version(&value)?;
-            if record.body != Body::Inline {
-                let inline = Bytes::new();
-                return Ok(Ok(Some(StoredVersion { record, inline })));
-            }
-            let inline_key = keys::inline(&object, record.summary.version);
-            if let Some(inline) = state.get(Keyspace::Inline, &inline_key)? {
-                if inline.len() as u64 != record.summary.size {
-                    return Err(values::damaged("inline bytes"));
-                }
-                return Ok(Ok(Some(StoredVersion { record, inline })));
+            if let Some(inline) = inline_of(&**state, &object, &record)? {
+                return Ok(Ok(Lookup::Found(StoredVersion { record, inline })));
             }
             // Overwritten or deleted between the two reads; the record says which.
         }
@@ -58,23 +59,131 @@ impl Ask for Get<'_> {
     }
 }
 
-/// See [`Metadata::head`].
+impl Get<'_> {
+    /// As of one moment: what is not the newest may move meanwhile.
+    fn in_view(&self, state: &dyn Index) -> Result<InBucket<Lookup<StoredVersion>>, IndexError> {
+        let view = state.view();
+        let record = match self.at.find(&*view, self.version)? {
+            Ok(Lookup::Found(record)) => record,
+            Ok(Lookup::Marker(summary)) => return Ok(Ok(Lookup::Marker(summary))),
+            Ok(Lookup::Nothing) => return Ok(Ok(Lookup::Nothing)),
+            Err(closed) => return Ok(Err(closed)),
+        };
+        match inline_of(&*view, &self.at.object_key(), &record)? {
+            Some(inline) => Ok(Ok(Lookup::Found(StoredVersion { record, inline }))),
+            None => Err(values::damaged("inline bytes")),
+        }
+    }
+}
+
+/// The inline bytes of a version; none if its body is elsewhere. `None`: they are not there, though they should.
+fn inline_of(
+    view: &dyn IndexView,
+    object: &[u8],
+    record: &VersionRecord,
+) -> Result<Option<Bytes>, IndexError> {
+    if record.body != Body::Inline {
+        return Ok(Some(Bytes::new()));
+    }
+    let key = keys::inline(object, record.summary.version);
+    let inline = view.get(Keyspace::Inline, &key)?;
+    match &inline {
+        Some(inline) if inline.len() as u64 != record.summary.size => {
+            Err(values::damaged("inline bytes"))
+        }
+        _ => Ok(inline),
+    }
+}
+
+/// See [`Metadata::head_version`].
 #[derive(Serialize, Deserialize)]
 pub(super) struct Head<'a> {
     #[serde(borrow)]
     at: Place<'a>,
+    version: Option<VersionRef>,
 }
 
 impl Ask for Head<'_> {
     const KIND: u8 = kind::HEAD;
-    type Answer = InBucket<Option<VersionRecord>>;
+    type Answer = InBucket<Lookup<VersionRecord>>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let state = state_of(states, self.at.group)?;
-        match state.get(Keyspace::Objects, &self.at.object_key())? {
-            Some(value) => Ok(Ok(Some(values::version(&value)?))),
-            None => self.at.nothing(&**state),
+        if self.version.is_none()
+            && let Some(value) = state.get(Keyspace::Objects, &self.at.object_key())?
+        {
+            return Ok(Ok(Lookup::Found(values::version(&value)?)));
         }
+        match self.version.is_some() || self.at.may_have_versions(&**state)? {
+            true => self.at.find(&*state.view(), self.version),
+            false => self.at.nothing(&**state),
+        }
+    }
+}
+
+impl Place<'_> {
+    /// Whether the lane keeps versions, and so may have some of a key that is not in `objects`. It never ceases to.
+    fn may_have_versions(&self, state: &dyn IndexView) -> Result<bool, IndexError> {
+        let Address { bucket, lane, .. } = self.address;
+        let state = lane_state(state, self.group, bucket, lane)?;
+        Ok(state.versioning.keeps_versions())
+    }
+
+    /// A version of the key; `None`: the newest.
+    fn find(
+        &self,
+        view: &dyn IndexView,
+        version: Option<VersionRef>,
+    ) -> Result<InBucket<Lookup<VersionRecord>>, IndexError> {
+        let Address { bucket, lane, key } = self.address;
+        let is_meant = |summary: &VersionSummary| version.is_none_or(|own| own == summary.name());
+        if let Some(value) = view.get(Keyspace::Objects, &self.object_key())?
+            && is_meant(&values::version_summary(&value)?.0)
+        {
+            return Ok(Ok(Lookup::Found(values::version(&value)?)));
+        }
+        let state = lane_state(view, self.group, bucket, lane)?;
+        if state.closed_by.is_some() {
+            return Ok(Err(BucketClosed));
+        }
+        if !state.versioning.keeps_versions() {
+            return Ok(Ok(Lookup::Nothing));
+        }
+        let versions = keys::noncurrent_versions(self.group, bucket, lane, key);
+        let value = match version {
+            None => {
+                let end = keys::successor(&versions).unwrap_or_default();
+                let mut cursor = view.cursor(Keyspace::Records, &versions, &end)?;
+                cursor.seek(&versions)?;
+                cursor
+                    .entry()
+                    .map(|(_, value)| Bytes::copy_from_slice(value))
+            }
+            Some(VersionRef::Id(id)) => {
+                let key = [&versions[..], &keys::newest_first(id)].concat();
+                view.get(Keyspace::Records, &key)?
+            }
+            Some(VersionRef::Null) => {
+                let pointer = keys::null_version(self.group, bucket, lane, key);
+                match view.get(Keyspace::Records, &pointer)? {
+                    Some(id) => {
+                        let id = values::decode(&id, "a null version")?;
+                        let key = [&versions[..], &keys::newest_first(id)].concat();
+                        view.get(Keyspace::Records, &key)?
+                    }
+                    None => None,
+                }
+            }
+        };
+        let Some(value) = value else {
+            return Ok(Ok(Lookup::Nothing));
+        };
+        let record = values::version(&value)?;
+        Ok(Ok(match record.summary {
+            summary if !is_meant(&summary) => Lookup::Nothing,
+            summary if summary.delete_marker => Lookup::Marker(summary),
+            _ => Lookup::Found(record),
+        }))
     }
 }
 
@@ -108,13 +217,9 @@ impl Metadata {
             etag: new.etag,
             checksum,
             body: new.body,
-            details: &postcard::to_stdvec(&details).map_err(unencodable)?,
+            details: &values::encode_details(&details, &new.lock).map_err(unencodable)?,
         };
-        match self.decide(place.group, &command, tail).await?.1 {
-            Outcome::Written(summary) => Ok(summary),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other => Err(strange(&other).into()),
-        }
+        written(self.decide(place.group, &command, tail).await?.1)
     }
 
     /// The newest version, with its inline bytes.
@@ -123,8 +228,7 @@ impl Metadata {
         bucket: BucketId,
         key: &str,
     ) -> Result<Option<StoredVersion>, MetadataError> {
-        let at = self.place(bucket, key);
-        Ok(self.asker.ask(at.group, &Get { at }).await??)
+        Ok(self.get_version(bucket, key, None).await?.found())
     }
 
     /// The newest version; never reads inline bytes.
@@ -133,60 +237,104 @@ impl Metadata {
         bucket: BucketId,
         key: &str,
     ) -> Result<Option<VersionRecord>, MetadataError> {
-        let at = self.place(bucket, key);
-        Ok(self.asker.ask(at.group, &Head { at }).await??)
+        Ok(self.head_version(bucket, key, None).await?.found())
     }
 
-    /// Deletes a key. A condition on a key that is not there holds (S3 API reference, DeleteObject, `If-Match`).
+    /// A version (`None`: the newest), with its inline bytes.
+    pub async fn get_version(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionRef>,
+    ) -> Result<Lookup<StoredVersion>, MetadataError> {
+        let at = self.place(bucket, key);
+        Ok(self.asker.ask(at.group, &Get { at, version }).await??)
+    }
+
+    /// A version (`None`: the newest); never reads inline bytes.
+    pub async fn head_version(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionRef>,
+    ) -> Result<Lookup<VersionRecord>, MetadataError> {
+        let at = self.place(bucket, key);
+        Ok(self.asker.ask(at.group, &Head { at, version }).await??)
+    }
+
+    /// Deletes a key, as [`Metadata::delete_version`].
     pub async fn delete(
         &self,
         bucket: BucketId,
         key: &str,
         condition: &Condition,
     ) -> Result<DeleteOutcome, WriteError> {
-        let place = self.place(bucket, key);
-        let keys = vec![DeleteKey {
-            lane: place.address.lane,
-            key,
+        let deletion = Deletion {
+            key: key.to_owned(),
             condition: condition.clone(),
-        }];
+            ..Deletion::default()
+        };
+        self.delete_version(bucket, &deletion).await
+    }
+
+    /// Deletes a key or a version. A condition on what is not there holds (S3 API reference, DeleteObject, `If-Match`).
+    pub async fn delete_version(
+        &self,
+        bucket: BucketId,
+        deletion: &Deletion,
+    ) -> Result<DeleteOutcome, WriteError> {
+        let place = self.place(bucket, &deletion.key);
+        let keys = vec![delete_at(&place, deletion)];
         let verdicts = self.delete_in(place.group, bucket, keys).await?;
         match verdicts.first() {
-            Some(verdict) => delete_outcome(*verdict),
-            None => Err(strange(&Outcome::Deleted(verdicts)).into()),
+            Some(verdict) => Ok((*verdict)?),
+            None => Err(strange(&Outcome::VersionsDeleted(verdicts)).into()),
         }
     }
 
-    /// Deletes keys: one command a group, groups in parallel; answers are in the order of `keys`. A key that comes
-    /// twice is deleted once.
+    /// Deletes keys, as [`Metadata::delete_versions`].
     pub async fn delete_many(
         &self,
         bucket: BucketId,
         keys: &[(String, Condition)],
     ) -> Vec<Result<DeleteOutcome, WriteError>> {
-        let mut by_group: BTreeMap<GroupId, (Vec<usize>, Vec<DeleteKey<'_>>)> = BTreeMap::new();
-        for (position, (key, condition)) in keys.iter().enumerate() {
-            let place = self.place(bucket, key);
+        let deletions: Vec<_> = keys
+            .iter()
+            .map(|(key, condition)| Deletion {
+                key: key.clone(),
+                condition: condition.clone(),
+                ..Deletion::default()
+            })
+            .collect();
+        self.delete_versions(bucket, &deletions).await
+    }
+
+    /// Deletes keys and versions: one command a group, groups in parallel; answers are in the order of `deletions`, and
+    /// those of a key happen in that order.
+    pub async fn delete_versions(
+        &self,
+        bucket: BucketId,
+        deletions: &[Deletion],
+    ) -> Vec<Result<DeleteOutcome, WriteError>> {
+        let mut by_group: BTreeMap<GroupId, (Vec<usize>, Vec<DeleteVersion<'_>>)> = BTreeMap::new();
+        for (position, deletion) in deletions.iter().enumerate() {
+            let place = self.place(bucket, &deletion.key);
             let (positions, group_keys) = by_group.entry(place.group).or_default();
             positions.push(position);
-            group_keys.push(DeleteKey {
-                lane: place.address.lane,
-                key,
-                condition: condition.clone(),
-            });
+            group_keys.push(delete_at(&place, deletion));
         }
         let answers = by_group
             .into_iter()
             .map(|(group, (positions, keys))| async move {
                 (positions, self.delete_in(group, bucket, keys).await)
             });
-        let missing = || WriteError::Metadata(strange(&Outcome::Deleted(Vec::new())));
-        let mut outcomes: Vec<_> = keys.iter().map(|_| Err(missing())).collect();
+        let missing = || WriteError::Metadata(strange(&Outcome::VersionsDeleted(Vec::new())));
+        let mut outcomes: Vec<_> = deletions.iter().map(|_| Err(missing())).collect();
         for (positions, answer) in join_all(answers).await {
             for (index, position) in positions.into_iter().enumerate() {
                 outcomes[position] = match &answer {
                     Ok(verdicts) => match verdicts.get(index) {
-                        Some(verdict) => delete_outcome(*verdict),
+                        Some(verdict) => verdict.map_err(WriteError::from),
                         None => continue,
                     },
                     Err(error) => Err(WriteError::Metadata(error.clone())),
@@ -200,11 +348,11 @@ impl Metadata {
         &self,
         group: GroupId,
         bucket: BucketId,
-        keys: Vec<DeleteKey<'_>>,
-    ) -> Result<Vec<Result<bool, Refusal>>, MetadataError> {
-        let command = Command::Delete { bucket, keys };
+        keys: Vec<DeleteVersion<'_>>,
+    ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, MetadataError> {
+        let command = Command::DeleteVersions { bucket, keys };
         match self.decide(group, &command, &[]).await?.1 {
-            Outcome::Deleted(verdicts) => Ok(verdicts),
+            Outcome::VersionsDeleted(verdicts) => Ok(verdicts),
             other => Err(strange(&other)),
         }
     }
@@ -216,22 +364,62 @@ impl Metadata {
         key: &str,
         tags: Vec<(String, String)>,
     ) -> Result<(), WriteError> {
+        self.set_version_tags(bucket, key, None, tags).await?;
+        Ok(())
+    }
+
+    /// Replaces a version's tags (`None`: the newest's); gives the version.
+    pub async fn set_version_tags(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionRef>,
+        tags: Vec<(String, String)>,
+    ) -> Result<VersionSummary, WriteError> {
         let place = self.place(bucket, key);
-        let command = Command::SetTags {
-            at: place.address,
-            tags,
+        let at = place.address;
+        let command = match version {
+            Some(version) => Command::SetVersionTags { at, version, tags },
+            None => Command::SetTags { at, tags },
         };
-        match self.decide(place.group, &command, &[]).await?.1 {
-            Outcome::Written(_) => Ok(()),
-            Outcome::Refused(refusal) => Err(refusal.into()),
-            other => Err(strange(&other).into()),
-        }
+        written(self.decide(place.group, &command, &[]).await?.1)
+    }
+
+    /// Changes the lock of a version (`None`: of the newest). `bypass_governance`: retention in governance mode may be
+    /// shortened, removed or made stricter.
+    pub async fn set_lock(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionRef>,
+        change: LockChange,
+        bypass_governance: bool,
+    ) -> Result<VersionSummary, WriteError> {
+        let place = self.place(bucket, key);
+        let command = Command::SetLock {
+            at: place.address,
+            version,
+            change,
+            bypass_governance,
+        };
+        written(self.decide(place.group, &command, &[]).await?.1)
     }
 }
 
-fn delete_outcome(verdict: Result<bool, Refusal>) -> Result<DeleteOutcome, WriteError> {
-    match verdict {
-        Ok(existed) => Ok(DeleteOutcome { existed }),
-        Err(refusal) => Err(refusal.into()),
+fn delete_at<'a>(place: &Place<'a>, deletion: &'a Deletion) -> DeleteVersion<'a> {
+    DeleteVersion {
+        lane: place.address.lane,
+        key: &deletion.key,
+        version: deletion.version,
+        condition: deletion.condition.clone(),
+        bypass_governance: deletion.bypass_governance,
+    }
+}
+
+fn written(outcome: Outcome) -> Result<VersionSummary, WriteError> {
+    match outcome {
+        Outcome::Written(summary) => Ok(summary),
+        Outcome::Refused(refusal) => Err(refusal.into()),
+        other => Err(strange(&other).into()),
     }
 }

@@ -2,8 +2,8 @@
 
 use holdfast_placement::ids::UploadId;
 
-use super::record::UploadRecord;
-use super::store::{ListEntry, ListPage, UploadsPage};
+use super::record::{UploadRecord, VersionId};
+use super::store::{ListEntry, ListPage, UploadsPage, VersionEntry, VersionsPage};
 
 /// A page of some lanes: what is listed, in order, and whether there is more.
 pub trait Page: Default {
@@ -103,6 +103,36 @@ impl Page for ListPage {
         match listed {
             Listed::Entry(entry) => entry.key.clone(),
             Listed::CommonPrefix(prefix) => prefix.clone(),
+        }
+    }
+}
+
+impl Page for VersionsPage {
+    type Entry = VersionEntry;
+    type Next = (String, Option<VersionId>);
+
+    fn take_apart(self) -> (Vec<Listed<VersionEntry>>, bool) {
+        (mix(self.entries, self.common_prefixes), self.next.is_some())
+    }
+
+    fn put_together(listed: Vec<Listed<VersionEntry>>, next: Option<Self::Next>) -> Self {
+        let (entries, common_prefixes) = split(listed);
+        Self {
+            entries,
+            common_prefixes,
+            next,
+        }
+    }
+
+    /// The versions of a key come in one page, in order, and the sort keeps that.
+    fn place(entry: &VersionEntry) -> (&str, Option<UploadId>) {
+        (&entry.key, None)
+    }
+
+    fn next(listed: &Listed<VersionEntry>) -> Self::Next {
+        match listed {
+            Listed::Entry(entry) => (entry.key.clone(), Some(entry.summary.version)),
+            Listed::CommonPrefix(prefix) => (prefix.clone(), None),
         }
     }
 }

@@ -11,15 +11,16 @@ use holdfast_placement::query::{self, Ask, States};
 use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
+use super::keys;
 use super::leftovers::{FindReclaimable, FindStaleUploads};
 use super::list::{ListLanes, ListUploadLanes};
+use super::list_versions::ListVersionLanes;
 use super::objects::{Get, Head};
 use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
 use super::redundancy::{FindBodiesBelow, FindRepairs, FindUsage};
 use super::references::FindReferenced;
 use super::store::Place;
 use super::values::LaneState;
-use super::{keys, values};
 
 /// Kinds of questions; on the wire, keep stable.
 pub mod kind {
@@ -38,6 +39,7 @@ pub mod kind {
     pub const REPAIRS: u8 = 13;
     pub const USAGE: u8 = 14;
     pub const BODIES_BELOW: u8 = 15;
+    pub const LIST_VERSIONS: u8 = 16;
 }
 
 /// There is nothing, and the bucket is closed: whoever took it from a cache must look whether it is there still.
@@ -54,13 +56,19 @@ pub fn is_closed(
     bucket: BucketId,
     lane: Lane,
 ) -> Result<bool, IndexError> {
-    let key = keys::lane_state(group, bucket, lane);
-    match state.get(Keyspace::Records, &key)? {
-        Some(value) => {
-            let lane: LaneState = values::decode(&value, "a lane")?;
-            Ok(lane.closed_by.is_some())
-        }
-        None => Ok(false),
+    Ok(lane_state(state, group, bucket, lane)?.closed_by.is_some())
+}
+
+/// What a lane makes of writes.
+pub fn lane_state(
+    state: &dyn IndexView,
+    group: GroupId,
+    bucket: BucketId,
+    lane: Lane,
+) -> Result<LaneState, IndexError> {
+    match state.get(Keyspace::Records, &keys::lane_state(group, bucket, lane))? {
+        Some(value) => LaneState::decode(&value),
+        None => Ok(LaneState::default()),
     }
 }
 
@@ -110,6 +118,7 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindReferenced::KIND => query::answer::<FindReferenced<'_>>(question, states).await,
         FindRepairs::KIND => query::answer::<FindRepairs>(question, states).await,
         FindUsage::KIND => query::answer::<FindUsage>(question, states).await,
+        ListVersionLanes::KIND => query::answer::<ListVersionLanes<'_>>(question, states).await,
         FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),
     }

@@ -1,11 +1,14 @@
 //! What is known of an object version, an upload and a part.
 
 use std::fmt;
+use std::str::FromStr;
 
 use holdfast_placement::ids::{ChunkSetId, SiteId, UploadId};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+use super::lock::VersionLock;
 
 /// A version's id: 48 bits of milliseconds and 80 bits that make it unique, so that ids order by time.
 #[derive(
@@ -128,6 +131,78 @@ pub struct VersionRecord {
     pub checksum: Option<ObjectChecksum>,
     pub headers: ObjectHeaders,
     pub tags: Vec<(String, String)>,
+    pub lock: VersionLock,
+}
+
+/// Names a version of a key. In commands: the order of variants is persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum VersionRef {
+    /// The one that was written while the bucket was not versioned, or while its versioning was suspended.
+    Null,
+    /// Any other.
+    Id(VersionId),
+}
+
+impl VersionSummary {
+    /// What the version is called.
+    pub fn name(&self) -> VersionRef {
+        match self.null {
+            true => VersionRef::Null,
+            false => VersionRef::Id(self.version),
+        }
+    }
+}
+
+/// `null`, or 32 hex digits.
+impl fmt::Display for VersionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            VersionRef::Null => f.write_str("null"),
+            VersionRef::Id(id) => f.write_str(&hex::encode(id.0)),
+        }
+    }
+}
+
+impl FromStr for VersionRef {
+    type Err = UnknownVersion;
+
+    fn from_str(text: &str) -> Result<Self, UnknownVersion> {
+        if text == "null" {
+            return Ok(VersionRef::Null);
+        }
+        let mut id = [0; 16];
+        hex::decode_to_slice(text, &mut id).map_err(|_| UnknownVersion)?;
+        // One way to write each.
+        let is_lower = !text.bytes().any(|byte| byte.is_ascii_uppercase());
+        is_lower
+            .then_some(VersionRef::Id(VersionId(id)))
+            .ok_or(UnknownVersion)
+    }
+}
+
+/// The text names no version that can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no version id")]
+pub struct UnknownVersion;
+
+/// What is found under a key, or under a key and a version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Lookup<T> {
+    Found(T),
+    /// A delete marker.
+    Marker(VersionSummary),
+    #[default]
+    Nothing,
+}
+
+impl<T> Lookup<T> {
+    /// The object that was found, if one was.
+    pub fn found(self) -> Option<T> {
+        match self {
+            Lookup::Found(found) => Some(found),
+            Lookup::Marker(_) | Lookup::Nothing => None,
+        }
+    }
 }
 
 /// A multipart upload under way.

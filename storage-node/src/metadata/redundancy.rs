@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::command::{Address, Command, Outcome, Refusal, encode_missed};
 use super::keys;
 use super::questions::kind;
-use super::record::{Body, ChunkedBody, MissedSlot, PartRecord, UploadRecord};
+use super::record::{Body, ChunkedBody, MissedSlot, PartRecord, UploadRecord, VersionId};
 use super::store::{Metadata, MetadataError, strange};
 use super::usage::Usage;
 use super::values::{self, PartPage};
@@ -48,6 +48,16 @@ pub enum BodyPlace {
         last: u16,
         number: u16,
     },
+    /// It is that version's, which was not the newest.
+    Noncurrent { version: VersionId },
+    /// As `Table`, of that version.
+    NoncurrentTable {
+        version: VersionId,
+        table: UploadId,
+        end: u64,
+        last: u16,
+        number: u16,
+    },
 }
 
 /// A body and where it is named.
@@ -60,13 +70,16 @@ pub struct PlacedBody {
     pub body: ChunkedBody,
 }
 
-/// How far a walk over a group's bodies has come: versions first, then open uploads; the default is its beginning.
+/// How far a walk over a group's bodies has come: newest versions first, then the others, then open uploads; the default
+/// is its beginning. A version that meanwhile moves back to be the newest may be missed, and is met by the next walk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
-    /// Versions up to this key of the state; empty: none.
+    /// Newest versions up to this key of the state; empty: none.
     Versions(Vec<u8>),
     /// All versions, and uploads up to this key; empty: none.
     Uploads(Vec<u8>),
+    /// All newest versions, and others up to this key; empty: none.
+    Noncurrent(Vec<u8>),
 }
 
 impl Default for Seen {
@@ -239,6 +252,10 @@ impl Ask for FindBodiesBelow<'_> {
         let next = match &self.after {
             Seen::Versions(after) => match walk.versions(after)? {
                 Some(last) => Some(Seen::Versions(last)),
+                None => Some(Seen::Noncurrent(Vec::new())),
+            },
+            Seen::Noncurrent(after) => match walk.noncurrent(after)? {
+                Some(last) => Some(Seen::Noncurrent(last)),
                 None => Some(Seen::Uploads(Vec::new())),
             },
             Seen::Uploads(after) => walk.uploads(after)?.map(Seen::Uploads),
@@ -265,7 +282,7 @@ impl Walk<'_> {
         self.found.len() >= self.max || self.looked_at >= LOOKED_AT_MAX
     }
 
-    /// Goes through versions with keys greater than `after`; gives the last key if there are more.
+    /// Goes through newest versions with keys greater than `after`; gives the last key if there are more.
     fn versions(&mut self, after: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
         let all = self.group.0.to_be_bytes();
         self.entries(Keyspace::Objects, &all, after, |walk, key, value| {
@@ -274,14 +291,39 @@ impl Walk<'_> {
             let at = At { bucket, lane, name };
             match values::version_body(value)?.1 {
                 Body::Chunked(body) => walk.look_at(at, BodyPlace::Version, body),
-                Body::Multipart { table, .. } => walk.table(at, table)?,
+                Body::Multipart { table, .. } => walk.table(at, None, table)?,
                 Body::Empty | Body::Inline => {}
             }
             Ok(())
         })
     }
 
-    fn table(&mut self, at: At<'_>, table: UploadId) -> Result<(), IndexError> {
+    /// The same of the other versions.
+    fn noncurrent(&mut self, after: &[u8]) -> Result<Option<Vec<u8>>, IndexError> {
+        let all = keys::all_noncurrent(self.group);
+        self.entries(Keyspace::Records, &all, after, |walk, key, value| {
+            let damaged = || values::damaged("an object version");
+            let (bucket, lane) = keys::parse_upload_lane(key).ok_or_else(damaged)?;
+            let mut name = Vec::new();
+            let escaped = key.get(keys::UPLOAD_PREFIX_LEN..).unwrap_or_default();
+            let version = keys::unescape_version(escaped, &mut name).ok_or_else(damaged)?;
+            let name = std::str::from_utf8(&name).map_err(|_| damaged())?;
+            let at = At { bucket, lane, name };
+            match values::version_body(value)?.1 {
+                Body::Chunked(body) => walk.look_at(at, BodyPlace::Noncurrent { version }, body),
+                Body::Multipart { table, .. } => walk.table(at, Some(version), table)?,
+                Body::Empty | Body::Inline => {}
+            }
+            Ok(())
+        })
+    }
+
+    fn table(
+        &mut self,
+        at: At<'_>,
+        noncurrent: Option<VersionId>,
+        table: UploadId,
+    ) -> Result<(), IndexError> {
         let pages = keys::pages(self.group, table);
         self.each(&pages, |walk, value| {
             let page: PartPage = values::decode(value, "a part table")?;
@@ -291,11 +333,20 @@ impl Walk<'_> {
             for part in page.parts {
                 if let Body::Chunked(body) = part.body {
                     let number = part.number;
-                    let place = BodyPlace::Table {
-                        table,
-                        end,
-                        last,
-                        number,
+                    let place = match noncurrent {
+                        None => BodyPlace::Table {
+                            table,
+                            end,
+                            last,
+                            number,
+                        },
+                        Some(version) => BodyPlace::NoncurrentTable {
+                            version,
+                            table,
+                            end,
+                            last,
+                            number,
+                        },
                     };
                     walk.look_at(at, place, body);
                 }

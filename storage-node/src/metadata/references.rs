@@ -5,6 +5,7 @@ mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::ops::Range;
 
 use holdfast_placement::ids::{ChunkSetId, GroupId};
 use holdfast_placement::query::{Ask, States, state_of};
@@ -34,8 +35,8 @@ impl Metadata {
     ) -> Result<HashSet<ChunkSetId>, MetadataError> {
         let all: Vec<ChunkSetId> = suspects.iter().copied().collect();
         for some in all.chunks(SUSPECTS_A_QUESTION) {
-            let mut at = Some((Region::Objects, Vec::new()));
-            while let Some((region, from)) = at {
+            let mut search = Search::default();
+            while let Some((region, from)) = search.at.take() {
                 let question = FindReferenced {
                     group,
                     suspects: Cow::Borrowed(some),
@@ -43,25 +44,72 @@ impl Metadata {
                     from,
                     records_max: RECORDS_A_QUESTION,
                 };
-                let Referenced { sets, next } = self.asker.ask(group, &question).await?;
-                for set in sets {
-                    suspects.remove(&set);
+                let found = self.asker.ask(group, &question).await?;
+                for set in &found.sets {
+                    suspects.remove(set);
                 }
-                at = next;
+                search.take(found);
+            }
+            if search.given_up {
+                // Not known, so referred to.
+                some.iter().for_each(|set| {
+                    suspects.remove(set);
+                });
             }
         }
         Ok(suspects)
     }
 }
 
+/// How far the records of a group were looked through.
+struct Search {
+    /// Where to go on; `None` at the end.
+    at: Option<(Region, Vec<u8>)>,
+    /// How often a version had come back to be the newest when this look began.
+    promotions: Option<u64>,
+    restarts: u32,
+    /// Versions come back all the time: what was not found may be there.
+    given_up: bool,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self {
+            at: Some((Region::Objects, Vec::new())),
+            promotions: None,
+            restarts: 0,
+            given_up: false,
+        }
+    }
+}
+
+impl Search {
+    fn take(&mut self, found: Referenced) {
+        self.at = found.next;
+        let began = *self.promotions.get_or_insert(found.promotions.start);
+        if began == found.promotions.end {
+            return;
+        }
+        self.restarts += 1;
+        self.given_up = self.restarts > RESTARTS_MAX;
+        self.promotions = None;
+        self.at = (!self.given_up).then(|| (Region::Objects, Vec::new()));
+    }
+}
+
+/// How often the records of a group are looked at anew because a version came back to be the newest.
+const RESTARTS_MAX: u32 = 3;
+
 /// Where a group has records that refer to chunk sets, in the order in which they are looked at.
 ///
 /// A reference that moves while questions are asked moves forward in this order and to a later key: a version's body
-/// and a part go onto the end of the reclaim queue, a part into a part table. So one that was there from the start is
-/// met, though each question sees another state.
+/// and a part go onto the end of the reclaim queue, a part into a part table, and the newest version among the others. So
+/// one that was there from the start is met, though each question sees another state. Only a version that becomes the
+/// newest again moves back: then all is looked at once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Region {
     Objects,
+    Noncurrent,
     Parts,
     PartTables,
     ReclaimQueue,
@@ -70,7 +118,8 @@ enum Region {
 impl Region {
     fn next(self) -> Option<Self> {
         match self {
-            Self::Objects => Some(Self::Parts),
+            Self::Objects => Some(Self::Noncurrent),
+            Self::Noncurrent => Some(Self::Parts),
             Self::Parts => Some(Self::PartTables),
             Self::PartTables => Some(Self::ReclaimQueue),
             Self::ReclaimQueue => None,
@@ -80,7 +129,9 @@ impl Region {
     fn space(self) -> Keyspace {
         match self {
             Self::Objects => Keyspace::Objects,
-            Self::Parts | Self::PartTables | Self::ReclaimQueue => Keyspace::Records,
+            Self::Noncurrent | Self::Parts | Self::PartTables | Self::ReclaimQueue => {
+                Keyspace::Records
+            }
         }
     }
 
@@ -88,6 +139,7 @@ impl Region {
     fn prefix(self, group: GroupId) -> Vec<u8> {
         match self {
             Self::Objects => group.0.to_be_bytes().to_vec(),
+            Self::Noncurrent => keys::all_noncurrent(group),
             Self::Parts => keys::all_parts(group),
             Self::PartTables => keys::all_pages(group),
             Self::ReclaimQueue => keys::reclaims(group),
@@ -102,7 +154,7 @@ impl Region {
             }
         };
         match self {
-            Self::Objects => visit(&values::version_body(value)?.1),
+            Self::Objects | Self::Noncurrent => visit(&values::version_body(value)?.1),
             Self::Parts => visit(&values::decode::<PartRecord>(value, "a part")?.body),
             Self::PartTables => {
                 let page: PartPage = values::decode(value, "a part table")?;
@@ -135,6 +187,8 @@ pub struct FindReferenced<'a> {
 pub struct Referenced {
     sets: Vec<ChunkSetId>,
     next: Option<(Region, Vec<u8>)>,
+    /// How often a version of the group has come back to be the newest, before and after the records were looked at.
+    promotions: Range<u64>,
 }
 
 impl Ask for FindReferenced<'_> {
@@ -159,6 +213,7 @@ impl Ask for FindReferenced<'_> {
 
 impl FindReferenced<'_> {
     fn find(&self, state: &dyn Index) -> Result<Referenced, IndexError> {
+        let before = self.promotions(state)?;
         let suspects: HashSet<ChunkSetId> = self.suspects.iter().copied().collect();
         let mut sets = HashSet::new();
         let mut records = 0;
@@ -173,8 +228,7 @@ impl FindReferenced<'_> {
             while let Some((key, value)) = cursor.entry() {
                 if records == self.records_max.max(1) {
                     let next = Some((region, key.to_vec()));
-                    let sets = sets.into_iter().collect();
-                    return Ok(Referenced { sets, next });
+                    return self.answer(state, before, sets, next);
                 }
                 records += 1;
                 region.bodies(value, &mut |set| {
@@ -187,11 +241,29 @@ impl FindReferenced<'_> {
             from.clear();
             match region.next() {
                 Some(next) => region = next,
-                None => {
-                    let sets = sets.into_iter().collect();
-                    return Ok(Referenced { sets, next: None });
-                }
+                None => return self.answer(state, before, sets, None),
             }
         }
+    }
+
+    fn promotions(&self, state: &dyn Index) -> Result<u64, IndexError> {
+        match state.get(Keyspace::Records, &keys::promotions(self.group))? {
+            Some(value) => values::decode(&value, "promotions"),
+            None => Ok(0),
+        }
+    }
+
+    fn answer(
+        &self,
+        state: &dyn Index,
+        before: u64,
+        sets: HashSet<ChunkSetId>,
+        next: Option<(Region, Vec<u8>)>,
+    ) -> Result<Referenced, IndexError> {
+        Ok(Referenced {
+            sets: sets.into_iter().collect(),
+            next,
+            promotions: before..self.promotions(state)?,
+        })
     }
 }

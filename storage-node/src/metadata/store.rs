@@ -13,10 +13,11 @@ use holdfast_placement::seams::{Clock, IndexError, Rng, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Address, Command, Outcome, Refusal};
+use super::lock::VersionLock;
 use super::questions::BucketClosed;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
-    ObjectHeaders, PartRecord, UploadRecord, VersionRecord, VersionSummary,
+    ObjectHeaders, PartRecord, UploadRecord, VersionId, VersionRecord, VersionRef, VersionSummary,
 };
 use super::{keys, values};
 
@@ -46,6 +47,8 @@ pub struct NewVersion {
     pub missed: Vec<MissedSlot>,
     pub headers: ObjectHeaders,
     pub tags: Vec<(String, String)>,
+    /// As its writer asks; the bucket may add a retention.
+    pub lock: VersionLock,
 }
 
 /// A version that was found; `inline` is filled when its body is inline.
@@ -92,15 +95,40 @@ pub enum WriteError {
     /// The upload was completed, aborted, or never was (404).
     #[error("no such upload")]
     NoSuchUpload,
+    /// The key has no such version (404).
+    #[error("no such version")]
+    NoSuchVersion,
+    /// The version is a delete marker, of which there is nothing to change (405).
+    #[error("the version is a delete marker")]
+    IsDeleteMarker,
+    /// The version is locked (403).
+    #[error("the version is locked")]
+    Locked,
+    /// The bucket locks no versions (400).
+    #[error("the bucket has no object lock")]
+    NotLockable,
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }
 
-/// What a DELETE did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What to delete.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deletion {
+    pub key: String,
+    /// `None`: the key; where the bucket keeps versions it gets a delete marker.
+    pub version: Option<VersionRef>,
+    pub condition: Condition,
+    /// Whether a retention in governance mode does not count. (A legal hold does.)
+    pub bypass_governance: bool,
+}
+
+/// What a DELETE did. In outcomes: the order of fields is persisted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeleteOutcome {
     /// Whether there was anything.
     pub existed: bool,
+    /// The delete marker that was made or, if a version was named, removed.
+    pub marker: Option<VersionRef>,
 }
 
 /// A listing to make, in UTF-8 binary order.
@@ -131,11 +159,44 @@ pub struct ListPage {
     pub next: Option<String>,
 }
 
+/// A listing of versions to make: by key in UTF-8 binary order, then newest first.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ListVersions {
+    pub prefix: String,
+    pub delimiter: Option<String>,
+    /// Only greater keys and common prefixes, as in [`ListObjects::after`].
+    pub key_marker: Option<String>,
+    /// With `key_marker`: older versions of that key are listed too.
+    pub version_marker: Option<VersionId>,
+    /// Versions, delete markers and common prefixes together, 0 to 1000.
+    pub max: usize,
+}
+
+/// A version or delete marker in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionEntry {
+    pub key: String,
+    pub summary: VersionSummary,
+    /// Whether it is the key's newest.
+    pub latest: bool,
+}
+
+/// A page of a listing of versions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VersionsPage {
+    pub entries: Vec<VersionEntry>,
+    pub common_prefixes: Vec<String>,
+    /// The last key (or common prefix) and version given, if there is more.
+    pub next: Option<(String, Option<VersionId>)>,
+}
+
 /// An upload to begin.
 #[derive(Clone, Debug)]
 pub struct NewUpload {
     pub headers: ObjectHeaders,
     pub tags: Vec<(String, String)>,
+    /// Of the object that it becomes; as in [`NewVersion`].
+    pub lock: VersionLock,
     pub checksum: Option<(ChecksumAlgorithm, ChecksumKind)>,
 }
 
@@ -327,6 +388,10 @@ impl From<Refusal> for WriteError {
             Refusal::NoSuchKey => Self::NoSuchKey,
             Refusal::LaneClosed => Self::NoSuchBucket,
             Refusal::NoSuchUpload => Self::NoSuchUpload,
+            Refusal::NoSuchVersion => Self::NoSuchVersion,
+            Refusal::IsDeleteMarker => Self::IsDeleteMarker,
+            Refusal::Locked => Self::Locked,
+            Refusal::NotLockable => Self::NotLockable,
             Refusal::PartsChanged | Refusal::DeletionCancelled | Refusal::BodyChanged => {
                 Self::Metadata(strange(&Outcome::Refused(refusal)))
             }

@@ -25,12 +25,29 @@ impl Metadata {
     ) -> Result<UploadId, WriteError> {
         let place = self.place(bucket, key);
         let upload = self.upload_id();
-        let command = Command::CreateUpload {
-            at: place.address,
-            upload,
-            headers: new.headers,
-            tags: new.tags,
-            checksum: new.checksum,
+        let at = place.address;
+        let NewUpload {
+            headers,
+            tags,
+            lock,
+            checksum,
+        } = new;
+        let command = match lock.is_none() {
+            true => Command::CreateUpload {
+                at,
+                upload,
+                headers,
+                tags,
+                checksum,
+            },
+            false => Command::CreateLockedUpload {
+                at,
+                upload,
+                headers,
+                tags,
+                checksum,
+                lock,
+            },
         };
         match self.decide(place.group, &command, &[]).await?.1 {
             Outcome::Done => Ok(upload),

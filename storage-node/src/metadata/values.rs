@@ -4,28 +4,61 @@ use holdfast_placement::ids::{BucketId, Lane};
 use holdfast_placement::seams::IndexError;
 use serde::{Deserialize, Serialize};
 
+use super::lock::VersionLock;
 use super::record::{
     Body, ObjectChecksum, ObjectHeaders, PartRecord, VersionRecord, VersionSummary,
 };
+use super::versioning::BucketVersioning;
 
 /// Format of all values here; persisted.
 const FORMAT: u8 = 1;
 
-/// What of a version neither a listing nor an overwrite reads.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What of a version neither a listing nor an overwrite reads. Encoded details may end in an encoded [`VersionLock`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VersionDetails {
     pub checksum: Option<ObjectChecksum>,
     pub headers: ObjectHeaders,
     pub tags: Vec<(String, String)>,
 }
 
-/// Whether a lane takes writes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether a lane takes writes, and what it makes of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LaneState {
     /// The bucket's deletion that closed the lane, if it is closed.
     pub closed_by: Option<u64>,
     /// Deletions up to this one are cancelled and cannot close the lane.
     pub cancelled: u64,
+    /// Encoded only if it is not the default: older states end before it.
+    pub versioning: BucketVersioning,
+}
+
+impl LaneState {
+    pub fn encode(&self) -> Result<Vec<u8>, IndexError> {
+        let value = encode(&(self.closed_by, self.cancelled))?;
+        if self.versioning == BucketVersioning::default() {
+            return Ok(value);
+        }
+        postcard::to_extend(&self.versioning, value).map_err(unencodable)
+    }
+
+    pub fn decode(value: &[u8]) -> Result<Self, IndexError> {
+        let damaged = || damaged("a lane");
+        let rest = value.strip_prefix(&[FORMAT]).ok_or_else(damaged)?;
+        let ((closed_by, cancelled), rest) =
+            postcard::take_from_bytes(rest).map_err(|_| damaged())?;
+        let (versioning, rest) = match rest {
+            [] => (BucketVersioning::default(), rest),
+            rest => postcard::take_from_bytes(rest).map_err(|_| damaged())?,
+        };
+        match rest {
+            [] => Ok(Self {
+                closed_by,
+                cancelled,
+                versioning,
+            }),
+            _ => Err(damaged()),
+        }
+    }
 }
 
 /// Some parts of a part table.
@@ -94,26 +127,37 @@ pub fn with_body(value: &[u8], body: &Body) -> Result<Vec<u8>, IndexError> {
 /// All of a version.
 pub fn version(value: &[u8]) -> Result<VersionRecord, IndexError> {
     let (summary, body, details) = version_body(value)?;
-    let (details, rest) = postcard::take_from_bytes::<VersionDetails>(details)
-        .map_err(|_| damaged("an object version"))?;
-    if !rest.is_empty() {
-        return Err(damaged("an object version"));
-    }
+    let (details, lock) = split_details(details).ok_or_else(|| damaged("an object version"))?;
     Ok(VersionRecord {
         summary,
         body,
         checksum: details.checksum,
         headers: details.headers,
         tags: details.tags,
+        lock,
     })
 }
 
-/// Whether the bytes are encoded details and nothing else.
-pub fn are_details(bytes: &[u8]) -> bool {
-    matches!(
-        postcard::take_from_bytes::<VersionDetails>(bytes),
-        Ok((_, []))
-    )
+/// Encoded details.
+pub fn encode_details(
+    details: &VersionDetails,
+    lock: &VersionLock,
+) -> Result<Vec<u8>, postcard::Error> {
+    let bytes = postcard::to_stdvec(details)?;
+    match lock.is_none() {
+        true => Ok(bytes),
+        false => postcard::to_extend(lock, bytes),
+    }
+}
+
+/// Reads encoded details; `None` if they are not that and nothing else.
+pub fn split_details(bytes: &[u8]) -> Option<(VersionDetails, VersionLock)> {
+    let (details, rest) = postcard::take_from_bytes(bytes).ok()?;
+    let (lock, rest) = match rest {
+        [] => (VersionLock::default(), rest),
+        rest => postcard::take_from_bytes(rest).ok()?,
+    };
+    rest.is_empty().then_some((details, lock))
 }
 
 /// Any other value.
@@ -157,7 +201,7 @@ mod tests {
             if let Some(format) = bytes.first_mut() && known {
                 *format = 1;
             }
-            let _ = decode::<LaneState>(&bytes, "");
+            let _ = LaneState::decode(&bytes);
             let _ = decode::<PartPage>(&bytes, "");
             let _ = decode::<UploadPlace>(&bytes, "");
             let _ = decode::<CompletedUpload>(&bytes, "");

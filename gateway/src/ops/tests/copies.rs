@@ -102,7 +102,7 @@ async fn conditions() {
         ("bucket/none", 404, "NoSuchKey"),
         ("nobucket/a", 404, "NoSuchBucket"),
         ("bucket", 400, "InvalidArgument"),
-        ("bucket/a?versionId=x", 501, "NotImplemented"),
+        ("bucket/a?versionId=x", 400, "InvalidArgument"),
     ] {
         store
             .send(copy("/bucket/b", from))

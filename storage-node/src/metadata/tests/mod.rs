@@ -19,7 +19,7 @@ use holdfast_placement::seams::{ManualClock, SeededRng, UnixMillis};
 use super::testing::TestMetadata;
 use super::{
     Body, ChunkedBody, CompleteUpload, Condition, Etag, Metadata, NewPart, NewUpload, NewVersion,
-    ObjectHeaders, PartRecord,
+    ObjectHeaders, PartRecord, VersionLock,
 };
 
 const BUCKET: BucketId = BucketId(7);
@@ -112,6 +112,7 @@ fn inline_version(number: u64, bytes: &'static str) -> NewVersion {
         missed: Vec::new(),
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
+        lock: VersionLock::default(),
     }
 }
 
@@ -125,6 +126,7 @@ fn chunked_version(number: u64, size: u64) -> NewVersion {
         missed: Vec::new(),
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
+        lock: VersionLock::default(),
     }
 }
 
@@ -135,6 +137,7 @@ fn new_upload() -> NewUpload {
             ..ObjectHeaders::default()
         },
         tags: vec![("t".to_owned(), "v".to_owned())],
+        lock: VersionLock::default(),
         checksum: None,
     }
 }

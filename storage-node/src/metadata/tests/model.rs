@@ -13,7 +13,7 @@ use holdfast_placement::consensus::{
 use holdfast_placement::ids::{ChunkSetId, DriveId, GroupId, NodeId, SiteId, UploadId};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{
-    Batch, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
+    Batch, Clock, Durability, Index, IndexView, Keyspace, ManualClock, MemoryIndex, Rng, SeededRng,
     SystemRng, UnixMillis,
 };
 use holdfast_placement::testing::{DirectGroups, SplitGroups, map_of as map_with};
@@ -22,9 +22,12 @@ use parking_lot::Mutex;
 use super::{BUCKET, any, chunked, completion, etag, if_absent, if_match, new_upload, part, set};
 use crate::metadata::testing::map_of;
 use crate::metadata::{
-    Body, BodyPlace, ChunkedBody, CloseBucket, CompleteUploadError, Condition, Etag, ListObjects,
-    ListParts, ListUploads, Metadata, MetadataError, MissedSlot, NewVersion, ObjectHeaders,
-    PlacedBody, RepairId, Seen, Usage, WriteError, metadata_machine, query_runner,
+    Body, BodyPlace, BucketVersioning, ChunkedBody, CloseBucket, CompleteUploadError, Condition,
+    DefaultRetention, DeleteOutcome, Deletion, Etag, ListObjects, ListParts, ListUploads,
+    ListVersions, LockChange, LockConfiguration, LockMode, Lookup, Metadata, MetadataError,
+    MissedSlot, NewUpload, NewVersion, ObjectHeaders, PlacedBody, RepairId, Retention,
+    RetentionPeriod, Seen, Usage, VersionId, VersionLock, VersionRef, Versioning, WriteError,
+    metadata_machine, query_runner,
 };
 use crate::repair::Floor;
 
@@ -129,12 +132,34 @@ struct ModelObject {
     modified: UnixMillis,
     content: Content,
     tags: Vec<(String, String)>,
+    name: VersionRef,
+    marker: bool,
+    lock: VersionLock,
+}
+
+/// What a deletion should do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Expected {
+    Refused(&'static str),
+    /// A delete marker is made.
+    Marker {
+        existed: bool,
+    },
+    /// Something is removed, if it is there; it may be a delete marker.
+    Removed {
+        existed: bool,
+        marker: Option<VersionRef>,
+    },
 }
 
 #[derive(Default)]
 struct Model {
-    objects: BTreeMap<String, ModelObject>,
+    /// The versions of each key, oldest first; never none.
+    keys: BTreeMap<String, Vec<ModelObject>>,
+    versioning: BucketVersioning,
     uploads: BTreeMap<(String, UploadId), BTreeMap<u16, ModelPart>>,
+    /// What the uploads' objects are to have.
+    locks: BTreeMap<UploadId, VersionLock>,
     /// Bodies that wait to be reclaimed.
     reclaim: BTreeSet<ChunkSetId>,
     /// Shards that are still to be made.
@@ -144,6 +169,118 @@ struct Model {
 }
 
 impl Model {
+    /// The object that the key has: its newest version, unless that is a delete marker.
+    fn object(&self, key: &str) -> Option<&ModelObject> {
+        self.keys.get(key)?.last().filter(|newest| !newest.marker)
+    }
+
+    fn objects(&self) -> impl Iterator<Item = (&String, &ModelObject)> {
+        self.keys.iter().filter_map(|(key, versions)| {
+            let newest = versions.last()?;
+            (!newest.marker).then_some((key, newest))
+        })
+    }
+
+    fn versions(&self) -> impl Iterator<Item = (&String, &ModelObject)> {
+        let keys = self.keys.iter();
+        keys.flat_map(|(key, versions)| versions.iter().map(move |version| (key, version)))
+    }
+
+    fn version(&mut self, key: &str, version: Option<VersionRef>) -> Option<&mut ModelObject> {
+        let versions = self.keys.get_mut(key)?;
+        match version {
+            Some(version) => versions.iter_mut().find(|own| own.name == version),
+            None => versions.last_mut().filter(|newest| !newest.marker),
+        }
+    }
+
+    /// Makes a version the newest; a null version replaces the one before.
+    fn write(&mut self, key: &str, version: ModelObject) {
+        let is_null = version.name == VersionRef::Null;
+        assert_eq!(is_null, self.versioning.versioning != Versioning::Enabled);
+        if is_null {
+            self.remove(key, VersionRef::Null);
+        }
+        self.keys.entry(key.to_owned()).or_default().push(version);
+    }
+
+    fn remove(&mut self, key: &str, name: VersionRef) {
+        let Some(versions) = self.keys.get_mut(key) else {
+            return;
+        };
+        let Some(at) = versions.iter().position(|version| version.name == name) else {
+            return;
+        };
+        let removed = versions.remove(at);
+        if versions.is_empty() {
+            self.keys.remove(key);
+        }
+        self.let_go(&removed.content);
+    }
+
+    /// The lock of a version that is written now.
+    fn new_lock(&self, lock: VersionLock, now: UnixMillis) -> Result<VersionLock, &'static str> {
+        let Some(configuration) = self.versioning.lock else {
+            return match lock == VersionLock::default() {
+                true => Ok(lock),
+                false => Err("NotLockable"),
+            };
+        };
+        let default = configuration.default.map(|default| Retention {
+            mode: default.mode,
+            until: match default.period {
+                RetentionPeriod::Days(days) => UnixMillis(now.0 + u64::from(days) * 86_400_000),
+                RetentionPeriod::Years(_) => unreachable!(),
+            },
+        });
+        Ok(VersionLock {
+            retention: lock.retention.or(default),
+            ..lock
+        })
+    }
+
+    fn delete(&mut self, deletion: &Deletion, now: UnixMillis) -> Expected {
+        let key = &deletion.key;
+        if self.closed {
+            return Expected::Refused("NoSuchBucket");
+        }
+        let Some(name) = deletion.version else {
+            let newest = self.keys.get(key).and_then(|versions| versions.last());
+            if let Err(refusal) = fits(newest, &deletion.condition, true) {
+                return Expected::Refused(refusal);
+            }
+            let existed = self.object(key).is_some();
+            if self.versioning.versioning != Versioning::Off {
+                return Expected::Marker { existed };
+            }
+            self.remove(key, VersionRef::Null);
+            let marker = None;
+            return Expected::Removed { existed, marker };
+        };
+        let version = self.version(key, Some(name)).cloned();
+        if let Err(refusal) = fits(version.as_ref(), &deletion.condition, true) {
+            return Expected::Refused(refusal);
+        }
+        let Some(version) = version else {
+            return Expected::Removed {
+                existed: false,
+                marker: None,
+            };
+        };
+        let retained = version.lock.retention.is_some_and(|retention| {
+            retention.until > now
+                && !(retention.mode == LockMode::Governance && deletion.bypass_governance)
+        });
+        if retained || version.lock.legal_hold == Some(true) {
+            return Expected::Refused("Locked");
+        }
+        self.remove(key, name);
+        Expected::Removed {
+            existed: true,
+            marker: version.marker.then_some(name),
+        }
+    }
+
     fn let_go(&mut self, content: &Content) {
         match content {
             Content::Empty | Content::Inline(_) => {}
@@ -166,7 +303,7 @@ impl Model {
 
     fn usage(&self) -> Usage {
         let mut usage = Usage::default();
-        for object in self.objects.values() {
+        for (_, object) in self.versions() {
             match &object.content {
                 Content::Empty => {}
                 Content::Inline(text) => usage.add(&Body::Inline, text.len() as u64),
@@ -189,28 +326,33 @@ impl Model {
     }
 
     fn check(&self, key: &str, condition: &Condition, delete: bool) -> Result<(), &'static str> {
-        let Some(object) = self.objects.get(key) else {
-            return match &condition.etag {
-                Some(_) if !delete => Err("NoSuchKey"),
-                _ => Ok(()),
+        fits(self.object(key), condition, delete)
+    }
+
+    /// As listed: key, name, whether it is the newest; or a common prefix.
+    fn list_versions(&self, list: &ListVersions) -> Vec<(String, Option<(VersionRef, bool)>)> {
+        let mut listed: Vec<(String, Option<(VersionRef, bool)>)> = Vec::new();
+        for (key, versions) in &self.keys {
+            let Some((entry, common)) = folded(key, &list.prefix, list.delimiter.as_deref()) else {
+                continue;
             };
-        };
-        let etag = condition.etag.as_deref();
-        if condition.absent
-            || etag.is_some_and(|etag| etag != "*" && etag != object.etag.to_string())
-            || condition.size.is_some_and(|size| size != object.size)
-            || condition
-                .modified_secs
-                .is_some_and(|secs| secs != object.modified.0 / 1000)
-        {
-            return Err("PreconditionFailed");
+            if common {
+                if listed.last().is_none_or(|(last, _)| *last != entry) {
+                    listed.push((entry, None));
+                }
+                continue;
+            }
+            for (at, version) in versions.iter().enumerate().rev() {
+                let newest = at + 1 == versions.len();
+                listed.push((entry.clone(), Some((version.name, newest))));
+            }
         }
-        Ok(())
+        listed
     }
 
     fn list(&self, list: &ListObjects) -> (Vec<(String, bool)>, bool) {
         let mut listed: Vec<(String, bool)> = Vec::new();
-        for key in self.objects.keys() {
+        for (key, _) in self.objects() {
             let Some(entry) = folded(key, &list.prefix, list.delimiter.as_deref()) else {
                 continue;
             };
@@ -244,6 +386,32 @@ impl Model {
         listed.truncate(list.max);
         (listed, truncated)
     }
+}
+
+/// Whether a condition holds for what is there.
+fn fits(
+    there: Option<&ModelObject>,
+    condition: &Condition,
+    delete: bool,
+) -> Result<(), &'static str> {
+    let Some(object) = there else {
+        return match &condition.etag {
+            Some(_) if !delete => Err("NoSuchKey"),
+            _ => Ok(()),
+        };
+    };
+    let etag = condition.etag.as_deref();
+    let is_own = |etag: &str| etag == "*" || (!object.marker && etag == object.etag.to_string());
+    if condition.absent
+        || etag.is_some_and(|etag| !is_own(etag))
+        || condition.size.is_some_and(|size| size != object.size)
+        || condition
+            .modified_secs
+            .is_some_and(|secs| secs != object.modified.0 / 1000)
+    {
+        return Err("PreconditionFailed");
+    }
+    Ok(())
 }
 
 /// What a key is listed as, and whether that is a common prefix.
@@ -321,7 +489,7 @@ impl Run {
     }
 
     fn key(&self) -> String {
-        let known: Vec<&String> = self.model.objects.keys().collect();
+        let known: Vec<&String> = self.model.keys.keys().collect();
         if !known.is_empty() && self.below(2) == 0 {
             return self.one_of(&known).clone();
         }
@@ -329,7 +497,12 @@ impl Run {
     }
 
     fn condition(&self, key: &str) -> Condition {
-        let object = self.model.objects.get(key);
+        let versions = self.model.keys.get(key);
+        // Mostly the newest. (The time of a delete marker is not known here.)
+        let object = versions.map(|versions| match self.below(4) {
+            0 => &versions[self.below(versions.len() as u64) as usize],
+            _ => &versions[versions.len() - 1],
+        });
         let mut condition = match self.below(8) {
             0 => if_absent(),
             1 => if_match("*"),
@@ -341,7 +514,7 @@ impl Run {
             if self.below(10) == 0 {
                 condition.size = Some(object.size + self.below(2));
             }
-            if self.below(10) == 0 {
+            if self.below(10) == 0 && versions.is_none_or(|all| all.iter().all(|own| !own.marker)) {
                 condition.modified_secs = Some(object.modified.secs() + self.below(2));
             }
         }
@@ -364,7 +537,9 @@ impl Run {
 
     async fn step(&mut self) {
         match self.below(100) {
-            0..25 => self.put().await,
+            0..23 => self.put().await,
+            23..24 => self.set_versioning().await,
+            24..25 => self.set_lock().await,
             25..35 => self.delete().await,
             35..40 => self.delete_many().await,
             40..45 => self.set_tags().await,
@@ -372,7 +547,8 @@ impl Run {
             50..62 => self.put_part().await,
             62..67 => self.complete().await,
             67..70 => self.abort().await,
-            70..84 => self.list().await,
+            70..78 => self.list().await,
+            78..84 => self.list_versions().await,
             84..89 => self.list_uploads().await,
             89..91 => self.close_or_reopen().await,
             91..94 => self.reclaim().await,
@@ -401,6 +577,8 @@ impl Run {
             Content::Parts(_) => unreachable!(),
         };
         let missed = self.missed(&body);
+        let lock = self.new_lock();
+        let now = self.clock.wall();
         let tags = vec![("n".to_owned(), number.to_string())];
         let new = NewVersion {
             size,
@@ -411,13 +589,18 @@ impl Run {
             missed: missed.clone(),
             headers: ObjectHeaders::default(),
             tags: tags.clone(),
+            lock,
         };
         let written = self.metadata.put(BUCKET, &key, new, &condition).await;
         let expected = match self.model.closed {
             true => Err("NoSuchBucket"),
-            false => self.model.check(&key, &condition, false),
+            false => self.model.new_lock(lock, now).and_then(|lock| {
+                self.model.check(&key, &condition, false)?;
+                Ok(lock)
+            }),
         };
-        let expected = expected.map(|()| etag(number));
+        let kept = expected.unwrap_or_default();
+        let expected = expected.map(|_| etag(number));
         assert_eq!(
             verdict(written.as_ref().map(|summary| summary.etag)),
             expected
@@ -429,92 +612,277 @@ impl Run {
                 modified: summary.modified,
                 content,
                 tags,
+                name: summary.name(),
+                marker: false,
+                lock: kept,
             };
             assert!(summary.modified >= UnixMillis(1_700_000_000_000));
             self.model.miss(number, &missed);
-            if let Some(before) = self.model.objects.insert(key, object) {
-                self.model.let_go(&before.content);
+            self.model.write(&key, object);
+        }
+    }
+
+    /// Seldom anything, unless versions can be locked.
+    fn new_lock(&self) -> VersionLock {
+        if self.below(if self.model.versioning.lock.is_some() {
+            3
+        } else {
+            50
+        }) > 0
+        {
+            return VersionLock::default();
+        }
+        VersionLock {
+            retention: self.retention(),
+            legal_hold: self.one_of(&[None, Some(false), Some(true)]),
+        }
+    }
+
+    fn retention(&self) -> Option<Retention> {
+        let until = UnixMillis(self.clock.wall().0 - 1000 + self.below(20_000));
+        let mode = self.one_of(&[LockMode::Governance, LockMode::Compliance]);
+        (self.below(4) > 0).then_some(Retention { mode, until })
+    }
+
+    /// A version of the key, or one that is not there.
+    fn version(&self, key: &str) -> VersionRef {
+        match self.model.keys.get(key) {
+            Some(versions) if self.below(6) > 0 => {
+                let at = self.below(versions.len() as u64) as usize;
+                versions[at].name
+            }
+            _ => self.one_of(&[VersionRef::Null, VersionRef::Id(VersionId([9; 16]))]),
+        }
+    }
+
+    async fn set_versioning(&mut self) {
+        let old = self.model.versioning;
+        let mut new = BucketVersioning {
+            change: old.change + 1,
+            ..old
+        };
+        match self.below(8) {
+            // Too late: it was overtaken.
+            0 => {
+                new.change = old.change.saturating_sub(self.below(2));
+                new.versioning = Versioning::Suspended;
+                if old.change == 0 {
+                    return;
+                }
+            }
+            1 => {
+                new.versioning = Versioning::Enabled;
+                let period = RetentionPeriod::Days(1);
+                let mode = LockMode::Governance;
+                let default = (self.below(2) == 0).then_some(DefaultRetention { mode, period });
+                new.lock = Some(LockConfiguration { default });
+            }
+            2..5 if old.lock.is_none() => new.versioning = Versioning::Suspended,
+            _ => new.versioning = Versioning::Enabled,
+        }
+        self.metadata.set_versioning(BUCKET, new).await.unwrap();
+        if new.change > old.change {
+            self.model.versioning = new;
+        }
+    }
+
+    async fn set_lock(&mut self) {
+        let key = self.key();
+        let version = (self.below(2) == 0).then(|| self.version(&key));
+        let bypass = self.below(2) == 0;
+        let now = self.clock.wall();
+        let change = match self.below(2) {
+            0 => LockChange::LegalHold(self.below(2) == 0),
+            _ => LockChange::Retention(self.retention()),
+        };
+        let set = self
+            .metadata
+            .set_lock(BUCKET, &key, version, change, bypass);
+        let set = set.await;
+        let (closed, locks) = (self.model.closed, self.model.versioning.lock.is_some());
+        let expected = match self.model.version(&key, version) {
+            _ if closed => Err("NoSuchBucket"),
+            _ if !locks => Err("NotLockable"),
+            None if version.is_some() => Err("NoSuchVersion"),
+            None => Err("NoSuchKey"),
+            Some(found) if found.marker => Err("IsDeleteMarker"),
+            Some(found) => match change {
+                LockChange::LegalHold(hold) => {
+                    found.lock.legal_hold = Some(hold);
+                    Ok(())
+                }
+                LockChange::Retention(new) => {
+                    let old = found.lock.retention.filter(|old| old.until > now);
+                    let open = old.is_none_or(|old| {
+                        let grows = |new: Retention| old.mode == new.mode && new.until >= old.until;
+                        (old.mode == LockMode::Governance && bypass) || new.is_some_and(grows)
+                    });
+                    if open {
+                        found.lock.retention = new;
+                    }
+                    if open { Ok(()) } else { Err("Locked") }
+                }
+            },
+        };
+        assert_eq!(verdict(set.as_ref().map(|_| ())), expected);
+    }
+
+    fn deletion(&self) -> Deletion {
+        let key = self.key();
+        let versioned = self.model.versioning.keeps_versions();
+        let named = self.below(if versioned { 2 } else { 8 }) == 0;
+        Deletion {
+            version: named.then(|| self.version(&key)),
+            condition: self.condition(&key),
+            bypass_governance: self.below(2) == 0,
+            key,
+        }
+    }
+
+    /// Takes the deletion into the model, and compares.
+    fn check_deletion(&mut self, deletion: &Deletion, deleted: &Result<DeleteOutcome, WriteError>) {
+        let now = self.clock.wall();
+        let expected = self.model.delete(deletion, now);
+        let deleted = verdict(deleted.as_ref().copied());
+        match expected {
+            Expected::Refused(refusal) => assert_eq!(deleted, Err(refusal), "{deletion:?}"),
+            Expected::Removed { existed, marker } => {
+                let expected = DeleteOutcome { existed, marker };
+                assert_eq!(deleted, Ok(expected), "{deletion:?}");
+            }
+            Expected::Marker { existed } => {
+                let deleted = deleted.unwrap();
+                assert_eq!(deleted.existed, existed);
+                let marker = ModelObject {
+                    etag: etag(0),
+                    size: 0,
+                    modified: now,
+                    content: Content::Empty,
+                    tags: Vec::new(),
+                    name: deleted.marker.unwrap(),
+                    marker: true,
+                    lock: VersionLock::default(),
+                };
+                self.model.write(&deletion.key, marker);
             }
         }
     }
 
-    fn model_delete(&mut self, key: &str, condition: &Condition) -> Result<bool, &'static str> {
-        self.model.check(key, condition, true)?;
-        let before = self.model.objects.remove(key);
-        if let Some(before) = &before {
-            self.model.let_go(&before.content);
-        }
-        Ok(before.is_some())
-    }
-
     async fn delete(&mut self) {
-        let key = self.key();
-        let condition = self.condition(&key);
-        let deleted = self.metadata.delete(BUCKET, &key, &condition).await;
-        let expected = match self.model.closed {
-            true => Err("NoSuchBucket"),
-            false => self.model_delete(&key, &condition),
-        };
-        assert_eq!(
-            verdict(deleted.as_ref().map(|deleted| deleted.existed)),
-            expected
-        );
+        let deletion = self.deletion();
+        let deleted = self.metadata.delete_version(BUCKET, &deletion).await;
+        self.check_deletion(&deletion, &deleted);
     }
 
     async fn delete_many(&mut self) {
         let count = self.below(8);
-        let mut keys: Vec<(String, Condition)> = (0..count)
-            .map(|_| {
-                let key = self.key();
-                let condition = self.condition(&key);
-                (key, condition)
-            })
-            .collect();
-        if let Some(first) = keys.first().cloned()
-            && self.below(2) == 0
-        {
-            keys.push(first);
+        let mut deletions: Vec<Deletion> = (0..count).map(|_| self.deletion()).collect();
+        // One key again and again: its versions, or the key itself.
+        if let Some(first) = deletions.first().cloned() {
+            for _ in 0..self.below(4) {
+                deletions.push(Deletion {
+                    version: (self.below(2) == 0).then(|| self.version(&first.key)),
+                    ..first.clone()
+                });
+            }
         }
-        let deleted = self.metadata.delete_many(BUCKET, &keys).await;
-        assert_eq!(deleted.len(), keys.len());
-        for ((key, condition), deleted) in keys.iter().zip(deleted) {
-            let expected = match self.model.closed {
-                true => Err("NoSuchBucket"),
-                false => self.model_delete(key, condition),
+        let deleted = self.metadata.delete_versions(BUCKET, &deletions).await;
+        assert_eq!(deleted.len(), deletions.len());
+        for (deletion, deleted) in deletions.iter().zip(deleted) {
+            self.check_deletion(deletion, &deleted);
+        }
+    }
+
+    async fn list_versions(&mut self) {
+        let mut list = ListVersions {
+            prefix: self.text(self.below(3)),
+            delimiter: match self.below(3) {
+                0 | 1 => None,
+                _ => Some(self.text(2)),
+            },
+            key_marker: None,
+            version_marker: None,
+            max: 1 + self.below(6) as usize,
+        };
+        let mut expected = self.model.list_versions(&list);
+        if self.below(3) == 0 {
+            let marker = self.key();
+            expected.retain(|(key, _)| *key > marker);
+            list.key_marker = Some(marker);
+        }
+        for _ in 0..1000 {
+            let page = self.metadata.list_versions(BUCKET, &list).await;
+            let page = self.unless_closed(page);
+            let mut listed: Vec<(String, Option<(VersionRef, bool)>)> = Vec::new();
+            for entry in &page.entries {
+                let summary = entry.summary;
+                let own = self
+                    .model
+                    .version(&entry.key, Some(summary.name()))
+                    .unwrap();
+                assert_eq!(summary.delete_marker, own.marker);
+                if !own.marker {
+                    assert_eq!(
+                        (summary.etag, summary.size, summary.modified),
+                        (own.etag, own.size, own.modified)
+                    );
+                }
+                listed.push((entry.key.clone(), Some((summary.name(), entry.latest))));
+            }
+            let common = page.common_prefixes.iter();
+            listed.extend(common.map(|common| (common.clone(), None)));
+            // Stable: the order of a key's versions stays as it is.
+            listed.sort_by(|a, b| a.0.cmp(&b.0));
+            let rest = expected.split_off(expected.len().min(list.max));
+            assert_eq!(listed, expected, "{list:?}");
+            assert_eq!(page.next.is_some(), !rest.is_empty(), "{list:?}");
+            expected = rest;
+            let Some((key, version)) = page.next else {
+                return;
             };
-            assert_eq!(
-                verdict(deleted.as_ref().map(|deleted| deleted.existed)),
-                expected
-            );
+            (list.key_marker, list.version_marker) = (Some(key), version);
         }
+        panic!("the listing does not end: {list:?}");
     }
 
     async fn set_tags(&mut self) {
         let key = self.key();
+        let version = (self.below(2) == 0).then(|| self.version(&key));
         let tags = vec![("new".to_owned(), self.below(10).to_string())];
-        let set = self.metadata.set_tags(BUCKET, &key, tags.clone()).await;
-        let object = self.model.objects.get_mut(&key);
-        let missing = match self.model.closed {
-            true => "NoSuchBucket",
-            false => "NoSuchKey",
+        let set = self
+            .metadata
+            .set_version_tags(BUCKET, &key, version, tags.clone());
+        let set = set.await;
+        let closed = self.model.closed;
+        let expected = match self.model.version(&key, version) {
+            None if closed => Err("NoSuchBucket"),
+            None if version.is_some() => Err("NoSuchVersion"),
+            None => Err("NoSuchKey"),
+            Some(found) if found.marker => Err("IsDeleteMarker"),
+            Some(found) => {
+                found.tags = tags;
+                Ok(())
+            }
         };
-        let expected = object.map(|object| object.tags = tags).ok_or(missing);
-        assert_eq!(verdict(set.as_ref().copied()), expected);
+        assert_eq!(verdict(set.as_ref().map(|_| ())), expected);
     }
 
     async fn create_upload(&mut self) {
         let key = self.key();
-        let created = self
-            .metadata
-            .create_upload(BUCKET, &key, new_upload())
-            .await;
-        match created {
-            Ok(upload) => {
-                assert!(!self.model.closed);
-                self.model.uploads.insert((key, upload), BTreeMap::new());
-            }
-            Err(WriteError::NoSuchBucket) => assert!(self.model.closed),
-            Err(error) => panic!("{error}"),
+        let lock = self.new_lock();
+        let new = NewUpload {
+            lock,
+            ..new_upload()
+        };
+        let created = self.metadata.create_upload(BUCKET, &key, new).await;
+        let expected = match self.model.closed {
+            true => Err("NoSuchBucket"),
+            false => self.model.new_lock(lock, self.clock.wall()).map(|_| ()),
+        };
+        assert_eq!(verdict(created.as_ref().map(|_| ())), expected);
+        if let Ok(upload) = created {
+            self.model.locks.insert(upload, lock);
+            self.model.uploads.insert((key, upload), BTreeMap::new());
         }
     }
 
@@ -633,7 +1001,7 @@ impl Run {
             }
             _ => {}
         };
-        for (key, object) in &self.model.objects {
+        for (key, object) in self.model.versions() {
             match &object.content {
                 Content::Chunked(number) => expect(key, Body::Chunked(body(*number, 5000))),
                 Content::Parts(parts) => parts.iter().for_each(|part| expect(key, part.body())),
@@ -676,6 +1044,22 @@ impl Run {
                                 number,
                             },
                             BodyPlace::Table { .. } => BodyPlace::Version,
+                            BodyPlace::Noncurrent { .. } => BodyPlace::Noncurrent {
+                                version: VersionId([8; 16]),
+                            },
+                            BodyPlace::NoncurrentTable {
+                                version,
+                                table,
+                                end,
+                                last,
+                                number,
+                            } => BodyPlace::NoncurrentTable {
+                                version,
+                                table,
+                                end,
+                                last,
+                                number: number + 1,
+                            },
                         }
                     }
                 }
@@ -691,25 +1075,25 @@ impl Run {
             }
             self.model.miss(number, &missed);
             self.model.reclaim.insert(placed.body.set);
-            let parts: &mut dyn Iterator<Item = &mut ModelPart> = match placed.place {
-                BodyPlace::Version => {
-                    let object = self.model.objects.get_mut(&placed.key).unwrap();
-                    object.content = Content::Chunked(number);
-                    continue;
+            if let BodyPlace::Part { upload, .. } = placed.place {
+                let upload = (placed.key.clone(), upload);
+                let parts = self.model.uploads.get_mut(&upload).unwrap().values_mut();
+                replace_part(parts, placed.body.set, number);
+                continue;
+            }
+            let versions = self.model.keys.get_mut(&placed.key).unwrap();
+            let owner = versions.iter_mut().find(|version| match &version.content {
+                Content::Chunked(own) => set(*own) == placed.body.set,
+                Content::Parts(parts) => {
+                    let mut sets = parts.iter().map(|part| set(part.body));
+                    sets.any(|own| own == placed.body.set)
                 }
-                BodyPlace::Part { upload, .. } => {
-                    let upload = (placed.key.clone(), upload);
-                    &mut self.model.uploads.get_mut(&upload).unwrap().values_mut()
-                }
-                BodyPlace::Table { .. } => {
-                    match &mut self.model.objects.get_mut(&placed.key).unwrap().content {
-                        Content::Parts(parts) => &mut parts.iter_mut(),
-                        other => panic!("{other:?}"),
-                    }
-                }
-            };
-            let mut parts = parts.filter(|part| set(part.body) == placed.body.set);
-            parts.next().unwrap().body = number;
+                Content::Empty | Content::Inline(_) => false,
+            });
+            match &mut owner.unwrap().content {
+                Content::Parts(parts) => replace_part(parts.iter_mut(), placed.body.set, number),
+                content => *content = Content::Chunked(number),
+            }
         }
     }
 
@@ -763,11 +1147,15 @@ impl Run {
             Err(CompleteUploadError::PartsChanged) => Err("PartsChanged"),
             Err(CompleteUploadError::Write(error)) => verdict::<_>(Err(error)),
         };
-        let mut expected = self.model.check(&key, &condition, false);
+        let mut expected = self.model.check(&key, &condition, false).and_then(|()| {
+            let lock = self.model.locks[&upload];
+            self.model.new_lock(lock, self.clock.wall())
+        });
         if stale && expected.is_ok() {
             expected = Err("PartsChanged");
         }
-        assert_eq!(verdict, expected.map(|()| (size, etag)));
+        let lock = expected.unwrap_or_default();
+        assert_eq!(verdict, expected.map(|_| (size, etag)));
         let Ok(summary) = completed else {
             return;
         };
@@ -785,10 +1173,11 @@ impl Run {
             modified: summary.modified,
             content: Content::Parts(chosen),
             tags: new_upload().tags,
+            name: summary.name(),
+            marker: false,
+            lock,
         };
-        if let Some(before) = self.model.objects.insert(key, object) {
-            self.model.let_go(&before.content);
-        }
+        self.model.write(&key, object);
     }
 
     async fn abort(&mut self) {
@@ -828,7 +1217,7 @@ impl Run {
             let (expected, truncated) = self.model.list(&list);
             let mut listed: Vec<(String, bool)> = Vec::new();
             for entry in &page.entries {
-                let object = &self.model.objects[&entry.key];
+                let object = self.model.object(&entry.key).unwrap();
                 assert_eq!(entry.summary.etag, object.etag);
                 assert_eq!(entry.summary.size, object.size);
                 assert_eq!(entry.summary.modified, object.modified);
@@ -899,7 +1288,7 @@ impl Run {
     }
 
     async fn close_or_reopen(&mut self) {
-        let empty = self.model.objects.is_empty() && self.model.uploads.is_empty();
+        let empty = self.model.keys.is_empty() && self.model.uploads.is_empty();
         assert_eq!(self.metadata.is_empty(BUCKET).await.unwrap(), empty);
         if self.model.closed {
             let deletions = self.model.deletions;
@@ -959,14 +1348,38 @@ impl Run {
 
     async fn read(&mut self) {
         let key = self.key();
-        let found = self.unless_closed(self.metadata.get(BUCKET, &key).await);
-        let head = self.unless_closed(self.metadata.head(BUCKET, &key).await);
-        assert_eq!(head, found.as_ref().map(|found| found.record.clone()));
-        let Some(object) = self.model.objects.get(&key) else {
-            assert!(found.is_none());
-            return;
+        let version = (self.below(2) == 0).then(|| self.version(&key));
+        let found = self.metadata.get_version(BUCKET, &key, version).await;
+        let head = self.metadata.head_version(BUCKET, &key, version).await;
+        let (found, head) = (self.unless_closed(found), self.unless_closed(head));
+        let newest = self
+            .model
+            .keys
+            .get(&key)
+            .and_then(|versions| versions.last());
+        let newest = newest.map(|newest| newest.name);
+        let object = self.model.version(&key, version.or(newest)).cloned();
+        let found = match (found, head) {
+            (Lookup::Found(found), Lookup::Found(head)) => {
+                assert_eq!(found.record, head);
+                found
+            }
+            (Lookup::Marker(found), Lookup::Marker(head)) => {
+                assert_eq!(found, head);
+                let object = object.unwrap();
+                assert_eq!((object.marker, object.name), (true, found.name()));
+                return;
+            }
+            (Lookup::Nothing, Lookup::Nothing) => {
+                assert!(object.is_none());
+                return;
+            }
+            (found, head) => panic!("{found:?} {head:?}"),
         };
-        let found = found.unwrap();
+        let object = object.unwrap();
+        assert!(!object.marker);
+        assert_eq!(found.record.lock, object.lock);
+        assert_eq!(found.record.summary.name(), object.name);
         let summary = found.record.summary;
         assert_eq!(
             (
@@ -1022,17 +1435,37 @@ impl Run {
 
     /// What must hold at the end of any sequence.
     async fn finish(mut self) {
-        for key in self.model.objects.keys().cloned().collect::<Vec<_>>() {
+        for key in self
+            .model
+            .objects()
+            .map(|(key, _)| key.clone())
+            .collect::<Vec<_>>()
+        {
             assert!(self.metadata.head(BUCKET, &key).await.unwrap().is_some());
         }
         self.reclaim().await;
         self.repair().await;
         self.check_usage().await;
         let index = self.groups.direct.index();
-        let inline = self.model.objects.values();
-        let inline = inline.filter(|object| matches!(object.content, Content::Inline(_)));
+        let versions = self.model.versions();
+        let inline = versions.filter(|(_, object)| matches!(object.content, Content::Inline(_)));
         assert_eq!(count(&*index, Keyspace::Inline), inline.count());
-        assert_eq!(count(&*index, Keyspace::Objects), self.model.objects.len());
+        let objects = self.model.objects().count();
+        assert_eq!(count(&*index, Keyspace::Objects), objects);
+        // Nothing is left of versions that are gone.
+        let records = all(&*index, Keyspace::Records);
+        let of_kind = |kind: u8| records.iter().filter(|(key, _)| key[4] == kind).count();
+        assert_eq!(of_kind(0x0D), self.model.versions().count() - objects);
+        let nulls = self.model.keys.values().filter(|versions| {
+            let newest_counts = usize::from(versions[versions.len() - 1].marker);
+            let noncurrent = &versions[..versions.len() - 1 + newest_counts];
+            let mut names = noncurrent.iter().map(|version| version.name);
+            names.any(|name| name == VersionRef::Null)
+        });
+        assert_eq!(of_kind(0x0E), nulls.count());
+        let locks = self.model.uploads.keys();
+        let locks = locks.filter(|(_, upload)| !self.model.locks[upload].is_none());
+        assert_eq!(of_kind(0x0F), locks.count());
 
         // The same commands make the same bytes, whoever applies them.
         let twin = MemoryIndex::new();
@@ -1050,6 +1483,14 @@ impl Run {
             assert_eq!(all(&twin, space), all(&*index, space));
         }
     }
+}
+
+fn replace_part<'a>(
+    mut parts: impl Iterator<Item = &'a mut ModelPart>,
+    old: ChunkSetId,
+    number: u64,
+) {
+    parts.find(|part| set(part.body) == old).unwrap().body = number;
 }
 
 fn all(view: &dyn IndexView, space: Keyspace) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -1073,6 +1514,10 @@ fn verdict<T>(result: Result<T, &WriteError>) -> Result<T, &'static str> {
         WriteError::NoSuchKey => "NoSuchKey",
         WriteError::NoSuchBucket => "NoSuchBucket",
         WriteError::NoSuchUpload => "NoSuchUpload",
+        WriteError::NoSuchVersion => "NoSuchVersion",
+        WriteError::IsDeleteMarker => "IsDeleteMarker",
+        WriteError::Locked => "Locked",
+        WriteError::NotLockable => "NotLockable",
         WriteError::Metadata(error) => panic!("{error}"),
     })
 }

@@ -25,9 +25,15 @@ async fn what_was_put_is_found_until_it_is_deleted() {
     assert!(metadata.head(BUCKET, "a/").await.unwrap().is_none());
 
     let deleted = metadata.delete(BUCKET, "a/b", &any()).await.unwrap();
-    assert_eq!(deleted, DeleteOutcome { existed: true });
+    assert_eq!(
+        deleted,
+        DeleteOutcome {
+            existed: true,
+            marker: None
+        }
+    );
     let deleted = metadata.delete(BUCKET, "a/b", &any()).await.unwrap();
-    assert_eq!(deleted, DeleteOutcome { existed: false });
+    assert_eq!(deleted, DeleteOutcome::default());
     assert!(metadata.get(BUCKET, "a/b").await.unwrap().is_none());
 }
 

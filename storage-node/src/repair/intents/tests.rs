@@ -14,7 +14,9 @@ use super::{IntentsConfig, IntentsDone, IntentsWorker};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::memory_shards::{Fault, MemoryShards};
 use crate::metadata::testing::TestMetadata;
-use crate::metadata::{Body, ChunkedBody, Condition, Etag, MissedSlot, NewVersion, ObjectHeaders};
+use crate::metadata::{
+    Body, ChunkedBody, Condition, Etag, MissedSlot, NewVersion, ObjectHeaders, VersionLock,
+};
 use crate::repair::rebuild::tests::{map_of, store_body};
 use crate::repair::{Rebuilder, ReclaimConfig, Reclaimer, shards_of};
 
@@ -99,6 +101,7 @@ impl World {
             missed,
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
         };
         let metadata = &self.test.metadata;
         let any = Condition::default();

@@ -17,7 +17,7 @@ use crate::memory_shards::MemoryShards;
 use crate::metadata::testing::TestMetadata;
 use crate::metadata::{
     Body, ChunkedBody, CompleteUpload, Condition, Etag, NewPart, NewUpload, NewVersion,
-    ObjectHeaders,
+    ObjectHeaders, VersionLock,
 };
 use crate::repair::rebuild::tests::map_of;
 use crate::repair::shards_of;
@@ -115,6 +115,7 @@ impl World {
             missed: Vec::new(),
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
         };
         self.test
             .metadata
@@ -129,6 +130,7 @@ impl World {
         let upload = NewUpload {
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
             checksum: None,
         };
         let id = metadata.create_upload(BUCKET, key, upload).await.unwrap();

@@ -13,7 +13,7 @@ use crate::buffer::{BufferPool, PoolConfig};
 use crate::memory_shards::{Fault, MemoryShards};
 use crate::metadata::testing::TestMetadata;
 use crate::metadata::{
-    Body, ChunkedBody, Condition, Etag, NewPart, NewUpload, NewVersion, ObjectHeaders,
+    Body, ChunkedBody, Condition, Etag, NewPart, NewUpload, NewVersion, ObjectHeaders, VersionLock,
 };
 use crate::repair::rebuild::tests::map_of;
 use crate::repair::{LedGroups, shards_of};
@@ -95,6 +95,7 @@ impl World {
             missed: Vec::new(),
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
         };
         self.test
             .metadata
@@ -154,6 +155,7 @@ async fn abandoned_uploads_leave_nothing() {
     let upload = NewUpload {
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
+        lock: VersionLock::default(),
         checksum: None,
     };
     let metadata = &world.test.metadata;

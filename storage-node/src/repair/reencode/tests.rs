@@ -18,7 +18,7 @@ use crate::memory_shards::{Fault, MemoryShards};
 use crate::metadata::testing::TestMetadata;
 use crate::metadata::{
     Body, ChunkedBody, CompleteUpload, Condition, Etag, ListParts, Metadata, NewPart, NewUpload,
-    NewVersion, ObjectHeaders, PartRecord, Usage, VersionSummary,
+    NewVersion, ObjectHeaders, PartRecord, Usage, VersionLock, VersionSummary,
 };
 use crate::repair::rebuild::chunk_lens;
 use crate::repair::rebuild::tests::{map_of, store_body};
@@ -131,6 +131,7 @@ impl World {
             missed: Vec::new(),
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
         };
         let any = Condition::default();
         let put = self.metadata.put(BUCKET, key, version, &any).await;
@@ -143,6 +144,7 @@ impl World {
         let new = NewUpload {
             headers: ObjectHeaders::default(),
             tags: Vec::new(),
+            lock: VersionLock::default(),
             checksum: None,
         };
         let created = self.metadata.create_upload(BUCKET, key, new).await;
@@ -426,6 +428,7 @@ async fn a_job_that_is_stopped_or_overtaken_by_another_map_leaves_nothing() {
         missed: Vec::new(),
         headers: ObjectHeaders::default(),
         tags: Vec::new(),
+        lock: VersionLock::default(),
     };
     let any = Condition::default();
     let put = world.metadata.put(BUCKET, "key", version, &any).await;
