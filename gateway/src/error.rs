@@ -29,9 +29,11 @@ macro_rules! codes {
 
 codes! {
     AccessDenied = 403, "Access denied.";
+    AccessForbidden = 403, "Access forbidden.";
     AuthorizationHeaderMalformed = 400, "The Authorization header is malformed.";
     AuthorizationQueryParametersError = 400, "The authorization query parameters are not valid.";
     BadDigest = 400, "The Content-MD5 or checksum value that you specified did not match what we received.";
+    BadRequest = 400, "Bad request.";
     BucketAlreadyExists = 409, "The requested bucket name is not available; choose another one.";
     BucketAlreadyOwnedByYou = 409, "The bucket that you tried to create already exists, and you own it.";
     BucketNotEmpty = 409, "The bucket that you tried to delete is not empty.";
@@ -54,6 +56,7 @@ codes! {
     InvalidPart = 400, "One or more of the specified parts could not be found, or their entity tags did not match.";
     InvalidPartNumber = 416, "The requested partnumber is not satisfiable.";
     InvalidPartOrder = 400, "The list of parts was not in ascending order.";
+    InvalidPolicyDocument = 400, "The content of the form does not meet the conditions specified in the policy document.";
     InvalidRange = 416, "The requested range is not satisfiable.";
     InvalidRequest = 400, "Invalid request.";
     InvalidRetentionPeriod = 400, "The retention period is not valid.";
@@ -67,17 +70,21 @@ codes! {
     MalformedTrailerError = 400, "The request contained trailing data that was not well-formed or did not conform to the announced trailer.";
     MalformedXML = 400, "The XML that you provided was not well-formed or did not validate against our published schema.";
     MaxMessageLengthExceeded = 400, "Your request was too large.";
+    MaxPostPreDataLengthExceeded = 400, "Your POST request fields preceding the upload file were too large.";
     MetadataTooLarge = 400, "Your metadata headers exceed the maximum allowed metadata size of 2048 bytes.";
     MethodNotAllowed = 405, "The specified method is not allowed against this resource.";
     MissingContentLength = 411, "You must provide the Content-Length HTTP header.";
     MissingRequestBodyError = 400, "The request body is empty.";
     MissingSecurityHeader = 400, "Your request is missing a required header.";
     NoSuchBucket = 404, "The specified bucket does not exist.";
+    NoSuchCORSConfiguration = 404, "The CORS configuration does not exist.";
     NoSuchKey = 404, "The specified key does not exist.";
+    NoSuchLifecycleConfiguration = 404, "The lifecycle configuration does not exist.";
     NoSuchObjectLockConfiguration = 404, "The specified object does not have a ObjectLock configuration.";
     NoSuchTagSet = 404, "There is no tag set associated with the bucket.";
     NoSuchUpload = 404, "The specified multipart upload does not exist. It may have been aborted or completed.";
     NoSuchVersion = 404, "The specified version does not exist.";
+    NoSuchWebsiteConfiguration = 404, "The specified bucket does not have a website configuration.";
     NotImplemented = 501, "A header or query that you provided asks for functionality that is not implemented.";
     NotModified = 304, "Not modified.";
     ObjectLockConfigurationNotFoundError = 404, "Object Lock configuration does not exist for this bucket.";

@@ -5,6 +5,8 @@ mod operation;
 mod query;
 mod target;
 
-pub use operation::{Operation, not_implemented, refuse_unsupported_headers, route};
+pub use operation::{
+    Needs, Operation, is_form, not_implemented, refuse_unsupported_headers, route,
+};
 pub use query::{Query, percent_decode};
 pub use target::{Target, validate_bucket_name, validate_key, virtual_bucket};

@@ -1,6 +1,7 @@
 //! The gateway as an HTTP server.
 
 mod connection;
+mod identities;
 mod reply;
 mod request_body;
 mod socket;
@@ -20,10 +21,11 @@ use holdfast_storage_node::metadata::Metadata;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
-use crate::auth::Authenticator;
+use crate::auth::{Authenticated, Authenticator};
 use crate::body::Bodies;
 use crate::error::{Code, S3Error};
 use crate::ops;
+use crate::ops::cors::{self, is_preflight, preflight};
 use crate::ops::documents::DocumentMemory;
 use crate::router::{Query, Target, virtual_bucket};
 
@@ -97,6 +99,15 @@ pub struct Gateway {
     pub clock: Arc<dyn Clock>,
     pub documents: DocumentMemory,
     ids: RequestIds,
+}
+
+/// What an answer needs to know of its request, whatever comes of it.
+#[derive(Default)]
+struct Seen {
+    /// For errors.
+    resource: Option<String>,
+    /// What a browser asks for, and of which bucket.
+    from_browser: Option<(cors::Ask, String)>,
 }
 
 /// Makes `x-amz-request-id`: unique within the process, and with high probability among processes.
@@ -173,8 +184,8 @@ impl Gateway {
             (line, self.clock.monotonic())
         });
 
-        let mut resource = None;
-        let work = AssertUnwindSafe(self.perform(parts, body, &mut resource));
+        let mut seen = Seen::default();
+        let work = AssertUnwindSafe(self.perform(parts, body, &mut seen));
         let outcome = work.catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!("a handler panicked");
             Err(S3Error::new(Code::InternalError))
@@ -182,10 +193,13 @@ impl Gateway {
         let mut response = match outcome {
             Ok(response) => response,
             Err(error) => {
-                let resource = resource.unwrap_or_default();
+                let resource = seen.resource.unwrap_or_default();
                 reply::error(&error, &resource, &id, &self.ids.host_id, is_head)
             }
         };
+        if let Some((ask, bucket)) = &seen.from_browser {
+            Box::pin(ask.show(self, bucket, response.headers_mut())).await;
+        }
         reply::stamp(response.headers_mut(), &id, &self.ids.host_id);
 
         if let Some((line, began)) = started {
@@ -200,7 +214,7 @@ impl Gateway {
         &self,
         mut parts: Parts,
         body: Body,
-        resource: &mut Option<String>,
+        seen: &mut Seen,
     ) -> Result<Response<Body>, S3Error> {
         check_header_section(&parts.headers)?;
         let domain = self.config.domain.as_deref();
@@ -214,27 +228,42 @@ impl Gateway {
             ));
         }
         let target = Target::parse(&parts, domain).inspect_err(|_| {
-            *resource = Some(parts.uri.path().to_owned());
+            seen.resource = Some(parts.uri.path().to_owned());
         })?;
-        let authenticated = self.authenticator.authenticate(&parts);
-        let outcome = match authenticated {
-            Ok(auth) => match Query::parse(parts.uri.query()) {
-                Ok(query) => {
-                    ops::hoist_headers(&mut parts, &query);
-                    ops::perform(self, parts, body, auth, &target, query).await
-                }
-                Err(error) => Err(error),
-            },
-            Err(error) => Err(error),
-        };
-        outcome.inspect_err(|_| *resource = Some(target.resource()))
+        let outcome = self.perform_on(&target, &mut parts, body, seen).await;
+        outcome.inspect_err(|_| seen.resource = Some(target.resource()))
+    }
+
+    async fn perform_on(
+        &self,
+        target: &Target,
+        parts: &mut Parts,
+        body: Body,
+        seen: &mut Seen,
+    ) -> Result<Response<Body>, S3Error> {
+        if let Some(bucket) = target.bucket() {
+            if is_preflight(&parts.method) {
+                return Box::pin(preflight(self, parts, bucket)).await;
+            }
+            if let Some(ask) = cors::Ask::of(parts) {
+                seen.from_browser = Some((ask, bucket.to_owned()));
+            }
+        }
+        let authenticator = &self.authenticator;
+        let auth = authenticator.authenticate_or_anonymous(parts, &self.directory);
+        let auth = auth.await?;
+        let query = Query::parse(parts.uri.query())?;
+        ops::hoist_headers(parts, &query);
+        ops::perform(self, parts, body, auth, target, query).await
     }
 
     /// `/-/live`: the process answers. `/-/ready`: it can serve requests. `/-/status`: how everything stands, as JSON,
-    /// for those who have a key.
+    /// for the root user.
     async fn administer(&self, parts: Parts, body: Body) -> Result<Response<Body>, S3Error> {
-        if parts.uri.path() == "/-/order" {
-            return self.take_order(parts, body).await;
+        match parts.uri.path() {
+            "/-/order" => return self.take_order(parts, body).await,
+            "/-/identities" => return self.administer_identities(parts, body).await,
+            _ => {}
         }
         if parts.method != Method::GET && parts.method != Method::HEAD {
             return Err(S3Error::new(Code::MethodNotAllowed));
@@ -247,25 +276,34 @@ impl Gateway {
                 Err(error) => Err(ops::failure::directory(error)),
             },
             "/-/status" => {
-                self.authenticator.authenticate(&parts)?;
+                self.authenticate_root(&parts)?;
                 let status = (self.status)();
                 Ok(reply::plain(StatusCode::OK, "application/json", status))
             }
             _ => Err(S3Error::with(
                 Code::InvalidURI,
-                "There are /-/live, /-/ready, /-/status and /-/order.",
+                "There are /-/live, /-/ready, /-/status, /-/order and /-/identities.",
             )),
         }
     }
 }
 
 impl Gateway {
+    /// That it is the root user who asks.
+    fn authenticate_root(&self, parts: &Parts) -> Result<Authenticated, S3Error> {
+        let authenticated = self.authenticator.authenticate(parts)?;
+        match authenticated.identity.is_root {
+            true => Ok(authenticated),
+            false => Err(S3Error::new(Code::AccessDenied)),
+        }
+    }
+
     /// `/-/order`: a POST with a signed body of JSON.
     async fn take_order(&self, parts: Parts, body: Body) -> Result<Response<Body>, S3Error> {
         if parts.method != Method::POST {
             return Err(S3Error::new(Code::MethodNotAllowed));
         }
-        let authenticated = self.authenticator.authenticate(&parts)?;
+        let authenticated = self.authenticate_root(&parts)?;
         let order = ops::signed_body(&parts, body, &authenticated, ORDER_LEN_MAX).await?;
         match (self.order)(order).await {
             Ok(answer) => Ok(reply::plain(StatusCode::OK, "application/json", answer)),

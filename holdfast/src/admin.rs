@@ -1,6 +1,7 @@
 //! `holdfast admin`: looks at a running node and its cluster.
 
 mod client;
+mod identity;
 mod tables;
 
 use std::io::{self, Write};
@@ -45,6 +46,8 @@ enum AdminCommand {
     Protection(ProtectionArgs),
     /// Encode anew what is protected less than new objects are, or stop doing so.
     Reencode(ReencodeArgs),
+    /// Who has a key: add, list, remove.
+    Identity(identity::IdentityArgs),
 }
 
 #[derive(Args)]
@@ -165,6 +168,7 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
             tables::problems(out, status)?;
             tables::groups(out, status)
         }),
+        AdminCommand::Identity(args) => identity::run(&args),
         AdminCommand::Simulate(args) => Ok(simulate::run(&args)?),
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),

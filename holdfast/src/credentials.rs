@@ -128,7 +128,7 @@ impl RootCredentials {
 }
 
 /// `length` characters of `alphabet`, whose length is a power of two so that each is as likely.
-fn random_text(rng: &dyn Rng, alphabet: &[u8], length: usize) -> String {
+pub fn random_text(rng: &dyn Rng, alphabet: &[u8], length: usize) -> String {
     let mut bytes = vec![0; length];
     rng.fill(&mut bytes);
     bytes

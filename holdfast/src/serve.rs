@@ -88,6 +88,10 @@ struct CommonArgs {
     #[arg(long, value_name = "NAME", value_parser = parse_domain)]
     domain: Option<String>,
 
+    /// Refuse Signature Version 2, which does not cover bodies; old clients and URLs that boto3 presigns by default need it.
+    #[arg(long)]
+    no_signature_v2: bool,
+
     /// Memory that the process stays inside; at least 256MiB.
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     memory_budget: ByteSize,
@@ -296,7 +300,7 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         node.directory(),
         node.metadata(),
         bodies,
-        authenticator(&root, clock.clone()),
+        authenticator(&root, &args.common, clock.clone()),
         Box::new(move || space.is_full()),
         status,
         order,
@@ -341,12 +345,13 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         () = stop.wait() => return Ok(()),
     };
     let root = match RootCredentials::from_values(
-        args.common.root_access_key,
-        args.common.root_secret_key,
+        args.common.root_access_key.clone(),
+        args.common.root_secret_key.clone(),
     )? {
         Some(root) => root,
         None => kept_by(&visitor.directory).await?,
     };
+    let authenticator = authenticator(&root, &args.common, clock.clone());
     let bodies = Bodies::new(
         visitor.shards.clone(),
         visitor.map.clone(),
@@ -363,7 +368,7 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         visitor.directory.clone(),
         visitor.metadata.clone(),
         bodies,
-        authenticator(&root, clock.clone()),
+        authenticator,
         Box::new(|| false),
         Box::new(|| b"{\"role\": \"gateway\"}\n".to_vec()),
         Box::new(|_| {
@@ -385,9 +390,17 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
     Ok(())
 }
 
-fn authenticator(root: &RootCredentials, clock: Arc<dyn Clock>) -> Authenticator {
-    let root = Credentials::new(&root.access_key, &root.secret_key, ROOT_OWNER, "root");
-    Authenticator::new(vec![root], REGION.to_owned(), clock)
+fn authenticator(
+    root: &RootCredentials,
+    args: &CommonArgs,
+    clock: Arc<dyn Clock>,
+) -> Authenticator {
+    let root = Credentials::new(&root.access_key, &root.secret_key, ROOT_OWNER, "root").of_root();
+    let authenticator = Authenticator::new(vec![root], REGION.to_owned(), clock);
+    match args.no_signature_v2 {
+        true => authenticator,
+        false => authenticator.with_sig_v2(args.domain.clone()),
+    }
 }
 
 /// The root key: from the environment, else the cluster's, else one that is made and becomes the cluster's.

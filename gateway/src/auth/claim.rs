@@ -47,7 +47,7 @@ pub struct Credential<'a> {
 
 impl<'a> Credential<'a> {
     /// An access key may itself have slashes in it.
-    fn parse(text: &'a str) -> Option<Self> {
+    pub fn parse(text: &'a str) -> Option<Self> {
         let mut fields = text.rsplitn(5, '/');
         let terminal = fields.next()?;
         let service = fields.next()?;
@@ -89,7 +89,7 @@ const SIGNED_HEADERS_MAX: usize = 100;
 const CONTENT_SHA256: &str = "x-amz-content-sha256";
 const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 
-fn not_supported() -> S3Error {
+pub(super) fn not_supported() -> S3Error {
     S3Error::with(
         Code::InvalidRequest,
         "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",

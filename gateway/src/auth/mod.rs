@@ -1,17 +1,19 @@
-//! Who sends a request: Signature Version 4 in the `Authorization` header or in the query
-//! (API reference, "Authenticating Requests (AWS Signature Version 4)").
+//! Who sends a request: Signature Version 4 in the `Authorization` header, in the query or in a form
+//! (API reference, "Authenticating Requests (AWS Signature Version 4)"), and Version 2 where it is let in.
 
 mod canonical;
 mod chunk_chain;
 mod claim;
+mod form;
+mod keys;
+mod sig_v2;
 mod sig_v4;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use holdfast_placement::directory::Directory;
 use holdfast_placement::seams::Clock;
 use http::request::Parts;
 use zeroize::Zeroizing;
@@ -19,9 +21,12 @@ use zeroize::Zeroizing;
 use crate::error::{Code, S3Error};
 use canonical::PathForm;
 use claim::{Claim, Place, QueryClaim};
+use keys::{Entry, Keys, Known};
 use sig_v4::{Hex64, SigningKey, Timestamp};
 
 pub use chunk_chain::ChunkChain;
+pub use form::FormSignature;
+pub use keys::KEPT_FOR;
 
 /// How far a request's time may be from ours.
 const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
@@ -39,6 +44,7 @@ pub struct Credentials {
     /// The canonical user id that S3 shows as `Owner`/`ID`.
     pub owner_id: String,
     pub display_name: String,
+    is_root: bool,
 }
 
 impl Credentials {
@@ -53,7 +59,14 @@ impl Credentials {
             secret: Zeroizing::new(secret.into()),
             owner_id: owner_id.into(),
             display_name: display_name.into(),
+            is_root: false,
         }
+    }
+
+    /// The same, of the root user, who may do everything.
+    pub fn of_root(mut self) -> Self {
+        self.is_root = true;
+        self
     }
 }
 
@@ -73,6 +86,27 @@ pub struct Identity {
     /// The canonical user id that S3 shows as `Owner`/`ID`.
     pub owner_id: String,
     pub display_name: String,
+    /// Whether it may do everything.
+    pub is_root: bool,
+}
+
+/// S3's canonical user id of those who sign nothing.
+const ANONYMOUS: &str = "65a011a29cdf8ec533ec3d1ccaae921c";
+
+impl Identity {
+    /// Somebody who signed nothing.
+    pub fn anonymous() -> Self {
+        Self {
+            access_key: String::new(),
+            owner_id: ANONYMOUS.to_owned(),
+            display_name: String::new(),
+            is_root: false,
+        }
+    }
+
+    pub fn is_anonymous(&self) -> bool {
+        self.access_key.is_empty()
+    }
 }
 
 /// How the body of a request is framed and what is signed of it (`x-amz-content-sha256`).
@@ -106,71 +140,68 @@ pub struct Authenticated {
     pub(crate) patience: Patience,
 }
 
-/// A key and what it opens.
-struct Entry {
-    secret: Zeroizing<String>,
-    identity: Arc<Identity>,
-    /// The signing key of the newest day seen.
-    day: ArcSwapOption<DayKey>,
+/// Why a request is not let in.
+enum Trouble {
+    Refused(S3Error),
+    /// Nothing is known here of this access key; the cluster may keep it.
+    NotAtHand(String),
 }
 
-struct DayKey {
-    date: [u8; 8],
-    key: SigningKey,
+impl From<S3Error> for Trouble {
+    fn from(error: S3Error) -> Self {
+        Self::Refused(error)
+    }
 }
 
-impl Entry {
-    /// The signing key of `date`. Within a day it is derived once; requests of another day (around midnight,
-    /// presigned ones) derive theirs.
-    fn signing_key(&self, date: &str, region: &str) -> SigningKey {
-        let cached = self.day.load();
-        if let Some(cached) = cached.as_ref()
-            && cached.date == date.as_bytes()
-        {
-            return cached.key.clone();
+impl From<Code> for Trouble {
+    fn from(code: Code) -> Self {
+        Self::Refused(code.into())
+    }
+}
+
+impl Trouble {
+    /// As a client gets it when nobody is left to be asked.
+    fn refusal(self) -> S3Error {
+        match self {
+            Self::Refused(error) => error,
+            Self::NotAtHand(access_key) => {
+                S3Error::new(Code::InvalidAccessKeyId).detail("AWSAccessKeyId", access_key)
+            }
         }
-        let key = SigningKey::derive(&self.secret, date, region, SERVICE);
-        if let Ok(date) = <[u8; 8]>::try_from(date.as_bytes())
-            && cached.as_ref().is_none_or(|cached| cached.date < date)
-        {
-            let key = key.clone();
-            self.day.store(Some(Arc::new(DayKey { date, key })));
-        }
-        key
     }
 }
 
 /// Checks signatures.
 pub struct Authenticator {
-    entries: HashMap<String, Entry>,
+    keys: Keys,
     region: String,
     patience: Patience,
+    /// Whether Signature Version 2 is let in.
+    sig_v2: bool,
+    /// As of the gateway: Signature Version 2 signs the bucket, wherever it is.
+    domain: Option<String>,
 }
 
 impl Authenticator {
     /// Knows `credentials`; requests must be signed for `region`.
     pub fn new(credentials: Vec<Credentials>, region: String, clock: Arc<dyn Clock>) -> Self {
-        let entry = |credentials: Credentials| {
-            let identity = Identity {
-                access_key: credentials.access_key.clone(),
-                owner_id: credentials.owner_id,
-                display_name: credentials.display_name,
-            };
-            let entry = Entry {
-                secret: credentials.secret,
-                identity: Arc::new(identity),
-                day: ArcSwapOption::empty(),
-            };
-            (credentials.access_key, entry)
-        };
         Self {
-            entries: credentials.into_iter().map(entry).collect(),
+            keys: Keys::new(credentials, clock.clone()),
             region,
             patience: Patience {
                 clock,
                 read_idle: READ_IDLE,
             },
+            sig_v2: false,
+            domain: None,
         }
+    }
+
+    /// Lets in Signature Version 2 too. `domain`: where virtual-hosted-style requests go.
+    pub fn with_sig_v2(mut self, domain: Option<String>) -> Self {
+        self.sig_v2 = true;
+        self.domain = domain;
+        self
     }
 
     /// How long a client may send nothing of an unfinished body (30 s unless told).
@@ -187,18 +218,88 @@ impl Authenticator {
     /// kind of authorization, a wrong `x-amz-content-sha256`), `InvalidAccessKeyId`, `RequestTimeTooSkewed`,
     /// `AccessDenied` (expired; headers that should be signed are not), `InvalidToken` (there are no sessions),
     /// `NotImplemented` (Signature Version 4A), `SignatureDoesNotMatch`.
+    ///
+    /// Only keys that are at hand count: those that were given, and those that
+    /// [`authenticate_any`](Self::authenticate_any) asked for lately.
     pub fn authenticate(&self, parts: &Parts) -> Result<Authenticated, S3Error> {
+        self.check(parts).map_err(Trouble::refusal)
+    }
+
+    /// As `authenticate`, with all keys that the cluster keeps. Those are asked for when they are not at hand:
+    /// `ServiceUnavailable` where that cannot be done now.
+    pub async fn authenticate_any(
+        &self,
+        parts: &Parts,
+        directory: &Directory,
+    ) -> Result<Authenticated, S3Error> {
+        match self.check(parts) {
+            Err(Trouble::NotAtHand(access_key)) => {
+                let asked = self.keys.ask(&access_key, directory).await;
+                asked.map_err(crate::ops::failure::directory)?;
+                self.check(parts).map_err(Trouble::refusal)
+            }
+            checked => checked.map_err(Trouble::refusal),
+        }
+    }
+
+    /// As `authenticate_any`; a request that holds no signature of any kind is an anonymous one.
+    pub async fn authenticate_or_anonymous(
+        &self,
+        parts: &Parts,
+        directory: &Directory,
+    ) -> Result<Authenticated, S3Error> {
+        let query = parts.uri.query().unwrap_or_default();
+        let is_signed = parts.headers.contains_key(http::header::AUTHORIZATION)
+            || query.split('&').any(|pair| {
+                let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+                let names = ["AWSAccessKeyId", "Signature"];
+                let is_v4 = name.get(..6).is_some_and(|start| {
+                    let names = ["Algorithm", "Credential", "Signature"];
+                    start.eq_ignore_ascii_case("X-Amz-")
+                        && names
+                            .iter()
+                            .any(|other| name[6..].eq_ignore_ascii_case(other))
+                });
+                is_v4 || names.contains(&name)
+            });
+        match is_signed {
+            true => self.authenticate_any(parts, directory).await,
+            false => self.anonymous(parts),
+        }
+    }
+
+    /// Of a request that nobody signed.
+    pub fn anonymous(&self, parts: &Parts) -> Result<Authenticated, S3Error> {
+        Ok(Authenticated {
+            identity: Arc::new(Identity::anonymous()),
+            framing: unsigned_framing(parts)?,
+            patience: self.patience.clone(),
+        })
+    }
+
+    /// The key, if it is at hand.
+    fn entry(&self, access_key: &str) -> Result<Arc<Entry>, Trouble> {
+        match self.keys.find(access_key) {
+            Known::Entry(entry) => Ok(entry),
+            Known::Ask => Err(Trouble::NotAtHand(access_key.to_owned())),
+            Known::Never => Err(S3Error::new(Code::InvalidAccessKeyId)
+                .detail("AWSAccessKeyId", access_key)
+                .into()),
+        }
+    }
+
+    fn check(&self, parts: &Parts) -> Result<Authenticated, Trouble> {
+        if self.sig_v2
+            && let Some(claim) = find_v2(parts)?
+        {
+            return self.check_v2(parts, &claim);
+        }
         let in_header = Claim::from_header(parts);
         let in_query;
         let claim = match QueryClaim::find(parts)? {
             None => in_header?.ok_or(Code::AccessDenied)?,
             Some(_) if parts.headers.contains_key(http::header::AUTHORIZATION) => {
-                return Err(S3Error::with(
-                    Code::InvalidArgument,
-                    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
-                     query string parameter or the Authorization header should be specified",
-                )
-                .detail("ArgumentName", "Authorization"));
+                return Err(two_mechanisms().into());
             }
             Some(query) => {
                 in_query = query;
@@ -206,13 +307,7 @@ impl Authenticator {
             }
         };
         self.check_scope(&claim)?;
-        let entry = self
-            .entries
-            .get(claim.credential.access_key)
-            .ok_or_else(|| {
-                S3Error::new(Code::InvalidAccessKeyId)
-                    .detail("AWSAccessKeyId", claim.credential.access_key)
-            })?;
+        let entry = self.entry(claim.credential.access_key)?;
         self.check_time(&claim)?;
         refuse_session_token(parts)?;
         if let Some(names) = canonical::not_signed(&parts.headers, claim.signed_headers) {
@@ -220,7 +315,8 @@ impl Authenticator {
                 Code::AccessDenied,
                 "There were headers present in the request which were not signed",
             )
-            .detail("HeadersNotSigned", names));
+            .detail("HeadersNotSigned", names)
+            .into());
         }
         let framing = Framing::parse(claim.payload_hash, claim.place)?;
 
@@ -230,19 +326,51 @@ impl Authenticator {
             let scope = claim.credential.scope;
             Box::new(ChunkChain::new(key, claim.timestamp, scope, signature))
         };
-        Ok(Authenticated {
-            identity: Arc::clone(&entry.identity),
-            framing: match framing {
-                Framing::Unsigned => PayloadFraming::Unsigned,
-                Framing::Signed(sha256) => PayloadFraming::Signed(sha256),
-                Framing::ChunkedUnsigned => PayloadFraming::ChunkedUnsigned,
-                Framing::ChunkedSigned { trailer } => PayloadFraming::ChunkedSigned {
-                    chain: chain(key),
-                    trailer,
-                },
+        let framing = match framing {
+            Framing::Unsigned => PayloadFraming::Unsigned,
+            Framing::Signed(sha256) => PayloadFraming::Signed(sha256),
+            Framing::ChunkedUnsigned => PayloadFraming::ChunkedUnsigned,
+            Framing::ChunkedSigned { trailer } => PayloadFraming::ChunkedSigned {
+                chain: chain(key),
+                trailer,
             },
+        };
+        Ok(self.admit(&entry, framing))
+    }
+
+    /// Signature Version 2.
+    fn check_v2(&self, parts: &Parts, claim: &sig_v2::Claim) -> Result<Authenticated, Trouble> {
+        let entry = self.entry(&claim.access_key)?;
+        let now = self.patience.clock.wall().secs() as i64;
+        match &claim.when {
+            sig_v2::When::Signed(secs, _) => self.check_skew(now, *secs, None)?,
+            sig_v2::When::Expires(secs, _) if now > *secs => {
+                return Err(S3Error::with(Code::AccessDenied, "Request has expired")
+                    .detail("Expires", iso(*secs))
+                    .detail("ServerTime", iso(now))
+                    .into());
+            }
+            sig_v2::When::Expires(..) => {}
+        }
+        refuse_session_token(parts)?;
+        let framing = unsigned_framing(parts)?;
+        let message = sig_v2::string_to_sign(parts, &claim.when, self.domain.as_deref());
+        if !sig_v2::matches(&entry.secret, &message, &claim.signature) {
+            return Err(S3Error::new(Code::SignatureDoesNotMatch)
+                .detail("AWSAccessKeyId", claim.access_key.clone())
+                .detail("StringToSign", String::from_utf8_lossy(&message))
+                .detail("SignatureProvided", claim.signature.clone())
+                .into());
+        }
+        Ok(self.admit(&entry, framing))
+    }
+
+    fn admit(&self, entry: &Entry, framing: PayloadFraming) -> Authenticated {
+        Authenticated {
+            identity: Arc::clone(&entry.identity),
+            framing,
             patience: self.patience.clone(),
-        })
+        }
     }
 
     /// The signature is for this service, in this region, on the day of its timestamp.
@@ -297,27 +425,8 @@ impl Authenticator {
         let now = self.patience.clock.wall().secs() as i64;
         let signed = claim.timestamp.unix_secs();
         let skew = SKEW_MAX.as_secs() as i64;
-        let iso = |unix_secs| {
-            Timestamp::at(unix_secs).map_or_else(String::new, |time| {
-                let text = time.as_str();
-                format!(
-                    "{}-{}-{}:{}:{}Z",
-                    &text[..4],
-                    &text[4..6],
-                    &text[6..11],
-                    &text[11..13],
-                    &text[13..15]
-                )
-            })
-        };
         match claim.expires_secs {
-            None if (now - signed).abs() > skew => Err(S3Error::new(Code::RequestTimeTooSkewed)
-                .detail("RequestTime", claim.timestamp.as_str())
-                .detail("ServerTime", iso(now))
-                .detail(
-                    "MaxAllowedSkewMilliseconds",
-                    SKEW_MAX.as_millis().to_string(),
-                )),
+            None => self.check_skew(now, signed, Some(claim.timestamp.as_str())),
             Some(expires) if signed - now > skew => Err(S3Error::with(
                 Code::AccessDenied,
                 "Request is not yet valid",
@@ -334,6 +443,69 @@ impl Authenticator {
             _ => Ok(()),
         }
     }
+
+    /// A moment that is not far from now. `shown`: as the client wrote it.
+    fn check_skew(&self, now: i64, signed: i64, shown: Option<&str>) -> Result<(), S3Error> {
+        if (now - signed).abs() <= SKEW_MAX.as_secs() as i64 {
+            return Ok(());
+        }
+        Err(S3Error::new(Code::RequestTimeTooSkewed)
+            .detail(
+                "RequestTime",
+                shown.map_or_else(|| iso(signed), str::to_owned),
+            )
+            .detail("ServerTime", iso(now))
+            .detail(
+                "MaxAllowedSkewMilliseconds",
+                SKEW_MAX.as_millis().to_string(),
+            ))
+    }
+}
+
+/// Seconds since 1970 as errors show them.
+fn iso(unix_secs: i64) -> String {
+    Timestamp::at(unix_secs).map_or_else(String::new, |time| {
+        let text = time.as_str();
+        format!(
+            "{}-{}-{}:{}:{}Z",
+            &text[..4],
+            &text[4..6],
+            &text[6..11],
+            &text[11..13],
+            &text[13..15]
+        )
+    })
+}
+
+fn two_mechanisms() -> S3Error {
+    S3Error::with(
+        Code::InvalidArgument,
+        "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
+         query string parameter or the Authorization header should be specified",
+    )
+    .detail("ArgumentName", "Authorization")
+}
+
+/// A signature of version 2, where there is none of version 4.
+fn find_v2(parts: &Parts) -> Result<Option<sig_v2::Claim>, S3Error> {
+    let has_v4_query = || {
+        let query = parts.uri.query().unwrap_or_default();
+        query.split('&').any(|pair| {
+            let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+            name.eq_ignore_ascii_case("X-Amz-Signature")
+                || name.eq_ignore_ascii_case("X-Amz-Algorithm")
+        })
+    };
+    if let Some(claim) = sig_v2::Claim::from_header(parts)? {
+        return match has_v4_query() || sig_v2::Claim::from_query(parts)?.is_some() {
+            true => Err(two_mechanisms()),
+            false => Ok(Some(claim)),
+        };
+    }
+    if parts.headers.contains_key(http::header::AUTHORIZATION) || has_v4_query() {
+        return Ok(None);
+    }
+    sig_v2::Claim::from_query(parts)
 }
 
 /// No session is ever given out, so none can be valid.
@@ -394,6 +566,22 @@ impl Framing {
                 }
             }
         }
+    }
+}
+
+/// The framing of a body of which nothing is signed; what the request says of it counts all the same.
+fn unsigned_framing(parts: &Parts) -> Result<PayloadFraming, S3Error> {
+    let Some(value) = parts.headers.get("x-amz-content-sha256") else {
+        return Ok(PayloadFraming::Unsigned);
+    };
+    match Framing::parse(value.to_str().unwrap_or_default(), Place::Header)? {
+        Framing::Unsigned => Ok(PayloadFraming::Unsigned),
+        Framing::Signed(sha256) => Ok(PayloadFraming::Signed(sha256)),
+        Framing::ChunkedUnsigned => Ok(PayloadFraming::ChunkedUnsigned),
+        Framing::ChunkedSigned { .. } => Err(S3Error::with(
+            Code::InvalidRequest,
+            "Signed chunks need a request that is signed with AWS4-HMAC-SHA256.",
+        )),
     }
 }
 

@@ -4,8 +4,10 @@ use http::Request;
 use super::*;
 
 mod documented;
+mod kept;
 mod refused;
 mod round_trip;
+mod version_2;
 
 /// The credentials and the moment of all examples in the documentation of S3.
 pub(crate) const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
@@ -43,7 +45,7 @@ fn secrets_are_not_shown() {
 #[test]
 fn a_key_is_derived_once_a_day() {
     let authenticator = authenticator(clock());
-    let entry = &authenticator.entries[ACCESS_KEY];
+    let entry = &authenticator.keys.given[ACCESS_KEY];
     let today = entry.signing_key("20130524", "us-east-1");
     let cached = entry.day.load_full().unwrap();
     let again = entry.signing_key("20130524", "us-east-1");
@@ -58,6 +60,17 @@ fn a_key_is_derived_once_a_day() {
 
 /// A request with `headers`, all of them signed. They must hold `host`, `x-amz-date` and `x-amz-content-sha256`.
 pub(crate) fn signed(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+    signed_by(ACCESS_KEY, SECRET, method, uri, headers)
+}
+
+/// The same with any key.
+pub(crate) fn signed_by(
+    access_key: &str,
+    secret: &str,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> Parts {
     let mut parts = parts(method, uri, headers);
     let mut names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
@@ -67,7 +80,7 @@ pub(crate) fn signed(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts
     let hash = value("x-amz-content-sha256");
     let canonical = canonical::request(&parts, PathForm::Encoded, &names, &hash).unwrap();
     let scope = "20130524/us-east-1/s3/aws4_request";
-    let key = SigningKey::derive(SECRET, "20130524", "us-east-1", "s3");
+    let key = SigningKey::derive(secret, "20130524", "us-east-1", "s3");
     let signature = key.sign(&[
         sig_v4::ALGORITHM.as_bytes(),
         value("x-amz-date").as_bytes(),
@@ -76,11 +89,19 @@ pub(crate) fn signed(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts
     ]);
     let signature = std::str::from_utf8(&signature).unwrap();
     let authorization = format!(
-        "AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/{scope}, SignedHeaders={names}, Signature={signature}"
+        "AWS4-HMAC-SHA256 Credential={access_key}/{scope}, SignedHeaders={names}, Signature={signature}"
     );
     let authorization = authorization.parse().unwrap();
     parts
         .headers
         .insert(http::header::AUTHORIZATION, authorization);
     parts
+}
+
+/// Signatures of a form's policy: of version 2, and of version 4 on the day of the examples.
+pub(crate) fn form_signatures(policy: &str) -> (String, String) {
+    let key = SigningKey::derive(SECRET, "20130524", "us-east-1", "s3");
+    let v4 = key.sign(&[policy.as_bytes()]);
+    let v4 = String::from_utf8(v4.to_vec()).unwrap();
+    (sig_v2::sign(SECRET, policy.as_bytes()), v4)
 }

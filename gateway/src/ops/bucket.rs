@@ -10,9 +10,10 @@ use holdfast_storage_node::metadata::{
     BucketVersioning, DeleteBucket, bucket_versioning, delete_bucket,
 };
 
+use super::access::Canned;
 use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
 use super::response::{empty, set, xml};
-use super::{Call, Reply, failure, object_lock};
+use super::{Call, Reply, failure, object_lock, settings};
 use crate::auth::Authenticated;
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
@@ -105,7 +106,12 @@ pub(super) async fn create(
     let locked = object_lock::wanted_for_bucket(&parts.headers)?;
     let versioning = BucketVersioning::with_lock();
     let value = versioning.encode().map_err(failure::metadata)?;
+    let canned = Canned::from_headers(&parts.headers)?.unwrap_or_default();
+    let list = settings::encode(&canned)?;
     let mut settings: Vec<(Setting, &[u8])> = Vec::new();
+    if canned != Canned::Private {
+        settings.push((Setting::AccessControl, &list));
+    }
     if locked {
         settings.push((Setting::Versioning, &value));
     }
@@ -174,6 +180,13 @@ impl Call<'_> {
             document.value(&self.bucket().region);
         }
         Ok(xml(document.finish("LocationConstraint")))
+    }
+
+    /// Always the owner: nothing is charged here.
+    pub(super) fn request_payment(&self) -> http::Response<Body> {
+        let mut document = XmlWriter::new("RequestPaymentConfiguration", 256);
+        document.text("Payer", "BucketOwner");
+        xml(document.finish("RequestPaymentConfiguration"))
     }
 
     pub(super) async fn delete_bucket(&self) -> Reply {

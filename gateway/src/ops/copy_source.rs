@@ -12,13 +12,13 @@ use holdfast_storage_node::metadata::{
 };
 use http::{HeaderMap, HeaderName};
 
-use super::authorise::{Resource, authorise, check_expected_owner};
+use super::authorise::Permit;
 use super::conditions::{self, Verdict};
 use super::get_object::Located;
 use super::put_object::Received;
 use super::response::set;
 use super::versions::parse_version;
-use super::{Call, failure, find_bucket};
+use super::{Call, Sought, failure};
 use crate::body::{BodySource, ByteSource, Written};
 use crate::checksum::Hasher;
 use crate::error::{Code, S3Error};
@@ -103,22 +103,28 @@ impl Call<'_> {
             key,
             version,
         } = parse(header.map(|value| value.as_bytes()).unwrap_or_default())?;
-        let permitted = |bucket: &Bucket| {
-            let identity = &self.auth.identity;
-            authorise(identity, Operation::GetObject, Resource::Bucket(bucket))?;
-            check_expected_owner(headers, "x-amz-source-expected-bucket-owner", bucket)
+        let mut sought = Sought {
+            name: &name,
+            cached: true,
+            identity: &self.auth.identity,
+            operation: Operation::GetObject,
+            expected_owner: "x-amz-source-expected-bucket-owner",
         };
         let metadata = &self.gateway.metadata;
-        let mut bucket = find_bucket(self.gateway, &name, true, permitted).await?;
+        let (mut bucket, mut permit) = sought.find(self.gateway, self.parts).await?;
         let mut found = metadata.get_version(bucket.id, &key, version).await;
         if let Err(MetadataError::BucketClosed) = found {
             let closed = bucket.id;
-            bucket = find_bucket(self.gateway, &name, false, permitted).await?;
+            sought.cached = false;
+            (bucket, permit) = sought.find(self.gateway, self.parts).await?;
             found = match bucket.id == closed {
                 // It is being deleted, and there is nothing in it.
                 true => Ok(Lookup::Nothing),
                 false => metadata.get_version(bucket.id, &key, version).await,
             };
+        }
+        if permit != Permit::All {
+            return Err(S3Error::new(Code::AccessDenied));
         }
         let found = found.map_err(failure::metadata)?;
         if let (Lookup::Marker(_), Some(_)) = (&found, version) {

@@ -8,6 +8,7 @@ use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RAN
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use std::ops::Range;
 
+use super::authorise::Permit;
 use super::conditions::{self, Verdict};
 use super::range::{self, Asked};
 use super::response::{empty, set, set_etag, set_last_modified};
@@ -40,8 +41,9 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.get_version(bucket, key, asked))?;
-        let version = self.found(key, asked, found)?;
+        let version = self.found(key, asked, found).map_err(|e| self.hide(e))?;
         let record = version.record;
+        self.may_read(&record)?;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
         }
@@ -56,12 +58,21 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
-        let record = self.found(key, asked, found)?;
+        let record = self.found(key, asked, found).map_err(|e| self.hide(e))?;
+        self.may_read(&record)?;
         if let Some(response) = self.judge(&record)? {
             return Ok(response);
         }
         let selection = self.select(key, &record).await?;
         self.describe(&record, &selection)
+    }
+
+    /// Whether somebody who is not the bucket's owner may see this version.
+    fn may_read(&self, _record: &VersionRecord) -> Result<(), S3Error> {
+        match self.permit {
+            Permit::All | Permit::Granted => Ok(()),
+            Permit::Listed { .. } => Err(S3Error::new(Code::AccessDenied)),
+        }
     }
 
     /// Checks the conditions: the response if it is "not modified".

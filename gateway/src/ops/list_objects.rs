@@ -174,7 +174,12 @@ impl Call<'_> {
 
     /// The owner of everything in the bucket.
     pub(super) fn write_owner(&self, document: &mut XmlWriter, element: &str) {
-        document.open(element);
+        self.write_user(document, element, element);
+    }
+
+    /// The same with an opening tag that may have attributes.
+    pub(super) fn write_user(&self, document: &mut XmlWriter, open: &str, element: &str) {
+        document.open(open);
         document.text("ID", &self.bucket().owner);
         let identity = &self.auth.identity;
         if identity.owner_id == self.bucket().owner {

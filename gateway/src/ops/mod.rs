@@ -1,13 +1,16 @@
 //! The operations of S3, one file a family. [`perform`] tells what happens to every request; the files say the rest.
 
+mod access;
 mod attributes;
 mod authorise;
 mod bucket;
+mod bucket_tags;
 mod checksums;
 mod complete_upload;
 mod conditions;
 mod copy_object;
 mod copy_source;
+pub mod cors;
 mod delete_object;
 pub mod documents;
 pub mod failure;
@@ -16,9 +19,12 @@ mod list_objects;
 mod multipart;
 mod object_headers;
 pub mod object_lock;
+mod policy;
+mod post_object;
 mod put_object;
 mod range;
 mod response;
+mod settings;
 mod tags;
 mod uploads;
 mod versioning;
@@ -35,14 +41,14 @@ use http::header::HeaderName;
 use http::request::Parts;
 use http::{HeaderValue, Response};
 
-use crate::auth::Authenticated;
+use crate::auth::{Authenticated, Identity};
 use crate::checksum;
 use crate::error::{Code, S3Error};
 use crate::payload::{ChecksumHeader, Digests, Payload};
 use crate::router::{Operation, Query, Target, refuse_unsupported_headers, route};
 use crate::server::Gateway;
 
-use authorise::{Resource, authorise};
+use authorise::{Permit, Resource, authorise};
 use documents::{Document, Share};
 
 #[cfg(test)]
@@ -60,6 +66,7 @@ struct Call<'a> {
     auth: &'a Authenticated,
     query: &'a Query,
     operation: Operation,
+    permit: Permit,
     /// As it was found, perhaps in the cache.
     found: Arc<Bucket>,
     /// The bucket that has the name now, if the one that was found turned out to be gone.
@@ -143,45 +150,51 @@ pub fn hoist_headers(parts: &mut Parts, query: &Query) {
 /// Performs a request whose signature is right.
 pub async fn perform(
     gateway: &Gateway,
-    parts: Parts,
+    parts: &Parts,
     body: Body,
     auth: Authenticated,
     target: &Target,
     query: Query,
 ) -> Reply {
     let operation = route(&parts.method, target, &query, &parts.headers)?;
-    refuse_unsupported_headers(&parts.headers)?;
+    if operation != Operation::PostObject {
+        refuse_unsupported_headers(operation, &parts.headers)?;
+    }
     if operation.adds_data() && (gateway.is_full)() {
         return Err(S3Error::new(Code::StorageFull));
     }
+    let directory = &gateway.directory;
+    let identity = &auth.identity;
     let name = match target {
         Target::Service => {
-            authorise(&auth.identity, operation, Resource::Service)?;
+            authorise(directory, identity, operation, Resource::Service).await?;
             return Box::pin(bucket::list_buckets(gateway, &auth, &query)).await;
         }
         Target::Bucket(name) if operation == Operation::CreateBucket => {
-            authorise(&auth.identity, operation, Resource::NewBucket)?;
-            return Box::pin(bucket::create(gateway, &parts, body, &auth, name)).await;
+            authorise(directory, identity, operation, Resource::NewBucket).await?;
+            return Box::pin(bucket::create(gateway, parts, body, &auth, name)).await;
+        }
+        Target::Bucket(name) if operation == Operation::PostObject => {
+            return Box::pin(post_object::post(gateway, parts, body, &auth, name)).await;
         }
         Target::Bucket(name) | Target::Object(name, _) => name,
     };
-    // What the answer says of these is the bucket itself: no cache may tell it.
-    let cached = !matches!(
+    let sought = Sought {
+        name,
+        cached: !operation.is_about_bucket(),
+        identity,
         operation,
-        Operation::HeadBucket | Operation::GetBucketLocation | Operation::DeleteBucket
-    );
-    let header = "x-amz-expected-bucket-owner";
-    let found = find_bucket(gateway, name, cached, |bucket| {
-        authorise(&auth.identity, operation, Resource::Bucket(bucket))?;
-        authorise::check_expected_owner(&parts.headers, header, bucket)
-    });
+        expected_owner: "x-amz-expected-bucket-owner",
+    };
+    let (found, permit) = sought.find(gateway, parts).await?;
     let call = Call {
         gateway,
-        parts: &parts,
+        parts,
         auth: &auth,
         query: &query,
         operation,
-        found: found.await?,
+        permit,
+        found,
         now: OnceLock::new(),
     };
     match target {
@@ -201,26 +214,52 @@ pub async fn signed_body(
     payload.read_all(len_max).await
 }
 
-/// The bucket called `name`, or `NoSuchBucket`, or why it is not `permitted`. One from the cache is refused only if the
-/// directory has no other by now.
-async fn find_bucket(
-    gateway: &Gateway,
-    name: &str,
+/// A bucket that is looked for, and what for.
+struct Sought<'a> {
+    name: &'a str,
+    /// Whether a cache may tell it.
     cached: bool,
-    permitted: impl Fn(&Bucket) -> Result<(), S3Error>,
-) -> Result<Arc<Bucket>, S3Error> {
-    if cached {
-        let found = gateway.directory.bucket(name).await;
-        let found = found
-            .map_err(failure::directory)?
-            .ok_or_else(|| failure::no_such_bucket(name))?;
-        if permitted(&found).is_ok() {
-            return Ok(found);
+    identity: &'a Identity,
+    operation: Operation,
+    /// The header that says whose it must be.
+    expected_owner: &'static str,
+}
+
+impl Sought<'_> {
+    /// The bucket, or `NoSuchBucket`, or why it may not be used so. One from the cache is refused only if the directory
+    /// has no other by now.
+    async fn find(
+        &self,
+        gateway: &Gateway,
+        parts: &Parts,
+    ) -> Result<(Arc<Bucket>, Permit), S3Error> {
+        if self.cached {
+            let found = gateway.directory.bucket(self.name).await;
+            let found = found
+                .map_err(failure::directory)?
+                .ok_or_else(|| failure::no_such_bucket(self.name))?;
+            if let Ok(permit) = self.permit(gateway, parts, &found).await {
+                return Ok((found, permit));
+            }
         }
+        let found = bucket_now(gateway, self.name).await?;
+        let permit = self.permit(gateway, parts, &found).await?;
+        Ok((found, permit))
     }
-    let found = bucket_now(gateway, name).await?;
-    permitted(&found)?;
-    Ok(found)
+
+    async fn permit(
+        &self,
+        gateway: &Gateway,
+        parts: &Parts,
+        bucket: &Bucket,
+    ) -> Result<Permit, S3Error> {
+        let resource = Resource::Bucket(bucket);
+        let directory = &gateway.directory;
+        let permit = authorise(directory, self.identity, self.operation, resource).await?;
+        authorise::check_locks(permit, &parts.headers)?;
+        authorise::check_expected_owner(&parts.headers, self.expected_owner, bucket)?;
+        Ok(permit)
+    }
 }
 
 /// The bucket that is called `name` now, or `NoSuchBucket`.
@@ -246,6 +285,15 @@ impl Call<'_> {
             Operation::ListObjectVersions => self.list_versions().await,
             Operation::GetObjectLockConfiguration => self.get_lock_configuration().await,
             Operation::PutObjectLockConfiguration => self.put_lock_configuration(body).await,
+            Operation::GetBucketCors => self.get_cors().await,
+            Operation::PutBucketCors => self.put_cors(body).await,
+            Operation::DeleteBucketCors => self.delete_cors().await,
+            Operation::GetBucketTagging => self.get_bucket_tags().await,
+            Operation::PutBucketTagging => self.put_bucket_tags(body).await,
+            Operation::DeleteBucketTagging => self.delete_bucket_tags().await,
+            Operation::GetBucketAcl => self.get_bucket_acl().await,
+            Operation::PutBucketAcl => self.put_bucket_acl(body).await,
+            Operation::GetBucketRequestPayment => Ok(self.request_payment()),
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
     }
@@ -330,13 +378,8 @@ impl Call<'_> {
         let gateway = self.gateway;
         let name = &self.found.name;
         let lives = settle_refused_write(&gateway.directory, &gateway.metadata, name).await?;
-        let identity = &self.auth.identity;
         match lives {
-            Some(bucket)
-                if authorise(identity, self.operation, Resource::Bucket(&bucket)).is_ok() =>
-            {
-                Ok(self.take(bucket))
-            }
+            Some(bucket) if self.permits(&bucket).await.is_ok() => Ok(self.take(bucket)),
             _ => Err(WriteError::NoSuchBucket),
         }
     }
@@ -347,9 +390,27 @@ impl Call<'_> {
         if bucket.id == closed {
             return Ok(None);
         }
-        let identity = &self.auth.identity;
-        authorise(identity, self.operation, Resource::Bucket(&bucket))?;
+        self.permits(&bucket).await?;
         Ok(Some(self.take(bucket)))
+    }
+
+    /// Whether the call may be made on another bucket just so.
+    async fn permits(&self, bucket: &Bucket) -> Result<(), S3Error> {
+        let directory = &self.gateway.directory;
+        let (identity, resource) = (&self.auth.identity, Resource::Bucket(bucket));
+        let permit = authorise(directory, identity, self.operation, resource).await?;
+        match permit == self.permit {
+            true => Ok(()),
+            false => Err(S3Error::new(Code::AccessDenied)),
+        }
+    }
+
+    /// What was not found, to those who may know.
+    fn hide(&self, error: S3Error) -> S3Error {
+        match self.permit {
+            Permit::All | Permit::Granted | Permit::Listed { lists: true } => error,
+            Permit::Listed { lists: false } => S3Error::new(Code::AccessDenied),
+        }
     }
 
     /// Goes on with that bucket.

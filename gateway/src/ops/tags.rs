@@ -1,6 +1,7 @@
 //! Object tags (user guide, "Categorizing your objects using tags").
 
 use axum::body::Body;
+use bytes::Bytes;
 use holdfast_storage_node::metadata::WriteError;
 use http::{HeaderMap, StatusCode};
 
@@ -15,12 +16,33 @@ const TAGS_MAX: usize = 10;
 const KEY_CHARS_MAX: usize = 128;
 const VALUE_CHARS_MAX: usize = 256;
 
+/// Tags of a bucket at most.
+const BUCKET_TAGS_MAX: usize = 50;
+
 /// Judges tags as S3 does: how many, how long, which characters, no key twice.
 fn validate(tags: &[(String, String)]) -> Result<(), S3Error> {
-    let wrong = |message: &'static str| Err(S3Error::with(Code::InvalidTag, message));
     if tags.len() > TAGS_MAX {
-        return wrong("Object tags cannot be greater than 10");
+        return Err(S3Error::with(
+            Code::InvalidTag,
+            "Object tags cannot be greater than 10",
+        ));
     }
+    judge(tags)
+}
+
+/// The same for the tags of a bucket.
+pub(super) fn validate_for_bucket(tags: &[(String, String)]) -> Result<(), S3Error> {
+    if tags.len() > BUCKET_TAGS_MAX {
+        return Err(S3Error::with(
+            Code::InvalidTag,
+            "Bucket tag count cannot be greater than 50",
+        ));
+    }
+    judge(tags)
+}
+
+fn judge(tags: &[(String, String)]) -> Result<(), S3Error> {
+    let wrong = |message: &'static str| Err(S3Error::with(Code::InvalidTag, message));
     for (at, (key, value)) in tags.iter().enumerate() {
         let key_chars = key.chars().count();
         if key_chars == 0 || key_chars > KEY_CHARS_MAX || !key.chars().all(is_allowed) {
@@ -68,22 +90,34 @@ pub fn from_header(headers: &HeaderMap) -> Result<Vec<(String, String)>, S3Error
     Ok(tags)
 }
 
+/// `Tagging`.
+pub(super) fn document(tags: &[(String, String)]) -> Bytes {
+    let mut document = XmlWriter::new("Tagging", 512);
+    document.open("TagSet");
+    for (key, value) in tags {
+        document.open("Tag");
+        document.text("Key", key);
+        document.text("Value", value);
+        document.close("Tag");
+    }
+    document.close("TagSet");
+    document.finish("Tagging")
+}
+
+/// The tags of a `Tagging` document, as a form has them in a field.
+pub(super) fn from_document(document: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
+    let tags = requests::tagging(document)?;
+    validate(&tags)?;
+    Ok(tags)
+}
+
 impl Call<'_> {
     pub(super) async fn get_tags(&self, key: &str) -> Reply {
         let metadata = &self.gateway.metadata;
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
         let record = self.found(key, asked, found)?;
-        let mut document = XmlWriter::new("Tagging", 512);
-        document.open("TagSet");
-        for (key, value) in &record.tags {
-            document.open("Tag");
-            document.text("Key", key);
-            document.text("Value", value);
-            document.close("Tag");
-        }
-        document.close("TagSet");
-        let mut response = xml(document.finish("Tagging"));
+        let mut response = xml(document(&record.tags));
         versions::show(&record.summary, asked, response.headers_mut());
         Ok(response)
     }

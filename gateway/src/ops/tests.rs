@@ -1,10 +1,12 @@
 //! All operations through the whole gateway, with real signatures; below it metadata without consensus, and drives in
 //! memory.
 
+mod browsers;
 mod buckets;
 mod copies;
 mod cost;
 mod errors;
+mod identities;
 mod listings;
 mod multipart;
 mod objects;
@@ -29,7 +31,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 
-use crate::auth::tests::{ACCESS_KEY, NOW_SECS, SECRET, signed};
+use crate::auth::tests::{ACCESS_KEY, NOW_SECS, SECRET, signed_by};
 use crate::auth::{Authenticator, Credentials};
 use crate::body::{Bodies, BodiesConfig};
 use crate::server::{Gateway, GatewayConfig};
@@ -66,6 +68,8 @@ pub(crate) struct Ask {
     uri: String,
     headers: Vec<(String, String)>,
     body: Bytes,
+    /// Access key and secret.
+    signer: (&'static str, &'static str),
 }
 
 /// A response.
@@ -82,6 +86,7 @@ pub(crate) fn ask(method: &'static str, uri: impl Into<String>) -> Ask {
         uri: uri.into(),
         headers: Vec::new(),
         body: Bytes::new(),
+        signer: (ACCESS_KEY, SECRET),
     }
 }
 
@@ -93,6 +98,12 @@ impl Ask {
 
     pub fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
+        self
+    }
+
+    /// Signed with another key.
+    pub fn by(mut self, access_key: &'static str, secret: &'static str) -> Self {
+        self.signer = (access_key, secret);
         self
     }
 
@@ -114,7 +125,8 @@ impl Ask {
         let streamed = has("transfer-encoding");
         let given = |name: &str| has(name) || (streamed && name == "content-length");
         headers.extend(defaults.iter().filter(|(name, _)| !given(name)));
-        signed(self.method, &self.uri, &headers)
+        let (access_key, secret) = self.signer;
+        signed_by(access_key, secret, self.method, &self.uri, &headers)
     }
 
     /// The request's head as it goes over the wire.
@@ -238,7 +250,7 @@ impl Store {
                 ..BodiesConfig::default()
             },
         );
-        let credentials = Credentials::new(ACCESS_KEY, SECRET, "owner", "Owner");
+        let credentials = Credentials::new(ACCESS_KEY, SECRET, "owner", "Owner").of_root();
         let region = config.region.clone();
         let full = Arc::new(AtomicBool::new(false));
         let is_full = full.clone();
@@ -247,7 +259,8 @@ impl Store {
             Arc::new(below.directory),
             below.metadata,
             bodies,
-            Authenticator::new(vec![credentials], region, seam.clone()),
+            Authenticator::new(vec![credentials], region, seam.clone())
+                .with_sig_v2(Some(DOMAIN.to_owned())),
             Box::new(move || is_full.load(Ordering::Relaxed)),
             Box::new(|| b"{}".to_vec()),
             Box::new(|_| Box::pin(std::future::ready(Ok(b"{}".to_vec())))),

@@ -1,7 +1,9 @@
 //! The body of a request: deframed, and verified against everything that the client said of it.
 
 mod announced;
+
 mod deframer;
+mod form;
 mod frames;
 mod verify;
 
@@ -19,6 +21,7 @@ use frames::Frames;
 use verify::Verifier;
 
 pub use announced::stored_content_encoding;
+pub use form::Form;
 
 /// What an `x-amz-checksum-*` header of a request is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

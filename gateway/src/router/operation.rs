@@ -43,6 +43,30 @@ pub enum Operation {
     PutObjectRetention,
     GetObjectLegalHold,
     PutObjectLegalHold,
+    GetBucketCors,
+    PutBucketCors,
+    DeleteBucketCors,
+    GetBucketTagging,
+    PutBucketTagging,
+    DeleteBucketTagging,
+    GetBucketAcl,
+    PutBucketAcl,
+    GetBucketRequestPayment,
+    /// A browser's form.
+    PostObject,
+}
+
+/// What somebody who is not the bucket's owner must have been given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nobody else may do it.
+    Owner,
+    /// To see what is in the bucket.
+    List,
+    /// To write to the bucket.
+    Write,
+    /// To read the object.
+    Object,
 }
 
 impl Operation {
@@ -64,6 +88,78 @@ impl Operation {
         )
     }
 
+    /// What it takes, of those who are not the bucket's owner.
+    pub fn needs(self) -> Needs {
+        match self {
+            Operation::GetObject | Operation::HeadObject => Needs::Object,
+            Operation::HeadBucket
+            | Operation::ListObjects
+            | Operation::ListObjectsV2
+            | Operation::ListMultipartUploads
+            | Operation::ListObjectVersions => Needs::List,
+            Operation::PutObject
+            | Operation::PostObject
+            | Operation::CopyObject
+            | Operation::DeleteObject
+            | Operation::DeleteObjects
+            | Operation::CreateMultipartUpload
+            | Operation::UploadPart
+            | Operation::UploadPartCopy
+            | Operation::CompleteMultipartUpload => Needs::Write,
+            Operation::ListBuckets
+            | Operation::CreateBucket
+            | Operation::DeleteBucket
+            | Operation::GetBucketLocation
+            | Operation::GetObjectAttributes
+            | Operation::GetObjectTagging
+            | Operation::PutObjectTagging
+            | Operation::DeleteObjectTagging
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts
+            | Operation::GetBucketCors
+            | Operation::PutBucketCors
+            | Operation::DeleteBucketCors
+            | Operation::GetBucketTagging
+            | Operation::PutBucketTagging
+            | Operation::DeleteBucketTagging
+            | Operation::GetBucketAcl
+            | Operation::PutBucketAcl
+            | Operation::GetBucketRequestPayment
+            | Operation::GetBucketVersioning
+            | Operation::PutBucketVersioning
+            | Operation::GetObjectLockConfiguration
+            | Operation::PutObjectLockConfiguration
+            | Operation::GetObjectRetention
+            | Operation::PutObjectRetention
+            | Operation::GetObjectLegalHold
+            | Operation::PutObjectLegalHold => Needs::Owner,
+        }
+    }
+
+    /// Whether it looks at `x-amz-acl` itself.
+    fn keeps_acl(self) -> bool {
+        matches!(self, Operation::CreateBucket | Operation::PutBucketAcl)
+    }
+
+    /// Whether its answer is about the bucket itself, which no cache may tell.
+    pub fn is_about_bucket(self) -> bool {
+        matches!(
+            self,
+            Operation::HeadBucket
+                | Operation::GetBucketLocation
+                | Operation::DeleteBucket
+                | Operation::GetBucketCors
+                | Operation::PutBucketCors
+                | Operation::DeleteBucketCors
+                | Operation::GetBucketTagging
+                | Operation::PutBucketTagging
+                | Operation::DeleteBucketTagging
+                | Operation::GetBucketAcl
+                | Operation::PutBucketAcl
+                | Operation::GetBucketRequestPayment
+        )
+    }
+
     /// Whether it needs room on the drives.
     pub fn adds_data(self) -> bool {
         match self {
@@ -74,7 +170,8 @@ impl Operation {
             | Operation::CreateMultipartUpload
             | Operation::UploadPart
             | Operation::UploadPartCopy
-            | Operation::CompleteMultipartUpload => true,
+            | Operation::CompleteMultipartUpload
+            | Operation::PostObject => true,
             Operation::ListBuckets
             | Operation::HeadBucket
             | Operation::DeleteBucket
@@ -99,7 +196,16 @@ impl Operation {
             | Operation::GetObjectRetention
             | Operation::PutObjectRetention
             | Operation::GetObjectLegalHold
-            | Operation::PutObjectLegalHold => false,
+            | Operation::PutObjectLegalHold
+            | Operation::GetBucketCors
+            | Operation::PutBucketCors
+            | Operation::DeleteBucketCors
+            | Operation::GetBucketTagging
+            | Operation::PutBucketTagging
+            | Operation::DeleteBucketTagging
+            | Operation::GetBucketAcl
+            | Operation::PutBucketAcl
+            | Operation::GetBucketRequestPayment => false,
         }
     }
 }
@@ -108,9 +214,7 @@ impl Operation {
 const BUCKET_UNSUPPORTED: &[&str] = &[
     "abac",
     "accelerate",
-    "acl",
     "analytics",
-    "cors",
     "encryption",
     "intelligent-tiering",
     "inventory",
@@ -127,9 +231,7 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "policyStatus",
     "publicAccessBlock",
     "replication",
-    "requestPayment",
     "session",
-    "tagging",
     "website",
 ];
 
@@ -190,17 +292,30 @@ fn bucket_operation(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Operation, S3Error> {
-    let sub_resource = [
+    let sub_resources = [
         "delete",
         "location",
         "uploads",
+        "acl",
+        "cors",
+        "requestPayment",
+        "tagging",
         "versioning",
         "versions",
         "object-lock",
-    ]
-    .into_iter()
-    .find(|name| query.has(name));
+    ];
+    let sub_resource = sub_resources.into_iter().find(|name| query.has(name));
     match (method.as_str(), sub_resource) {
+        ("GET", Some("cors")) => Ok(Operation::GetBucketCors),
+        ("PUT", Some("cors")) => Ok(Operation::PutBucketCors),
+        ("DELETE", Some("cors")) => Ok(Operation::DeleteBucketCors),
+        ("GET", Some("tagging")) => Ok(Operation::GetBucketTagging),
+        ("PUT", Some("tagging")) => Ok(Operation::PutBucketTagging),
+        ("DELETE", Some("tagging")) => Ok(Operation::DeleteBucketTagging),
+        ("GET", Some("acl")) => Ok(Operation::GetBucketAcl),
+        ("PUT", Some("acl")) => Ok(Operation::PutBucketAcl),
+        ("GET", Some("requestPayment")) => Ok(Operation::GetBucketRequestPayment),
+        ("PUT", Some("requestPayment")) => Err(not_implemented("Paying by requesters")),
         ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
         ("GET", Some("versioning")) => Ok(Operation::GetBucketVersioning),
         ("PUT", Some("versioning")) => Ok(Operation::PutBucketVersioning),
@@ -219,10 +334,7 @@ fn bucket_operation(
         ("HEAD", None) => Ok(Operation::HeadBucket),
         ("DELETE", None) => Ok(Operation::DeleteBucket),
         ("POST", Some("delete")) => Ok(Operation::DeleteObjects),
-        ("POST", None) if is_form(headers) => {
-            Err(not_implemented("POST Object (a browser's form)"))
-        }
-        ("OPTIONS", _) => Err(not_implemented("CORS")),
+        ("POST", None) if is_form(headers) => Ok(Operation::PostObject),
         _ => Err(method_not_allowed(method, "BUCKET")),
     }
 }
@@ -275,12 +387,12 @@ fn object_operation(
         .detail("ArgumentValue", "null")),
         ("PUT", Some("uploadId")) if is_copy => Ok(Operation::UploadPartCopy),
         ("PUT", Some("uploadId")) => Ok(Operation::UploadPart),
-        ("OPTIONS", _) => Err(not_implemented("CORS")),
         _ => Err(method_not_allowed(method, "OBJECT")),
     }
 }
 
-fn is_form(headers: &HeaderMap) -> bool {
+/// Whether the body is a browser's form.
+pub fn is_form(headers: &HeaderMap) -> bool {
     headers
         .get(http::header::CONTENT_TYPE)
         .is_some_and(|value| value.as_bytes().starts_with(b"multipart/form-data"))
@@ -350,7 +462,10 @@ const KNOWN_HEADERS: &[&str] = &[
 
 /// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, appending, and all that is not
 /// known. A request must never get less than it asked for without a word.
-pub fn refuse_unsupported_headers(headers: &HeaderMap) -> Result<(), S3Error> {
+pub fn refuse_unsupported_headers(
+    operation: Operation,
+    headers: &HeaderMap,
+) -> Result<(), S3Error> {
     for (name, value) in headers {
         let name = name.as_str();
         if !name.starts_with("x-amz-")
@@ -365,7 +480,11 @@ pub fn refuse_unsupported_headers(headers: &HeaderMap) -> Result<(), S3Error> {
         }
         let value = value.as_bytes();
         let harmless = match name {
-            "x-amz-acl" => value == b"private" || value == b"bucket-owner-full-control",
+            "x-amz-acl" => {
+                operation.keeps_acl()
+                    || value == b"private"
+                    || value == b"bucket-owner-full-control"
+            }
             "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
             _ => false,
         };

@@ -44,6 +44,14 @@ impl Target {
         Ok(Target::Object(bucket, key))
     }
 
+    /// The bucket, if it is about one.
+    pub fn bucket(&self) -> Option<&str> {
+        match self {
+            Target::Service => None,
+            Target::Bucket(bucket) | Target::Object(bucket, _) => Some(bucket),
+        }
+    }
+
     /// Path-style `/bucket/key`, for the `Resource` of errors.
     pub fn resource(&self) -> String {
         match self {

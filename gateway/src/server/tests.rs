@@ -158,7 +158,7 @@ async fn the_connection_survives_errors() {
         client.response().await.expect(411, "MissingContentLength");
         client.ask(&ask("GET", "/bucket/none"), b"").await;
         client.response().await.expect(404, "NoSuchKey");
-        client.ask(&ask("GET", "/bucket?acl"), b"").await;
+        client.ask(&ask("GET", "/bucket?policy"), b"").await;
         client.response().await.expect(501, "NotImplemented");
     }
     let put = ask("PUT", "/bucket/key").body(data.clone());

@@ -2,6 +2,8 @@
 
 use holdfast_storage_node::metadata::{ChecksumAlgorithm, ChecksumKind, ObjectChecksum};
 
+use crate::ops::cors::{CorsRule, RULES_MAX};
+
 use super::reader::{Element, Limits, malformed, parse};
 use crate::error::{Code, S3Error};
 
@@ -191,6 +193,45 @@ pub fn tagging(document: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
     Ok(tags)
 }
 
+/// `CORSConfiguration`: the rules, not yet judged.
+pub fn cors(document: &[u8]) -> Result<Vec<CorsRule>, S3Error> {
+    let limits = Limits {
+        elements_max: 10_000,
+        ..SMALL
+    };
+    let root = parse(document, "CORSConfiguration", limits)?;
+    root.expect_only(&["CORSRule"])?;
+    if root.children.is_empty() || root.children.len() > RULES_MAX {
+        return Err(malformed());
+    }
+    root.children.iter().map(cors_rule).collect()
+}
+
+fn cors_rule(element: &Element<'_>) -> Result<CorsRule, S3Error> {
+    let mut rule = CorsRule {
+        id: element.child_text("ID")?.map(str::to_owned),
+        ..CorsRule::default()
+    };
+    if let Some(secs) = element.child_text("MaxAgeSeconds")? {
+        rule.max_age_secs = Some(secs.trim().parse().map_err(|_| malformed())?);
+    }
+    for child in &element.children {
+        if !child.children.is_empty() {
+            return Err(malformed());
+        }
+        let values = match child.name.as_ref() {
+            "AllowedHeader" => &mut rule.allowed_headers,
+            "AllowedMethod" => &mut rule.allowed_methods,
+            "AllowedOrigin" => &mut rule.allowed_origins,
+            "ExposeHeader" => &mut rule.expose_headers,
+            "ID" | "MaxAgeSeconds" => continue,
+            _ => return Err(malformed()),
+        };
+        values.push(child.text.clone().into_owned());
+    }
+    Ok(rule)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, proptest};
@@ -258,6 +299,19 @@ mod tests {
     }
 
     #[test]
+    fn reads_cors_rules() {
+        let document = b"<CORSConfiguration><CORSRule><ID>a</ID><AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod><AllowedMethod>PUT</AllowedMethod><MaxAgeSeconds>30</MaxAgeSeconds></CORSRule></CORSConfiguration>";
+        let rules = cors(document).unwrap();
+        assert_eq!(rules[0].allowed_methods, ["GET", "PUT"]);
+        assert_eq!(rules[0].max_age_secs, Some(30));
+        assert_eq!(rules[0].id.as_deref(), Some("a"));
+        assert!(cors(b"<CORSConfiguration/>").is_err());
+        assert!(
+            cors(b"<CORSConfiguration><CORSRule><Other/></CORSRule></CORSConfiguration>").is_err()
+        );
+    }
+
+    #[test]
     fn reads_tags() {
         let document = b"<Tagging><TagSet><Tag><Key>k</Key><Value/></Tag></TagSet></Tagging>";
         assert_eq!(
@@ -276,6 +330,7 @@ mod tests {
             let _ = delete_objects(&bytes);
             let _ = complete_upload(&bytes);
             let _ = tagging(&bytes);
+            let _ = cors(&bytes);
         }
 
         #[test]

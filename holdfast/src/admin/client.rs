@@ -32,7 +32,8 @@ pub(super) fn post(
     request("POST", endpoint, path, body, root)
 }
 
-fn request(
+/// The body of the answer to a request of any method.
+pub(super) fn request(
     method: &str,
     endpoint: &str,
     path: &str,

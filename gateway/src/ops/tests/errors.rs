@@ -29,9 +29,11 @@ async fn table() {
         (ask("DELETE", "/"), 405, "MethodNotAllowed"),
         (ask("PUT", "/bucket?location"), 405, "MethodNotAllowed"),
         // What is not there.
-        (ask("GET", "/bucket?acl"), 501, "NotImplemented"),
+        (ask("GET", "/bucket?policy"), 501, "NotImplemented"),
         (ask("PUT", "/bucket?policy"), 501, "NotImplemented"),
-        (ask("GET", "/bucket?tagging"), 501, "NotImplemented"),
+        (ask("GET", "/bucket?tagging"), 404, "NoSuchTagSet"),
+        (ask("GET", "/bucket?cors"), 404, "NoSuchCORSConfiguration"),
+        (ask("GET", "/nobucket?cors"), 404, "NoSuchBucket"),
         (ask("PUT", "/bucket/key?acl"), 501, "NotImplemented"),
         (ask("GET", "/bucket/key?torrent"), 501, "NotImplemented"),
         (ask("POST", "/bucket/key?restore"), 501, "NotImplemented"),
@@ -45,7 +47,7 @@ async fn table() {
             400,
             "InvalidArgument",
         ),
-        (ask("OPTIONS", "/bucket/key"), 501, "NotImplemented"),
+        (ask("OPTIONS", "/bucket/key"), 400, "BadRequest"),
         // Headers.
         (
             ask("PUT", "/bucket/k").header("x-amz-acl", "public-read"),
@@ -216,11 +218,13 @@ async fn strangers_get_nothing() {
         "/bucket/key",
         "/bucket?acl",
         "/-/status",
-        "/nobucket",
+        "/-/identities",
     ] {
         let answer = store.send_raw(unsigned(Method::GET, uri)).await;
         answer.expect_error(403, "AccessDenied");
     }
+    let answer = store.send_raw(unsigned(Method::GET, "/nobucket")).await;
+    answer.expect_error(404, "NoSuchBucket");
     for uri in ["/-/live", "/-/ready"] {
         let answer = store.send_raw(unsigned(Method::GET, uri)).await;
         assert!(

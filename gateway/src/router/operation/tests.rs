@@ -30,7 +30,11 @@ fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
 #[test]
 fn finds_operations() {
     let copy = [("x-amz-copy-source", "b/k")];
+    let form = [("content-type", "multipart/form-data; boundary=x")];
     for (method, on, query, headers, operation) in [
+        ("POST", "bucket", "", &form[..], Operation::PostObject),
+        ("GET", "bucket", "acl", &[][..], Operation::GetBucketAcl),
+        ("PUT", "bucket", "cors", &[][..], Operation::PutBucketCors),
         ("GET", "service", "", &[][..], Operation::ListBuckets),
         (
             "GET",
@@ -223,20 +227,18 @@ fn finds_operations() {
 
 #[test]
 fn refuses_by_name() {
-    let form = [("content-type", "multipart/form-data; boundary=x")];
     for (method, on, query, headers, code) in [
         ("POST", "service", "", &[][..], Code::NotImplemented),
         ("DELETE", "service", "", &[], Code::MethodNotAllowed),
         ("PATCH", "bucket", "", &[], Code::MethodNotAllowed),
         ("POST", "bucket", "", &[], Code::MethodNotAllowed),
-        ("POST", "bucket", "", &form, Code::NotImplemented),
         ("PUT", "bucket", "location", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "delete", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
-        ("GET", "bucket", "acl", &[], Code::NotImplemented),
+        ("PUT", "bucket", "requestPayment", &[], Code::NotImplemented),
         ("PUT", "bucket", "policy", &[], Code::NotImplemented),
         ("DELETE", "bucket", "lifecycle", &[], Code::NotImplemented),
-        ("OPTIONS", "object", "", &[], Code::NotImplemented),
+        ("OPTIONS", "object", "", &[], Code::MethodNotAllowed),
         ("POST", "object", "", &[], Code::MethodNotAllowed),
         (
             "POST",
@@ -288,7 +290,8 @@ fn refuses_headers_that_would_be_ignored() {
         ("x-amz-checksum-sha512", "a"),
         ("x-amz-something-new", "a"),
     ] {
-        let refused = refuse_unsupported_headers(&header_map(&[(name, value)]));
+        let refused =
+            refuse_unsupported_headers(Operation::PutObject, &header_map(&[(name, value)]));
         assert_eq!(refused.unwrap_err().code, Code::NotImplemented, "{name}");
     }
     for (name, value) in [
@@ -300,7 +303,7 @@ fn refuses_headers_that_would_be_ignored() {
         ("x-amz-tagging", "a=b"),
     ] {
         assert!(
-            refuse_unsupported_headers(&header_map(&[(name, value)])).is_ok(),
+            refuse_unsupported_headers(Operation::PutObject, &header_map(&[(name, value)])).is_ok(),
             "{name}"
         );
     }

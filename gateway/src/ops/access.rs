@@ -1,0 +1,134 @@
+//! Canned access control lists (user guide, "Access control list (ACL) overview"). They are the only ones there are: a
+//! bucket or an object has one of them, and grants of any other kind are not implemented.
+
+use axum::body::Body;
+use holdfast_placement::directory::Setting;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::response::{empty, xml};
+use super::{Call, Reply};
+use crate::auth::Identity;
+use crate::error::{Code, S3Error};
+use crate::router::not_implemented;
+use crate::xml::{XmlWriter, requests};
+
+const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
+const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
+
+/// A canned list. The order of variants is persisted: append only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Canned {
+    #[default]
+    Private,
+    PublicRead,
+    PublicReadWrite,
+    AuthenticatedRead,
+}
+
+impl Canned {
+    /// As `x-amz-acl` names it. What the bucket's owner may do anyway is no grant: all that is in a bucket is the
+    /// owner's.
+    pub fn parse(text: &str) -> Result<Self, S3Error> {
+        match text {
+            "private" | "bucket-owner-full-control" | "bucket-owner-read" => Ok(Self::Private),
+            "public-read" => Ok(Self::PublicRead),
+            "public-read-write" => Ok(Self::PublicReadWrite),
+            "authenticated-read" => Ok(Self::AuthenticatedRead),
+            "aws-exec-read" | "log-delivery-write" => {
+                Err(not_implemented(&format!("The canned ACL {text}")))
+            }
+            _ => Err(S3Error::new(Code::InvalidArgument)
+                .detail("ArgumentName", "x-amz-acl")
+                .detail("ArgumentValue", text)),
+        }
+    }
+
+    /// From the headers of a request; `None`: they say nothing.
+    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, S3Error> {
+        let Some(value) = headers.get("x-amz-acl") else {
+            return Ok(None);
+        };
+        Self::parse(value.to_str().unwrap_or_default()).map(Some)
+    }
+
+    /// Whether somebody who is not the owner may read.
+    pub fn lets_read(self, identity: &Identity) -> bool {
+        match self {
+            Self::Private => false,
+            Self::PublicRead | Self::PublicReadWrite => true,
+            Self::AuthenticatedRead => !identity.is_anonymous(),
+        }
+    }
+
+    /// Whether somebody who is not the owner may write.
+    pub fn lets_write(self) -> bool {
+        self == Self::PublicReadWrite
+    }
+
+    /// Group and permission of each grant beside the owner's.
+    fn grants(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Private => &[],
+            Self::PublicRead => &[(ALL_USERS, "READ")],
+            Self::PublicReadWrite => &[(ALL_USERS, "READ"), (ALL_USERS, "WRITE")],
+            Self::AuthenticatedRead => &[(AUTHENTICATED_USERS, "READ")],
+        }
+    }
+}
+
+impl Call<'_> {
+    pub(super) async fn get_bucket_acl(&self) -> Reply {
+        let canned: Option<Canned> = self.setting(Setting::AccessControl).await?;
+        Ok(self.acl_document(canned.unwrap_or_default()))
+    }
+
+    /// With a canned list in the header: a document of grants is not implemented.
+    pub(super) async fn put_bucket_acl(&self, body: Body) -> Reply {
+        let canned = self.canned_acl(body).await?;
+        match canned {
+            Canned::Private => self.unset(Setting::AccessControl).await?,
+            canned => self.set(Setting::AccessControl, &canned).await?,
+        }
+        Ok(empty(StatusCode::OK))
+    }
+
+    /// The canned list of a request that is to set one.
+    pub(super) async fn canned_acl(&self, body: Body) -> Result<Canned, S3Error> {
+        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        let canned = Canned::from_headers(&self.parts.headers)?;
+        match canned {
+            Some(canned) if document.is_empty() => Ok(canned),
+            Some(_) => Err(S3Error::with(
+                Code::UnexpectedContent,
+                "A canned ACL goes without a document.",
+            )),
+            None => Err(not_implemented(
+                "An ACL other than a canned one (x-amz-acl)",
+            )),
+        }
+    }
+
+    /// `AccessControlPolicy`.
+    pub(super) fn acl_document(&self, canned: Canned) -> http::Response<Body> {
+        const XSI: &str = "http://www.w3.org/2001/XMLSchema-instance";
+        let mut document = XmlWriter::new("AccessControlPolicy", 1024);
+        self.write_owner(&mut document, "Owner");
+        document.open("AccessControlList");
+        document.open("Grant");
+        let user = format!("Grantee xmlns:xsi=\"{XSI}\" xsi:type=\"CanonicalUser\"");
+        self.write_user(&mut document, &user, "Grantee");
+        document.text("Permission", "FULL_CONTROL");
+        document.close("Grant");
+        for (group, permission) in canned.grants() {
+            document.open("Grant");
+            document.open(&format!("Grantee xmlns:xsi=\"{XSI}\" xsi:type=\"Group\""));
+            document.text("URI", group);
+            document.close("Grantee");
+            document.text("Permission", permission);
+            document.close("Grant");
+        }
+        document.close("AccessControlList");
+        xml(document.finish("AccessControlPolicy"))
+    }
+}

@@ -1,0 +1,170 @@
+//! Several identities: whose a bucket is, and what others may do with it.
+
+use holdfast_placement::directory::Identity;
+
+use super::*;
+
+const ANN: &str = "ANN";
+const BOB: &str = "BOB";
+const SECRETS: &str = "a secret of somebody";
+
+fn owner(name: &str) -> String {
+    hex::encode(name).repeat(11)[..64].to_owned()
+}
+
+/// Two gateways of a cluster with two identities.
+async fn cluster() -> (Store, Store) {
+    let (one, other) = Store::pair();
+    for name in [ANN, BOB] {
+        let identity = serde_json::json!({
+            "access_key": name,
+            "secret_key": SECRETS,
+            "owner_id": owner(name),
+            "display_name": format!("display of {name}"),
+        });
+        let add = ask("POST", "/-/identities").body(identity.to_string());
+        one.send(add).await.expect(200);
+    }
+    (one, other)
+}
+
+fn ann(method: &'static str, uri: &str) -> Ask {
+    ask(method, uri).by(ANN, SECRETS)
+}
+
+fn bob(method: &'static str, uri: &str) -> Ask {
+    ask(method, uri).by(BOB, SECRETS)
+}
+
+#[tokio::test]
+async fn everybody_has_buckets_of_their_own() {
+    let (one, other) = cluster().await;
+    one.send(ann("PUT", "/anns")).await.expect(200);
+    other.send(bob("PUT", "/bobs")).await.expect(200);
+    for store in [&one, &other] {
+        let taken = store.send(bob("PUT", "/anns")).await;
+        taken.expect_error(409, "BucketAlreadyExists");
+        let own = store.send(ann("PUT", "/anns")).await;
+        own.expect_error(409, "BucketAlreadyOwnedByYou");
+        let listed = store.send(ann("GET", "/")).await.expect(200);
+        assert_eq!(listed.elements("Name"), ["anns"]);
+        assert_eq!(listed.element("ID"), Some(&*owner(ANN)));
+        assert_eq!(listed.element("DisplayName"), Some("display of ANN"));
+    }
+    one.send(ann("PUT", "/anns/key")).await.expect(200);
+    let listed = other.send(ann("GET", "/anns")).await.expect(200);
+    assert_eq!(listed.element("ID"), Some(&*owner(ANN)));
+    assert_eq!(listed.element("DisplayName"), Some("display of ANN"));
+}
+
+#[tokio::test]
+async fn nobody_else_gets_at_a_bucket() {
+    let (one, other) = cluster().await;
+    one.send(ann("PUT", "/anns")).await.expect(200);
+    one.send(ann("PUT", "/anns/key").body("x"))
+        .await
+        .expect(200);
+    other.send(bob("PUT", "/bobs")).await.expect(200);
+    for (method, uri) in [
+        ("GET", "/anns"),
+        ("GET", "/anns?location"),
+        ("GET", "/anns?acl"),
+        ("GET", "/anns?cors"),
+        ("GET", "/anns?uploads"),
+        ("GET", "/anns/key"),
+        ("GET", "/anns/none"),
+        ("PUT", "/anns/key"),
+        ("PUT", "/anns?tagging"),
+        ("DELETE", "/anns/key"),
+        ("DELETE", "/anns"),
+        ("POST", "/anns/key?uploads"),
+        ("POST", "/anns?delete"),
+    ] {
+        for store in [&one, &other] {
+            let refused = store.send(bob(method, uri)).await;
+            refused.expect_error(403, "AccessDenied");
+        }
+    }
+    let copy = bob("PUT", "/bobs/copy").header("x-amz-copy-source", "anns/key");
+    one.send(copy).await.expect_error(403, "AccessDenied");
+    // The root user may.
+    assert_eq!(other.get("/anns/key").await.expect(200).body, "x");
+    other.send(ask("DELETE", "/anns/key")).await.expect(204);
+    other.send(ask("DELETE", "/anns")).await.expect(204);
+}
+
+#[tokio::test]
+async fn canned_lists_let_others_in() {
+    let (one, other) = cluster().await;
+    let public = ann("PUT", "/anns").header("x-amz-acl", "public-read");
+    one.send(public).await.expect(200);
+    let acl = one.send(ann("GET", "/anns?acl")).await.expect(200);
+    assert_eq!(acl.elements("Permission"), ["FULL_CONTROL", "READ"]);
+    other.send(bob("GET", "/anns")).await.expect(200);
+    let missing = other.send(bob("GET", "/anns/none")).await;
+    missing.expect_error(404, "NoSuchKey");
+    let refused = other.send(bob("PUT", "/anns/key")).await;
+    refused.expect_error(403, "AccessDenied");
+    let open = ann("PUT", "/anns?acl").header("x-amz-acl", "public-read-write");
+    one.send(open).await.expect(200);
+    other.send(bob("PUT", "/anns/key")).await.expect(200);
+    other
+        .send(bob("DELETE", "/anns"))
+        .await
+        .expect_error(403, "AccessDenied");
+    let closed = ann("PUT", "/anns?acl").header("x-amz-acl", "private");
+    one.send(closed).await.expect(200);
+    other
+        .send(bob("GET", "/anns"))
+        .await
+        .expect_error(403, "AccessDenied");
+    let members = ann("PUT", "/anns?acl").header("x-amz-acl", "authenticated-read");
+    one.send(members).await.expect(200);
+    other.send(bob("GET", "/anns")).await.expect(200);
+    let anonymous = Request::builder().uri("/anns").body(Body::empty());
+    let refused = one.send_raw(anonymous.unwrap()).await;
+    refused.expect_error(403, "AccessDenied");
+    let grants = ann("PUT", "/anns?acl").body("<AccessControlPolicy/>");
+    one.send(grants).await.expect_error(501, "NotImplemented");
+    let unknown = ann("PUT", "/anns?acl").header("x-amz-acl", "secret");
+    one.send(unknown).await.expect_error(400, "InvalidArgument");
+}
+
+#[tokio::test]
+async fn identities_are_the_root_users_to_give() {
+    let (one, other) = cluster().await;
+    for (method, uri) in [
+        ("GET", "/-/identities"),
+        ("POST", "/-/identities"),
+        ("DELETE", "/-/identities?access-key=BOB"),
+        ("GET", "/-/status"),
+        ("POST", "/-/order"),
+    ] {
+        // Of no stored key anything is known here: only the root user is asked for.
+        let refused = one.send(ann(method, uri)).await;
+        assert_eq!(refused.status, 403, "{method} {uri}");
+    }
+    let listed = one.get("/-/identities").await.expect(200);
+    let text = String::from_utf8(listed.body.to_vec()).unwrap();
+    assert!(text.contains("ANN") && text.contains(&owner(BOB)), "{text}");
+    assert!(!text.contains(SECRETS), "{text}");
+    let root = Identity {
+        access_key: "MORE".to_owned(),
+        secret_key: SECRETS.to_owned(),
+        owner_id: "owner".to_owned(),
+        display_name: String::new(),
+    };
+    for (field, value) in [("owner_id", "owner"), ("owner_id", "short"), ("other", "x")] {
+        let mut identity = serde_json::to_value(&root).unwrap();
+        identity["owner_id"] = owner("MORE").into();
+        identity[field] = value.into();
+        let add = ask("POST", "/-/identities").body(identity.to_string());
+        one.send(add).await.expect_error(400, "InvalidRequest");
+    }
+    let gone = ask("DELETE", "/-/identities?access-key=BOB");
+    one.send(gone).await.expect(200);
+    let again = ask("DELETE", "/-/identities?access-key=BOB");
+    other.send(again).await.expect_error(400, "InvalidRequest");
+    let refused = other.send(bob("GET", "/")).await;
+    refused.expect_error(403, "InvalidAccessKeyId");
+}
