@@ -104,10 +104,8 @@ async fn buckets() {
             .await
             .expect("CreateBucket");
     }
-    assert_eq!(
-        code(client.create_bucket().bucket("alpha").send().await),
-        "BucketAlreadyOwnedByYou"
-    );
+    let again = client.create_bucket().bucket("alpha").send().await;
+    again.expect("CreateBucket of one's own, in us-east-1");
     let names = |page: aws_sdk_s3::operation::list_buckets::ListBucketsOutput| -> Vec<String> {
         page.buckets()
             .iter()

@@ -115,6 +115,7 @@ pub(super) async fn create(
     if locked {
         settings.push((Setting::Versioning, &value));
     }
+    let mut is_as_wanted = canned == Canned::Private;
     let region = &gateway.config.region;
     let made = gateway
         .directory
@@ -127,14 +128,22 @@ pub(super) async fn create(
         // Whoever was cut short here tries again.
         let found = bucket_versioning(&gateway.directory, bucket).await;
         let versioning = found.map_err(failure::metadata)?;
+        is_as_wanted &= versioning.lock.is_some();
         let told = gateway.metadata.set_versioning(bucket.id, versioning).await;
         told.map_err(failure::metadata)?;
     }
+    let done = || {
+        let mut response = empty(StatusCode::OK);
+        set(response.headers_mut(), LOCATION, format!("/{name}"));
+        Ok(response)
+    };
     match made {
-        CreateBucket::Created(_) => {
-            let mut response = empty(StatusCode::OK);
-            set(response.headers_mut(), LOCATION, format!("/{name}"));
-            Ok(response)
+        CreateBucket::Created(_) => done(),
+        // As S3 does there (API reference, "List of error codes", BucketAlreadyOwnedByYou).
+        CreateBucket::Exists(bucket)
+            if bucket.owner == *owner && region == CLASSIC_REGION && is_as_wanted =>
+        {
+            done()
         }
         CreateBucket::Exists(bucket) if bucket.owner == *owner => {
             Err(S3Error::new(Code::BucketAlreadyOwnedByYou).detail("BucketName", name))

@@ -66,9 +66,14 @@ impl Call<'_> {
         condition: &Condition,
     ) -> Result<VersionSummary, CompleteUploadError> {
         let metadata = &self.gateway.metadata;
-        metadata
-            .complete_upload(self.bucket().id, key, complete.clone(), condition)
-            .await
+        let complete_in =
+            |bucket| metadata.complete_upload(bucket, key, complete.clone(), condition);
+        match complete_in(self.bucket().id).await {
+            Err(CompleteUploadError::Write(WriteError::NoSuchBucket)) => {
+                complete_in(self.settle().await?).await
+            }
+            completed => completed,
+        }
     }
 
     /// The upload with all its parts, by number.

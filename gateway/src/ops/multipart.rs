@@ -172,10 +172,12 @@ impl Call<'_> {
             missed: received.written.missed,
         };
         let metadata = &self.gateway.metadata;
-        // Without a second try on another bucket: an upload lives in one, where it was found before.
-        let recorded = metadata
-            .put_part(self.bucket().id, key, upload, part.clone())
-            .await;
+        let recorded = on_bucket!(self, |bucket| metadata.put_part(
+            bucket,
+            key,
+            upload,
+            part.clone()
+        ));
         match recorded {
             Ok(modified) => Ok((modified, part.checksum)),
             Err(error) => {

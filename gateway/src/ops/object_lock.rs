@@ -43,10 +43,9 @@ pub fn parse_date(text: &str) -> Option<UnixMillis> {
     Some(UnixMillis(millis.try_into().ok()?))
 }
 
-/// What S3 writes as a date: whole seconds.
+/// What S3 writes as a date; with a fraction of a second, if there is one, so that nothing is over before its date.
 fn date(time: UnixMillis) -> String {
-    let secs = i64::try_from(time.secs()).unwrap_or(i64::MAX);
-    let time = time::OffsetDateTime::from_unix_timestamp(secs);
+    let time = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.0) * 1_000_000);
     let iso = &time::format_description::well_known::Rfc3339;
     time.ok()
         .and_then(|time| time.format(iso).ok())
@@ -259,7 +258,9 @@ mod tests {
             parse_date("2030-01-01T01:00:00.5+01:00"),
             Some(UnixMillis(time.0 + 500))
         );
-        assert_eq!(date(UnixMillis(time.0 + 999)), "2030-01-01T00:00:00Z");
+        assert_eq!(date(time), "2030-01-01T00:00:00Z");
+        assert_eq!(date(UnixMillis(time.0 + 990)), "2030-01-01T00:00:00.99Z");
+        assert_eq!(date(UnixMillis(u64::MAX)), "");
         assert_eq!(parse_date("2030-01-01"), None);
         assert_eq!(parse_date("1960-01-01T00:00:00Z"), None);
     }

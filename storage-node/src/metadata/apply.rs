@@ -164,7 +164,10 @@ impl Decide for ObjectGroup {
                 if matches!(part.body, Body::Inline | Body::Multipart { .. }) {
                     return Ok(None);
                 }
-                apply_upload::put_part(&mut change, at, upload, part, &missed)?
+                match self.check_open(&change, at.bucket, at.lane)? {
+                    Err(refusal) => Outcome::Refused(refusal),
+                    Ok(_) => apply_upload::put_part(&mut change, at, upload, part, &missed)?,
+                }
             }
             Command::CompleteUpload {
                 at,
@@ -187,9 +190,12 @@ impl Decide for ObjectGroup {
                     etag,
                     checksum,
                 };
-                // With an upload under way no lane is closed.
-                let lane = change.lane_state(at.bucket, at.lane)?.versioning;
-                apply_upload::complete(&mut change, at, &lane, &condition, completion)?
+                match self.check_open(&change, at.bucket, at.lane)? {
+                    Err(refusal) => Outcome::Refused(refusal),
+                    Ok(lane) => {
+                        apply_upload::complete(&mut change, at, &lane, &condition, completion)?
+                    }
+                }
             }
             Command::AbortUpload { at, upload } => {
                 let outcome = apply_upload::abort(&mut change, at, upload)?;
@@ -552,7 +558,7 @@ impl Change<'_, '_> {
         }
     }
 
-    pub(super) fn lane_state(&self, bucket: BucketId, lane: Lane) -> Result<LaneState, IndexError> {
+    fn lane_state(&self, bucket: BucketId, lane: Lane) -> Result<LaneState, IndexError> {
         let key = keys::lane_state(self.turn.group, bucket, lane);
         match self.turn.state.get(Keyspace::Records, &key)? {
             Some(value) => LaneState::decode(&value),
@@ -628,14 +634,12 @@ impl Change<'_, '_> {
         Ok(Outcome::Done)
     }
 
-    /// Whether the lane has neither versions, of whatever kind, nor uploads.
+    /// Whether the lane has no versions, of whatever kind. (Uploads go with the bucket.)
     fn is_empty(&self, bucket: BucketId, lane: Lane) -> Result<bool, IndexError> {
         let objects = keys::object_lane(self.turn.group, bucket, lane);
         let noncurrent = keys::noncurrent_lane(self.turn.group, bucket, lane);
-        let uploads = keys::upload_lane(self.turn.group, bucket, lane);
         Ok(!self.has_any(Keyspace::Objects, &objects)?
-            && !self.has_any(Keyspace::Records, &noncurrent)?
-            && !self.has_any(Keyspace::Records, &uploads)?)
+            && !self.has_any(Keyspace::Records, &noncurrent)?)
     }
 
     fn has_any(&self, space: Keyspace, prefix: &[u8]) -> Result<bool, IndexError> {

@@ -17,12 +17,12 @@ const TRIES: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteBucket {
     Deleted,
-    /// There is an object or an upload (409 BucketNotEmpty).
+    /// There is a version or a delete marker (409 BucketNotEmpty).
     NotEmpty,
     NoSuchBucket,
 }
 
-/// Deletes the bucket called `name` if it is empty.
+/// Deletes the bucket called `name` if it has no versions. Uploads under way go with it.
 pub async fn delete_bucket(
     directory: &Directory,
     metadata: &Metadata,
@@ -41,6 +41,7 @@ pub async fn delete_bucket(
         };
         match metadata.close_bucket(bucket.id, bucket.deletions).await? {
             CloseBucket::Closed => {
+                metadata.abort_uploads(bucket.id).await?;
                 if directory.finish_delete(&bucket).await? {
                     return Ok(DeleteBucket::Deleted);
                 }

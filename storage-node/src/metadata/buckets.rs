@@ -4,39 +4,59 @@ use futures_util::future::{join_all, try_join_all};
 use holdfast_placement::ids::{BucketId, GroupId, Lane};
 
 use super::command::{Command, Outcome, Refusal};
-use super::store::{ListUploads, ListVersions, Metadata, MetadataError, strange};
+use super::store::{ListUploads, ListVersions, Metadata, MetadataError, WriteError, strange};
+
+/// Uploads that are ended at a time.
+const UPLOADS_AT_ONCE: usize = 64;
 
 /// What became of an attempt to close a bucket's lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CloseBucket {
     /// All are closed, for as long as the deletion is not cancelled.
     Closed,
-    /// There is an object or an upload. Other lanes may be closed: cancel the deletion, then reopen the bucket.
+    /// There is a version or a delete marker. Other lanes may be closed: cancel the deletion, then reopen the bucket.
     NotEmpty,
     /// The deletion was cancelled before.
     Cancelled,
 }
 
 impl Metadata {
-    /// Whether the bucket has neither versions, delete markers among them, nor uploads now; proof only once it is closed.
+    /// Whether the bucket has no versions now, delete markers among them; proof only once it is closed.
     pub async fn is_empty(&self, bucket: BucketId) -> Result<bool, MetadataError> {
         let versions = ListVersions {
             max: 1,
             ..ListVersions::default()
         };
         match self.list_versions(bucket, &versions).await {
-            Ok(page) if !page.entries.is_empty() => return Ok(false),
-            Ok(_) | Err(MetadataError::BucketClosed) => {}
-            Err(error) => return Err(error),
-        }
-        let uploads = ListUploads {
-            max: 1,
-            ..ListUploads::default()
-        };
-        match self.list_uploads(bucket, &uploads).await {
-            Ok(page) => Ok(page.uploads.is_empty()),
+            Ok(page) => Ok(page.entries.is_empty()),
             Err(MetadataError::BucketClosed) => Ok(true),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Ends all uploads of a bucket that is closed.
+    pub async fn abort_uploads(&self, bucket: BucketId) -> Result<(), MetadataError> {
+        let list = ListUploads {
+            max: UPLOADS_AT_ONCE,
+            ..ListUploads::default()
+        };
+        loop {
+            let page = match self.list_uploads(bucket, &list).await {
+                Ok(page) if !page.uploads.is_empty() => page,
+                Ok(_) | Err(MetadataError::BucketClosed) => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            let aborts = page
+                .uploads
+                .iter()
+                .map(|upload| self.abort_upload(bucket, &upload.key, upload.upload));
+            for aborted in join_all(aborts).await {
+                match aborted {
+                    Ok(()) | Err(WriteError::NoSuchUpload | WriteError::NoSuchBucket) => {}
+                    Err(WriteError::Metadata(error)) => return Err(error),
+                    Err(other) => return Err(MetadataError::Failed(other.to_string())),
+                }
+            }
         }
     }
 

@@ -3,9 +3,10 @@ use std::time::Duration;
 use holdfast_placement::directory::CreateBucket;
 use holdfast_placement::ids::BucketId;
 
-use super::{Fixture, any, inline_version, new_upload};
+use super::{Fixture, any, inline_version, new_upload, part, set};
 use crate::metadata::{
-    CloseBucket, DeleteBucket, MetadataError, WriteError, delete_bucket, settle_refused_write,
+    BucketVersioning, CloseBucket, DeleteBucket, Deletion, MetadataError, Versioning, WriteError,
+    delete_bucket, settle_refused_write,
 };
 
 async fn create(fixture: &Fixture) -> BucketId {
@@ -34,9 +35,8 @@ async fn only_an_empty_bucket_is_deleted_and_then_takes_no_write() {
         .create_upload(bucket, "k", new_upload())
         .await
         .unwrap();
-    let deleted = delete_bucket(directory, metadata, "b").await.unwrap();
-    assert_eq!(deleted, DeleteBucket::NotEmpty);
-    metadata.abort_upload(bucket, "k", upload).await.unwrap();
+    let put_part = |body| metadata.put_part(bucket, "k", upload, part(1, body, 10));
+    put_part(7).await.unwrap();
     let deleted = delete_bucket(directory, metadata, "b").await.unwrap();
     assert_eq!(deleted, DeleteBucket::Deleted);
     let deleted = delete_bucket(directory, metadata, "b").await.unwrap();
@@ -45,6 +45,10 @@ async fn only_an_empty_bucket_is_deleted_and_then_takes_no_write() {
         let late = put(&fixture, bucket, key).await;
         assert!(matches!(late, Err(WriteError::NoSuchBucket)));
     }
+    // The upload went with the bucket.
+    assert_eq!(fixture.reclaimable().await, [set(7)]);
+    let late = put_part(8).await;
+    assert!(matches!(late, Err(WriteError::NoSuchBucket)));
     let late = metadata.create_upload(bucket, "k", new_upload()).await;
     assert!(matches!(late, Err(WriteError::NoSuchBucket)));
     let settled = settle_refused_write(directory, metadata, "b").await;
@@ -71,6 +75,39 @@ async fn a_write_between_look_and_close_keeps_the_bucket() {
     for key in 0..50 {
         put(&fixture, bucket, &key.to_string()).await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_delete_marker_keeps_the_bucket() {
+    let fixture = Fixture::new();
+    let (directory, metadata) = (&fixture.test.directory, fixture.metadata());
+    let bucket = create(&fixture).await;
+    let versioning = BucketVersioning {
+        change: 1,
+        versioning: Versioning::Enabled,
+        lock: None,
+    };
+    metadata.set_versioning(bucket, versioning).await.unwrap();
+    let deleted = metadata.delete(bucket, "k", &any()).await.unwrap();
+    let refused = delete_bucket(directory, metadata, "b").await.unwrap();
+    assert_eq!(refused, DeleteBucket::NotEmpty);
+    // Also where it was not seen before the lanes are closed.
+    let deleting = directory.begin_delete("b").await.unwrap().unwrap();
+    let closed = metadata.close_bucket(bucket, deleting.deletions).await;
+    assert_eq!(closed.unwrap(), CloseBucket::NotEmpty);
+    directory.cancel_delete(&deleting).await.unwrap();
+    metadata
+        .reopen_bucket(bucket, deleting.deletions)
+        .await
+        .unwrap();
+    let marker = Deletion {
+        key: "k".to_owned(),
+        version: deleted.marker,
+        ..Deletion::default()
+    };
+    metadata.delete_version(bucket, &marker).await.unwrap();
+    let deleted = delete_bucket(directory, metadata, "b").await.unwrap();
+    assert_eq!(deleted, DeleteBucket::Deleted);
 }
 
 #[tokio::test]

@@ -908,9 +908,17 @@ impl Run {
         record.missed = self.missed(&record.body);
         let missed = record.missed.clone();
         let put = self.metadata.put_part(BUCKET, &key, upload, record).await;
-        let Some(parts) = self.model.uploads.get_mut(&(key, upload)) else {
-            assert!(matches!(put, Err(WriteError::NoSuchUpload)));
-            return;
+        let parts = self.model.uploads.get_mut(&(key, upload));
+        let parts = match parts.filter(|_| !self.model.closed) {
+            Some(parts) => parts,
+            None if self.model.closed => {
+                assert!(matches!(put, Err(WriteError::NoSuchBucket)));
+                return;
+            }
+            None => {
+                assert!(matches!(put, Err(WriteError::NoSuchUpload)));
+                return;
+            }
         };
         put.unwrap();
         if let Some(before) = parts.insert(new.number, new) {
@@ -1105,7 +1113,11 @@ impl Run {
             max: 1000,
         };
         let page = self.metadata.list_parts(BUCKET, &key, &list).await;
-        let page = self.unless_closed(page);
+        let page = match page {
+            // Uploads of a closed bucket are there until they are ended.
+            Ok(Some(page)) => Some(page),
+            page => self.unless_closed(page),
+        };
         let Some(known) = self.model.uploads.get(&(key.clone(), upload)).cloned() else {
             assert!(page.is_none());
             return;
@@ -1153,6 +1165,9 @@ impl Run {
         });
         if stale && expected.is_ok() {
             expected = Err("PartsChanged");
+        }
+        if self.model.closed {
+            expected = Err("NoSuchBucket");
         }
         let lock = expected.unwrap_or_default();
         assert_eq!(verdict, expected.map(|_| (size, etag)));
@@ -1263,8 +1278,13 @@ impl Run {
             _ => {}
         }
         for _ in 0..1000 {
-            let page = self.metadata.list_uploads(BUCKET, &list).await;
-            let page = self.unless_closed(page);
+            let page = match self.metadata.list_uploads(BUCKET, &list).await {
+                Ok(page) if self.model.closed => {
+                    assert!(!page.uploads.is_empty() || !page.common_prefixes.is_empty());
+                    page
+                }
+                page => self.unless_closed(page),
+            };
             let (expected, truncated) = self.model.list_uploads(&list);
             let mut listed: Vec<(String, Option<UploadId>)> = Vec::new();
             for upload in &page.uploads {
@@ -1288,7 +1308,7 @@ impl Run {
     }
 
     async fn close_or_reopen(&mut self) {
-        let empty = self.model.keys.is_empty() && self.model.uploads.is_empty();
+        let empty = self.model.keys.is_empty();
         assert_eq!(self.metadata.is_empty(BUCKET).await.unwrap(), empty);
         if self.model.closed {
             let deletions = self.model.deletions;
@@ -1306,6 +1326,12 @@ impl Run {
         let closed = self.metadata.close_bucket(BUCKET, deletions).await.unwrap();
         self.model.closed = closed == CloseBucket::Closed;
         assert_eq!(self.model.closed, empty);
+        if self.model.closed && self.below(2) == 0 {
+            self.metadata.abort_uploads(BUCKET).await.unwrap();
+            for parts in std::mem::take(&mut self.model.uploads).into_values() {
+                parts.values().for_each(|part| self.model.let_go_part(part));
+            }
+        }
         if !self.model.closed {
             self.metadata
                 .reopen_bucket(BUCKET, deletions)

@@ -186,7 +186,7 @@ async fn a_bucket_that_is_gone_answers_nothing() {
             assert!(gone(metadata.set_tags(old, "k", Vec::new()).await));
             assert!(gone(metadata.abort_upload(old, "k", upload).await));
             let put = metadata.put_part(old, "k", upload, part(1, 1, 10)).await;
-            assert!(matches!(put, Err(WriteError::NoSuchUpload)));
+            assert!(matches!(put, Err(WriteError::NoSuchBucket)));
 
             assert_eq!(metadata.get(new, "k").await.unwrap().unwrap().inline, "new");
             assert!(metadata.get(new, "none").await.unwrap().is_none());
