@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use holdfast_storage_node::repair::{RepairQueue, forget};
 use holdfast_storage_node::shards::Shards;
 
 use crate::error::{Code, S3Error};
+use crate::md5_lanes::Md5Lanes;
 
 mod counters;
 mod fetch;
@@ -48,6 +50,20 @@ pub trait ByteSource: Send {
 
     /// The next bytes, not empty; `None` at the end. After an error or the end it is not asked again.
     fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, S3Error>> + Send;
+
+    /// Leaves the MD5 of its bytes to the reader, who tells it by [`set_md5`](Self::set_md5) after the end; `false` if the
+    /// source needs none. Asked before the first bytes, if at all.
+    fn leave_md5(&mut self) -> bool {
+        false
+    }
+
+    /// The MD5 of all bytes, which the source left to the reader.
+    ///
+    /// # Errors
+    /// `BadDigest` if it is not what the client announced.
+    fn set_md5(&mut self, _md5: [u8; 16]) -> Result<(), S3Error> {
+        Ok(())
+    }
 }
 
 /// A range of a chunked body: what a read is made of (one piece for a simple object, one a part for multipart).
@@ -86,6 +102,8 @@ pub struct BodiesConfig {
     pub put_patience: Duration,
     /// A read is raced by a reconstruction not before this.
     pub hedge_after_min: Duration,
+    /// Where MD5s of large bodies are computed while several are being written, if anywhere.
+    pub md5_lanes: Option<Arc<Md5Lanes>>,
 }
 
 impl Default for BodiesConfig {
@@ -97,6 +115,7 @@ impl Default for BodiesConfig {
             windows_ahead: 1,
             put_patience: Duration::from_secs(2),
             hedge_after_min: Duration::from_millis(20),
+            md5_lanes: None,
         }
     }
 }
@@ -121,6 +140,8 @@ struct Shared {
     late: Arc<LatePuts>,
     counters: BodyCounters,
     repairs: Arc<RepairQueue>,
+    /// Bodies that are being written in chunks.
+    writing: AtomicUsize,
 }
 
 impl Bodies {
@@ -148,6 +169,7 @@ impl Bodies {
                 config,
                 counters: BodyCounters::default(),
                 repairs: Arc::default(),
+                writing: AtomicUsize::new(0),
             }),
         }
     }

@@ -52,7 +52,8 @@ impl Shared {
         let up = map
             .drives
             .iter()
-            .filter(|drive| drive.site == self.config.site && !self.is_down(&map, drive.id))
+            .filter(|drive| drive.site == self.config.site && drive.is_for_data())
+            .filter(|drive| !self.is_down(&map, drive.id))
             .count();
         if up < protection.data as usize {
             return Err(too_few(up, protection));

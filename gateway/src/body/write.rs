@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -14,9 +15,10 @@ use holdfast_storage_node::erasure;
 use holdfast_storage_node::metadata::{Body, ChunkedBody, MissedSlot};
 use holdfast_storage_node::repair::BODY_AGE_MAX;
 
-use super::filling::Filling;
+use super::filling::{Filled, Filling};
 use super::{ByteSource, Shared, Written, slow_down};
 use crate::error::{Code, S3Error};
+use crate::md5_lanes::{Md5Lanes, Md5State};
 
 pub(super) async fn write(
     shared: &Arc<Shared>,
@@ -82,6 +84,7 @@ async fn write_chunks(
 
     let chunk_len = shared.config.chunk_len;
     let mut under_way = UnderWay::new(shared.clone(), protection);
+    under_way.md5 = Digesting::of(shared, source, len);
     let mut rest = Bytes::new();
     let mut written = 0u64;
     let mut ended = false;
@@ -116,8 +119,7 @@ async fn write_chunks(
             // One chunk is stored while the next fills; a third has to wait.
             under_way.finish_chunk().await?;
             under_way.check_age()?;
-            let (set, index) = (under_way.set, under_way.chunks);
-            under_way.begin_chunk(Box::pin(shared.clone().store(set, index, filled)));
+            under_way.begin_chunk(filled);
         }
     }
     // The end comes only after the source has verified all of it.
@@ -126,11 +128,49 @@ async fn write_chunks(
     }
     under_way.finish_chunk().await?;
     under_way.check_age()?;
+    if let Some(md5) = under_way.md5.take() {
+        source.set_md5(md5.state.finish())?;
+    }
     Ok(under_way.into_written(written))
 }
 
-/// Stores one chunk; must run to its end once it was polled.
-type StoreChunk = Pin<Box<dyn Future<Output = Result<Vec<MissedSlot>, S3Error>> + Send>>;
+/// Stores one chunk, with its bytes added to the MD5 if that is computed here; must run to its end once it was polled.
+type StoreChunk =
+    Pin<Box<dyn Future<Output = Result<(Vec<MissedSlot>, Option<Digesting>), S3Error>> + Send>>;
+
+/// An MD5 that is computed from chunks, beside those of other bodies.
+struct Digesting {
+    lanes: Arc<Md5Lanes>,
+    state: Md5State,
+}
+
+impl Digesting {
+    /// Takes the MD5 over from the source where that is worth it.
+    fn of(shared: &Arc<Shared>, source: &mut impl ByteSource, len: Option<u64>) -> Option<Self> {
+        let lanes = shared.config.md5_lanes.clone()?;
+        let others = shared.writing.load(Ordering::Relaxed).saturating_sub(1);
+        (lanes.suits(len, others) && source.leave_md5()).then(|| Self {
+            lanes,
+            state: Md5State::default(),
+        })
+    }
+
+    /// Adds a chunk.
+    async fn add(self, filled: &mut Filled) -> Result<Self, S3Error> {
+        let Self { lanes, state } = self;
+        let parity = filled
+            .shards
+            .split_off(filled.layout.protection.data as usize);
+        let data = std::mem::take(&mut filled.shards);
+        let (state, data) = lanes
+            .add(state, data)
+            .await
+            .ok_or_else(|| internal("the thread for MD5s has died"))?;
+        filled.shards = data;
+        filled.shards.extend(parity);
+        Ok(Self { lanes, state })
+    }
+}
 
 /// A body of which chunks are stored, and which is deleted again unless it is completed.
 struct UnderWay {
@@ -142,11 +182,14 @@ struct UnderWay {
     chunks: u32,
     storing: Option<StoreChunk>,
     missed: Vec<MissedSlot>,
+    /// The MD5 so far, while no chunk is being stored.
+    md5: Option<Digesting>,
     complete: bool,
 }
 
 impl UnderWay {
     fn new(shared: Arc<Shared>, protection: Protection) -> Self {
+        shared.writing.fetch_add(1, Ordering::Relaxed);
         Self {
             set: ChunkSetId::begun(shared.clock.wall(), shared.rng.as_ref()),
             began: shared.clock.monotonic(),
@@ -155,12 +198,21 @@ impl UnderWay {
             chunks: 0,
             storing: None,
             missed: Vec::new(),
+            md5: None,
             complete: false,
         }
     }
 
-    fn begin_chunk(&mut self, storing: StoreChunk) {
-        self.storing = Some(storing);
+    fn begin_chunk(&mut self, mut filled: Filled) {
+        let (shared, set, chunk, md5) =
+            (self.shared.clone(), self.set, self.chunks, self.md5.take());
+        self.storing = Some(Box::pin(async move {
+            let md5 = match md5 {
+                Some(md5) => Some(md5.add(&mut filled).await?),
+                None => None,
+            };
+            Ok((shared.store(set, chunk, filled).await?, md5))
+        }));
         self.chunks += 1;
     }
 
@@ -181,7 +233,9 @@ impl UnderWay {
         if let Some(storing) = &mut self.storing {
             let stored = storing.await;
             self.storing = None;
-            self.missed.extend(stored?);
+            let (missed, md5) = stored?;
+            self.missed.extend(missed);
+            self.md5 = md5;
         }
         Ok(())
     }
@@ -195,7 +249,9 @@ impl UnderWay {
                 && let Poll::Ready(stored) = storing.as_mut().poll(cx)
             {
                 self.storing = None;
-                self.missed.extend(stored?);
+                let (missed, md5) = stored?;
+                self.missed.extend(missed);
+                self.md5 = md5;
             }
             work.as_mut().poll(cx).map(Ok)
         })
@@ -232,6 +288,7 @@ impl UnderWay {
 impl Drop for UnderWay {
     /// The client went away, or something failed: what was stored is deleted, after what is being stored has ended.
     fn drop(&mut self) {
+        self.shared.writing.fetch_sub(1, Ordering::Relaxed);
         if self.complete || self.chunks == 0 || tokio::runtime::Handle::try_current().is_err() {
             return;
         }

@@ -197,7 +197,10 @@ enum From {
 struct Tap {
     from: From,
     algorithm: ChecksumAlgorithm,
-    digests: Option<(Md5, Hasher)>,
+    /// Without an MD5 here it is left to the reader.
+    digests: Option<(Option<Md5>, Hasher)>,
+    /// What the reader found it to be.
+    md5: [u8; 16],
 }
 
 impl Tap {
@@ -205,7 +208,8 @@ impl Tap {
         Self {
             from,
             algorithm,
-            digests: compute.then(|| (Md5::new(), Hasher::new(algorithm))),
+            digests: compute.then(|| (Some(Md5::new()), Hasher::new(algorithm))),
+            md5: [0; 16],
         }
     }
 
@@ -217,7 +221,8 @@ impl Tap {
                     kind: ChecksumKind::FullObject,
                     value: hasher.finish(),
                 };
-                (md5.finalize().into(), Some(checksum))
+                let md5 = md5.map_or(self.md5, |md5| md5.finalize().into());
+                (md5, Some(checksum))
             }
             None => known.map_or(([0; 16], None), |(md5, checksum)| (md5, Some(checksum))),
         };
@@ -243,10 +248,22 @@ impl ByteSource for Tap {
             From::Body(source) => source.next().await?,
         };
         if let (Some((md5, checksum)), Some(bytes)) = (&mut self.digests, &bytes) {
-            md5.update(bytes);
+            if let Some(md5) = md5 {
+                md5.update(bytes);
+            }
             checksum.update(bytes);
         }
         Ok(bytes)
+    }
+
+    fn leave_md5(&mut self) -> bool {
+        let md5 = self.digests.as_mut().and_then(|(md5, _)| md5.take());
+        md5.is_some()
+    }
+
+    fn set_md5(&mut self, md5: [u8; 16]) -> Result<(), S3Error> {
+        self.md5 = md5;
+        Ok(())
     }
 }
 

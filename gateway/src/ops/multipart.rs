@@ -280,6 +280,14 @@ impl ByteSource for Hashing {
         }
         Ok(bytes)
     }
+
+    fn leave_md5(&mut self) -> bool {
+        self.payload.leave_md5()
+    }
+
+    fn set_md5(&mut self, md5: [u8; 16]) -> Result<(), S3Error> {
+        self.payload.set_md5(md5)
+    }
 }
 
 impl RequestBody for Hashing {

@@ -34,6 +34,7 @@ use http_body_util::BodyExt;
 use crate::auth::tests::{ACCESS_KEY, NOW_SECS, SECRET, signed_by};
 use crate::auth::{Authenticator, Credentials};
 use crate::body::{Bodies, BodiesConfig};
+use crate::md5_lanes::Md5Lanes;
 use crate::server::{Gateway, GatewayConfig};
 
 pub(crate) const DOMAIN: &str = "s3.test";
@@ -247,6 +248,7 @@ impl Store {
             rng.clone(),
             BodiesConfig {
                 chunk_len: 1 << 20,
+                md5_lanes: Md5Lanes::start_from(0),
                 ..BodiesConfig::default()
             },
         );

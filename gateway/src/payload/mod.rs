@@ -145,7 +145,7 @@ impl Payload {
     }
 
     /// The next bytes, never empty, without a copy. `None` comes only after everything was verified: length,
-    /// SHA-256, signatures of chunks and trailer, `Content-MD5`, checksum. What came before must not be
+    /// SHA-256, signatures of chunks and trailer, `Content-MD5` (unless its MD5 was left to the reader), checksum. What came before must not be
     /// committed if it ends in an error.
     ///
     /// Errors: `IncompleteBody`, `RequestTimeout`, `MalformedTrailerError`, `SignatureDoesNotMatch`,
@@ -236,6 +236,16 @@ impl Payload {
 impl crate::body::ByteSource for Payload {
     async fn next(&mut self) -> Result<Option<Bytes>, S3Error> {
         Payload::next(self).await
+    }
+
+    fn leave_md5(&mut self) -> bool {
+        self.verifier.leave_md5()
+    }
+
+    fn set_md5(&mut self, md5: [u8; 16]) -> Result<(), S3Error> {
+        self.verifier.check_md5(md5)?;
+        self.finished.md5 = Some(md5);
+        Ok(())
     }
 }
 

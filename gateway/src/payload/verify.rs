@@ -60,6 +60,24 @@ impl Verifier {
         }
     }
 
+    /// Computes no MD5, if it would have; somebody else does then, and [`check_md5`](Self::check_md5) is to be called.
+    pub fn leave_md5(&mut self) -> bool {
+        self.md5.take().is_some()
+    }
+
+    /// Whether that MD5 is what the client said.
+    pub fn check_md5(&self, computed: [u8; 16]) -> Result<(), S3Error> {
+        match self.expected_md5 {
+            Some(expected) if expected != computed => Err(S3Error::with(
+                Code::BadDigest,
+                "The Content-MD5 you specified did not match what we received.",
+            )
+            .detail("ExpectedDigest", STANDARD.encode(expected))
+            .detail("CalculatedDigest", STANDARD.encode(computed))),
+            _ => Ok(()),
+        }
+    }
+
     /// Compares. `trailer` is the value of the announced trailer.
     pub fn finish(&mut self, len: u64, trailer: Option<&str>) -> Result<Finished, S3Error> {
         let sha256 = self
@@ -77,15 +95,8 @@ impl Verifier {
             .detail("S3ComputedContentSHA256", hex::encode(computed)));
         }
         let md5 = self.md5.take().map(|md5| <[u8; 16]>::from(md5.finalize()));
-        if let (Some(expected), Some(computed)) = (self.expected_md5, md5)
-            && expected != computed
-        {
-            return Err(S3Error::with(
-                Code::BadDigest,
-                "The Content-MD5 you specified did not match what we received.",
-            )
-            .detail("ExpectedDigest", STANDARD.encode(expected))
-            .detail("CalculatedDigest", STANDARD.encode(computed)));
+        if let Some(md5) = md5 {
+            self.check_md5(md5)?;
         }
         let checksum = self.checksum.take().map(|(algorithm, hasher)| {
             let value = match hasher {

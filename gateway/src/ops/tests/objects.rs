@@ -1,3 +1,6 @@
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 
 const THEN: &str = "Fri, 24 May 2013 00:00:00 GMT";
@@ -397,4 +400,45 @@ async fn parameters_that_stand_for_headers() {
     assert_eq!(get.body, "hello");
     assert_eq!(get.header("x-amz-meta-a"), "b");
     assert_eq!(get.header("x-amz-checksum-crc64nvme").len(), 12);
+}
+
+#[tokio::test]
+async fn large_bodies_at_once_get_their_own_etags() {
+    let store = Store::with_bucket().await;
+    let bodies: Vec<Bytes> = (0..12)
+        .map(|index| pattern(2_100_000 + 31 * index, index as u8))
+        .collect();
+    let puts = bodies.iter().enumerate().map(|(index, body)| {
+        let store = &store;
+        async move {
+            let wrong = index % 4 == 1;
+            let mut digest = hex::decode(md5_hex(body)).unwrap();
+            digest[0] ^= u8::from(wrong);
+            let put = ask("PUT", format!("/bucket/{index}"))
+                .header("content-md5", STANDARD.encode(&digest))
+                .body(body.clone());
+            let answer = store.send(put).await;
+            if wrong {
+                answer.expect_error(400, "BadDigest");
+                return;
+            }
+            let etag = answer.expect(200).header("etag").to_owned();
+            assert_eq!(etag, format!("\"{}\"", md5_hex(body)), "{index}");
+            // A copy of another part of it computes anew.
+            let copy = ask("PUT", format!("/bucket/{index}-copy"))
+                .header("x-amz-copy-source", format!("bucket/{index}"))
+                .header("x-amz-checksum-algorithm", "SHA256");
+            let copied = store.send(copy).await.expect(200);
+            let copied = String::from_utf8(copied.body.to_vec()).unwrap();
+            assert!(copied.contains(&md5_hex(body)), "{index}");
+        }
+    });
+    futures_util::future::join_all(puts).await;
+    for (index, body) in bodies.iter().enumerate() {
+        let get = store.get(&format!("/bucket/{index}")).await;
+        match index % 4 {
+            1 => drop(get.expect_error(404, "NoSuchKey")),
+            _ => assert_eq!(get.expect(200).body, *body, "{index}"),
+        }
+    }
 }
