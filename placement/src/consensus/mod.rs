@@ -8,6 +8,7 @@ mod group;
 mod keys;
 mod log_store;
 mod network;
+mod patience;
 mod raft_types;
 mod remote;
 mod replica;

@@ -5,17 +5,20 @@ use std::future::Future;
 use std::sync::Arc;
 
 use futures_util::future::{self, BoxFuture, Either};
+use futures_util::stream::{BoxStream, Stream};
 use openraft::EmptyNode;
 use openraft::RaftNetworkFactory;
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::{RPCOption, RaftNetworkV2};
+use openraft::network::{RPCOption, RaftNetworkV2, stream_append_sequential};
+
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest,
-    TransferLeaderResponse, VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use super::patience::Patient;
 use super::raft_types::{SnapshotMeta, TypeConfig, Vote, term_of};
 use super::replica::Replica;
 use super::snapshot::{Image, Pieces};
@@ -155,6 +158,8 @@ impl Transport for LocalTransport {
     }
 }
 
+type Appended<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCError<TypeConfig>>>;
+
 /// Makes the links of one group's replicas.
 pub(crate) struct Links {
     pub group: GroupId,
@@ -190,6 +195,17 @@ impl RaftNetworkV2<TypeConfig> for Link {
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
         self.transport.append(self.to, rpc).await
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<Appended<'s>, RPCError<TypeConfig>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
+    {
+        stream_append_sequential(self, Patient::new(input), option)
     }
 
     async fn vote(

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use futures_util::future::{self, join_all};
-use openraft::errors::{ClientWriteError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
 use openraft::{Config, EmptyNode, SnapshotPolicy};
@@ -580,6 +580,10 @@ impl Replicas {
                 Ok(_) => return Ok(leader),
                 Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_)))
                     if self.clock.monotonic() < until => {}
+                // A leader that has just taken over learns a moment later that its predecessor's change is committed.
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_),
+                ))) if self.clock.monotonic() < until => {}
                 Err(error) => return Err(refused(group.id(), error)),
             }
             group.wait().await;
