@@ -11,6 +11,8 @@ mod serve;
 mod simulate;
 mod units;
 
+use serve::Role;
+
 /// S3-compatible object gateway over a scale-out flash store.
 #[derive(Parser)]
 #[command(name = "holdfast", version, about, propagate_version = true)]
@@ -25,6 +27,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Run a node that keeps data and answers no S3 requests.
     StorageNode(serve::ServeArgs),
+    /// Run a node for the placement group alone: it votes on the cluster map, buckets and identities.
+    Placement(serve::ServeArgs),
     /// Run a gateway that keeps nothing: it uses the nodes of a cluster.
     Gateway(serve::GatewayArgs),
     /// Look after a running node.
@@ -36,8 +40,13 @@ enum Command {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Serve(args) => serve::run(args, true).map_err(|error| error.to_string()),
-        Command::StorageNode(args) => serve::run(args, false).map_err(|error| error.to_string()),
+        Command::Serve(args) => serve::run(args, Role::All).map_err(|error| error.to_string()),
+        Command::StorageNode(args) => {
+            serve::run(args, Role::Storage).map_err(|error| error.to_string())
+        }
+        Command::Placement(args) => {
+            serve::run(args, Role::Placement).map_err(|error| error.to_string())
+        }
         Command::Gateway(args) => serve::run_gateway(args).map_err(|error| error.to_string()),
         Command::Admin(args) => admin::run(args).map_err(|error| error.to_string()),
         Command::Bench(args) => run_bench(*args).map_err(|error| error.to_string()),

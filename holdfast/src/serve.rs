@@ -8,6 +8,7 @@ use std::sync::Arc;
 use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
+use holdfast_gateway::md5_lanes::Md5Lanes;
 use holdfast_gateway::server::{Front, Gateway, GatewayConfig, OrderHook, StatusHook};
 use holdfast_placement::directory::{Directory, DirectoryError, Identity};
 use holdfast_placement::rpc::{ClusterSecret, ParseSecretError};
@@ -127,9 +128,20 @@ pub enum ServeError {
     Io(#[from] io::Error),
 }
 
-/// Runs a node; with `gateway` it answers S3 requests.
-pub fn run(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
-    begin(&args.common)?.block_on(serve(args, gateway))
+/// What a node with a data directory does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Shards, metadata, and answers to S3 requests.
+    All,
+    /// Shards and metadata.
+    Storage,
+    /// Votes in the placement group.
+    Placement,
+}
+
+/// Runs a node.
+pub fn run(args: ServeArgs, role: Role) -> Result<(), ServeError> {
+    begin(&args.common)?.block_on(serve(args, role))
 }
 
 /// Runs a gateway that keeps nothing.
@@ -228,7 +240,7 @@ impl Listening {
     }
 }
 
-async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
+async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let rng: Arc<dyn Rng> = Arc::new(SystemRng);
     let started = clock.monotonic();
@@ -248,7 +260,8 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         memory_budget: args.common.memory_budget.0,
         address,
         rack: args.rack,
-        gateway,
+        gateway: role == Role::All,
+        placement_only: role == Role::Placement,
         join,
         secret: args.common.secret()?,
         net: Arc::new(SystemNet),
@@ -269,6 +282,7 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
         rng.clone(),
         BodiesConfig {
             site: node.site(),
+            md5_lanes: Md5Lanes::start(),
             ..BodiesConfig::default()
         },
     );
@@ -294,7 +308,7 @@ async fn serve(args: ServeArgs, gateway: bool) -> Result<(), ServeError> {
     let space = node.space();
     listening.front.open(Arc::new(Gateway::new(
         GatewayConfig {
-            administers_only: !gateway,
+            administers_only: role != Role::All,
             ..config
         },
         node.directory(),
@@ -360,6 +374,7 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         rng.clone(),
         BodiesConfig {
             site: visitor.site,
+            md5_lanes: Md5Lanes::start(),
             ..BodiesConfig::default()
         },
     );

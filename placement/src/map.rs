@@ -82,9 +82,16 @@ pub struct Drive {
     pub id: DriveId,
     pub node: NodeId,
     pub site: SiteId,
-    /// Share of data, relative to the others, bytes.
+    /// Share of data, relative to the others, bytes; 0: none, it holds replicas of the placement group only.
     pub capacity: u64,
     pub state: DriveState,
+}
+
+impl Drive {
+    /// Whether it takes shards and object metadata.
+    pub fn is_for_data(&self) -> bool {
+        self.capacity > 0
+    }
 }
 
 /// Whether a drive takes part. The order of variants is persisted: append only.
@@ -214,11 +221,12 @@ impl ClusterMap {
     }
 
     /// The drives of a site as members of its ring. Those that are down stay members: the ring changes only when an
-    /// operator adds or removes a drive. Those on their way out are none.
+    /// operator adds or removes a drive. Those on their way out are none, nor those that are not for data.
     pub fn members(&self, site: SiteId) -> Vec<Member> {
         self.drives
             .iter()
             .filter(|drive| drive.site == site && !drive.state.is_draining())
+            .filter(|drive| drive.is_for_data())
             .map(|drive| Member {
                 drive: drive.id,
                 capacity: drive.capacity,

@@ -9,6 +9,9 @@
 //! | 3, 4 | 3 on distinct nodes |
 //! | 5 or more | 5 on distinct nodes for the placement group, and for all groups if bodies survive two losses; else 3 |
 //!
+//! Nodes can be there for the placement group alone. Three of them have all its voters; one or two have a voter each, and
+//! drives for data the others.
+//!
 //! With two nodes no choice survives the loss of either. An even number on both makes every acknowledged command lie on
 //! both machines, so that nothing is lost with one of them; four voters survive any one drive as well.
 //!
@@ -16,6 +19,7 @@
 //! another to take its place, or its node has two more than another node has (or its drive than another of the node).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use crate::ids::{DriveId, GroupId, NodeId};
 use crate::map::ClusterMap;
@@ -29,6 +33,8 @@ pub struct Seat {
     pub rack: u32,
     /// Whether both drive and node are up.
     pub up: bool,
+    /// Whether it may have voters of metadata groups too, not only of the placement group.
+    pub data: bool,
 }
 
 /// The voters of some groups.
@@ -43,6 +49,7 @@ pub fn seats(map: &ClusterMap) -> Vec<Seat> {
             node: drive.node,
             rack: map.node(drive.node).map_or(0, |node| node.rack),
             up: drive.state.is_up() && map.is_node_up(drive.node),
+            data: drive.is_for_data(),
         })
         .collect()
 }
@@ -64,11 +71,32 @@ pub fn voters(
     metadata_groups: u32,
     protection: Protection,
 ) -> Voters {
+    let (data, apart): (Vec<Seat>, Vec<Seat>) = seats.iter().partition(|seat| seat.data);
+    if apart.is_empty() {
+        return elect(seats, present, 0..=metadata_groups, protection);
+    }
+    // Nodes that are for the placement group alone have all of it where they are enough, else what they can.
+    let nodes: BTreeSet<NodeId> = apart.iter().map(|seat| seat.node).collect();
+    let for_placement = if nodes.len() >= 3 { &apart } else { seats };
+    let mut groups = elect(for_placement, present, 0..=0, protection);
+    groups.extend(elect(&data, present, 1..=metadata_groups, protection));
+    groups
+}
+
+/// The voters of groups that share their seats with each other alone.
+fn elect(
+    seats: &[Seat],
+    present: &[(GroupId, Vec<DriveId>)],
+    groups: RangeInclusive<u32>,
+    protection: Protection,
+) -> Voters {
     let mut election = Election::new(seats, protection);
+    let numbers = groups;
     let mut groups: Voters = Vec::new();
-    for group in (0..=metadata_groups).map(GroupId) {
+    for group in numbers.map(GroupId) {
         let voters = present.iter().find(|(id, _)| *id == group);
-        let stay = election.staying(group, voters.map_or(&[], |(_, voters)| voters));
+        let mut stay = election.staying(group, voters.map_or(&[], |(_, voters)| voters));
+        election.yield_to_apart(group, &mut stay);
         for drive in &stay {
             election.count(*drive, 1);
         }
@@ -355,6 +383,21 @@ impl Election {
         self.in_order(present, without)
     }
 
+    /// Takes voters away for which there are seats that are for nothing else.
+    fn yield_to_apart(&self, group: GroupId, voters: &mut Vec<DriveId>) {
+        let on_data = |drive: &DriveId| self.seats.get(drive).is_some_and(|seat| seat.data);
+        let nodes = |voters: &[DriveId]| -> BTreeSet<NodeId> {
+            let open = self.open(voters).into_iter().filter(|seat| !seat.data);
+            open.map(|seat| seat.node).collect()
+        };
+        while voters.len() + nodes(voters).len() > self.full(group) {
+            let Some(at) = voters.iter().rposition(on_data) else {
+                return;
+            };
+            voters.remove(at);
+        }
+    }
+
     fn in_order(&self, present: &[DriveId], stay: Vec<DriveId>) -> Vec<DriveId> {
         let there = |drive: &DriveId| stay.contains(drive);
         present.iter().copied().filter(there).collect()
@@ -380,6 +423,7 @@ impl Election {
                 let in_rack = racks.iter().filter(|rack| **rack == seat.rack).count();
                 let turn = seat.drive.0.wrapping_add(u64::from(group.0));
                 (
+                    seat.data,
                     in_rack,
                     self.on_node.get(&seat.node).copied(),
                     self.on_drive.get(&seat.drive).copied(),
@@ -413,6 +457,9 @@ impl Election {
                 let mut others = voters.clone();
                 others.remove(number);
                 for to in self.open(&others) {
+                    if to.data && self.seats.get(old).is_some_and(|seat| !seat.data) {
+                        continue;
+                    }
                     let gain = self.gain(*old, &to, &others);
                     if gain > best.map_or((0, 0), |(gain, ..)| gain) {
                         best = Some((gain, index, number, to));

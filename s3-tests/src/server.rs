@@ -58,6 +58,8 @@ pub fn command() -> Command {
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
+    /// `serve`, `storage-node` or `placement`.
+    pub role: String,
     pub data: PathBuf,
     pub drives: Vec<PathBuf>,
     pub domain: Option<String>,
@@ -65,7 +67,7 @@ pub struct ServerOptions {
     pub memory_budget: Option<String>,
     /// Given by environment; `None`: the server makes its own, and they are read from what it prints.
     pub keys: Option<Keys>,
-    /// More arguments of `serve`.
+    /// More arguments.
     pub arguments: Vec<OsString>,
     /// More environment variables.
     pub environment: Vec<(String, String)>,
@@ -75,6 +77,7 @@ impl ServerOptions {
     /// One drive in `data`, keys that the tests know.
     pub fn new(data: impl Into<PathBuf>) -> Self {
         Self {
+            role: "serve".to_owned(),
             data: data.into(),
             drives: Vec::new(),
             domain: None,
@@ -83,6 +86,12 @@ impl ServerOptions {
             arguments: Vec::new(),
             environment: Vec::new(),
         }
+    }
+
+    /// As a node of its own, in another role.
+    pub fn role(mut self, role: &str) -> Self {
+        role.clone_into(&mut self.role);
+        self
     }
 
     pub fn drives(mut self, drives: &[PathBuf]) -> Self {
@@ -108,7 +117,7 @@ impl ServerOptions {
     /// The command line that starts it.
     pub fn command(&self) -> Command {
         let mut command = command();
-        command.arg("serve").arg("--data").arg(&self.data);
+        command.arg(&self.role).arg("--data").arg(&self.data);
         for drive in &self.drives {
             command.arg("--drive").arg(drive);
         }

@@ -32,17 +32,17 @@ pub(super) fn problems(out: &mut impl Write, status: &Value) -> io::Result<()> {
 pub(super) fn nodes(out: &mut impl Write, status: &Value) -> io::Result<()> {
     writeln!(
         out,
-        "{:<8} {:<6} {:<5} {:<8} {:<6} ADDRESS",
-        "NODE", "STATE", "RACK", "GATEWAY", "LEADS"
+        "{:<8} {:<6} {:<5} {:<9} {:<6} ADDRESS",
+        "NODE", "STATE", "RACK", "ROLE", "LEADS"
     )?;
     for node in list(&status["nodes"]) {
         writeln!(
             out,
-            "{:<8} {:<6} {:<5} {:<8} {:<6} {}",
+            "{:<8} {:<6} {:<5} {:<9} {:<6} {}",
             text(&node["node"]),
             text(&node["state"]),
             text(&node["rack"]),
-            text(&node["gateway"]),
+            text(&node["role"]),
             text(&node["leads"]),
             text(&node["address"]),
         )?;

@@ -27,6 +27,7 @@ fn nodes(drives: &[u64]) -> Vec<Seat> {
                 node: NodeId(node),
                 rack: 0,
                 up: true,
+                data: true,
             });
         }
     }
@@ -192,6 +193,7 @@ fn change(seats: &mut Vec<Seat>, racks: u32, rng: &SeededRng) {
         0 => seats.push(Seat {
             drive: DriveId(newest + 1),
             up: true,
+            data: true,
             ..seats[any]
         }),
         1 => {
@@ -201,6 +203,7 @@ fn change(seats: &mut Vec<Seat>, racks: u32, rng: &SeededRng) {
                 node,
                 rack: node.0 as u32 % racks,
                 up: true,
+                data: true,
             });
         }
         2 if seats.len() > 1 => seats.retain(|seat| seat.drive != drive),
@@ -312,4 +315,60 @@ fn a_node_that_comes_or_goes_changes_little() {
             "{count} nodes, one lost: {moved}, it had {had}"
         );
     }
+}
+
+/// The same seats and nodes of one drive each that are there for the placement group alone.
+fn with_apart(seats: &[Seat], nodes: &[u64]) -> Vec<Seat> {
+    let mut seats = seats.to_vec();
+    for node in nodes {
+        seats.push(Seat {
+            drive: DriveId(100 + node),
+            node: NodeId(100 + node),
+            rack: 0,
+            up: true,
+            data: false,
+        });
+    }
+    seats
+}
+
+#[test]
+fn nodes_for_the_placement_group_alone_have_its_voters_and_no_others() {
+    let data = nodes(&[2, 2, 2]);
+    let mut groups = voters(&data, &[], GROUPS, ONE);
+    // As they come, one after the other; then one goes.
+    let cases: [(&[u64], usize); 6] = [
+        (&[1], 1),
+        (&[1, 2], 2),
+        (&[1, 2, 3], 3),
+        (&[1, 2, 3, 4, 5], 5),
+        (&[1, 2, 4], 3),
+        (&[4], 1),
+    ];
+    for (apart, expected) in cases {
+        let seats = with_apart(&data, apart);
+        groups = voters(&seats, &groups, GROUPS, ONE);
+        let on_apart = |voters: &[DriveId]| voters.iter().filter(|drive| drive.0 > 100).count();
+        assert_eq!(
+            on_apart(&groups[0].1),
+            expected,
+            "{apart:?}: {:?}",
+            groups[0]
+        );
+        assert!(groups[0].1.len() >= 3, "{apart:?}: {:?}", groups[0]);
+        for (group, voters) in &groups[1..] {
+            assert!(
+                voters.len() == 3 && on_apart(voters) == 0,
+                "{group:?}: {voters:?}"
+            );
+        }
+        assert_eq!(
+            voters(&seats, &groups, GROUPS, ONE),
+            groups,
+            "nothing more changes"
+        );
+    }
+    groups = voters(&data, &groups, GROUPS, ONE);
+    assert_eq!(groups[0].1.len(), 3);
+    assert!(groups[0].1.iter().all(|drive| drive.0 < 100));
 }

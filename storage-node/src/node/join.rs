@@ -29,7 +29,7 @@ pub(super) struct JoinRequest {
     pub rack: u32,
     pub gateway: bool,
     pub feature: u32,
-    /// Of its drives, bytes.
+    /// Of its drives, bytes; 0: not for data.
     pub capacities: Vec<u64>,
     /// Whether it only wants to see the map: a gateway that keeps nothing.
     pub visit: bool,
@@ -157,7 +157,7 @@ fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), St
         address: request.address.clone(),
         site,
         rack: request.rack,
-        storage: !request.capacities.is_empty(),
+        storage: request.capacities.iter().any(|capacity| *capacity > 0),
         gateway: request.gateway,
         state: NodeState::Down,
         feature: request.feature,
@@ -168,7 +168,7 @@ fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), St
             id: DriveId(map.next_drive),
             node: node.id,
             site,
-            capacity: (*capacity).max(1),
+            capacity: *capacity,
             // Until it is seen to be up.
             state: DriveState::Down,
         });

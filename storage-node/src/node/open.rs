@@ -79,6 +79,8 @@ pub struct NodeConfig {
     pub rack: u32,
     /// Whether it answers S3 requests.
     pub gateway: bool,
+    /// Whether it is there for the placement group alone, once it has its place in a cluster.
+    pub placement_only: bool,
     /// The cluster to join at the first start; without it the node makes one. Later it says only what is known.
     pub join: Option<JoinConfig>,
     /// The secret of a cluster that is made; without it a random one.
@@ -108,6 +110,14 @@ pub enum StartError {
     Io(#[from] io::Error),
     #[error("{} is in use by another holdfast process: stop that one first", .0.display())]
     InUse(PathBuf),
+    #[error(
+        "a node for the placement group joins a cluster: give --join HOST:PORT, any node of it, and --token"
+    )]
+    PlacementAlone,
+    #[error(
+        "a node for the placement group has one drive, and {0} were given: give one --drive, or none"
+    )]
+    PlacementDrives(usize),
     #[error("{count} drives were given: a node has 1 to {DRIVES_MAX}")]
     DriveCount { count: usize },
     #[error("--drive {} was given twice", .0.display())]
@@ -618,6 +628,10 @@ async fn identify(config: &NodeConfig) -> Result<NodeIdentity, StartError> {
                 refuse_foreign_files(path)?;
             }
             match &config.join {
+                None if config.placement_only => return Err(StartError::PlacementAlone),
+                Some(_) if config.placement_only && given.len() > 1 => {
+                    return Err(StartError::PlacementDrives(given.len()));
+                }
                 Some(join) => join_cluster(config, join, &given).await?,
                 None => NodeIdentity::first(ClusterId::random(config.rng.as_ref()), &given),
             }
@@ -657,7 +671,8 @@ async fn join_cluster(
     let mut capacities = Vec::new();
     for path in drives {
         fs::create_dir_all(path).map_err(|error| named(path, error))?;
-        capacities.push(room(path).0);
+        let capacity = room(path).0.max(1);
+        capacities.push(if config.placement_only { 0 } else { capacity });
     }
     let nobody = SharedMap::new(ClusterMap::nothing());
     let peers = Peers::new(

@@ -49,6 +49,8 @@ pub struct MemberStatus {
     /// `up` or `down`.
     pub state: &'static str,
     pub gateway: bool,
+    /// `all` (it answers S3 requests too), `storage` or `placement`.
+    pub role: &'static str,
     /// Groups that it leads.
     pub leads: usize,
 }
@@ -142,6 +144,11 @@ impl Node {
                     "down"
                 },
                 gateway: node.gateway,
+                role: match (node.gateway, node.storage) {
+                    (true, _) => "all",
+                    (false, true) => "storage",
+                    (false, false) => "placement",
+                },
                 leads: reports.get(&node.id).map_or(0, |report| report.leads.len()),
             })
             .collect();

@@ -210,7 +210,9 @@ fn renew_ring(map: &mut ClusterMap, site: SiteId, seen: &Seen) {
     }
     // The ring changes anyway: now drives count by what they hold.
     for drive in &mut map.drives {
-        if let Some(capacity) = seen.capacities.get(&drive.id) {
+        if let Some(capacity) = seen.capacities.get(&drive.id)
+            && drive.is_for_data()
+        {
             drive.capacity = *capacity;
         }
     }
