@@ -232,3 +232,27 @@ async fn nodes_that_give_each_other_voters_do_not_wait_for_each_other() {
         began.elapsed()
     );
 }
+
+/// A node that never had to do with a group, and one that believes an old leader, give it voters all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orders_go_to_the_leader_that_was_heard_of() {
+    let nodes = cluster().await;
+    let voters: Vec<_> = (1..=3).map(DriveId).collect();
+    let stranger = &nodes[1].replicas;
+    let refused = stranger.change_voters_anywhere(GROUP, &voters).await;
+    assert!(refused.is_err(), "it cannot know: {refused:?}");
+    stranger.heard_leader(GROUP, NodeId(3));
+    let refused = stranger.change_voters_anywhere(GROUP, &voters).await;
+    assert!(refused.is_err(), "that one does not lead: {refused:?}");
+    stranger.heard_leader(GROUP, NodeId(1));
+    stranger
+        .change_voters_anywhere(GROUP, &voters)
+        .await
+        .unwrap();
+    nodes[0]
+        .replicas
+        .propose(GROUP, append(1, 0))
+        .await
+        .unwrap();
+    assert_eq!(nodes[2].list().await, [1]);
+}

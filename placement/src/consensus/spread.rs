@@ -255,6 +255,11 @@ impl Replicas {
         Some((remote, known?))
     }
 
+    /// A node was heard to lead a group. Who gives orders to groups that it never had to do with knows of no other way.
+    pub fn heard_leader(&self, group: GroupId, node: NodeId) {
+        self.note_leader(group, Some(node));
+    }
+
     fn note_leader(&self, group: GroupId, node: Option<NodeId>) {
         match node {
             Some(node) => self.leaders.write().insert(group, node),

@@ -270,7 +270,16 @@ fn wanted_protection(map: &ClusterMap) -> Protection {
 /// Has groups get the voters that the map gives them, a few at a time.
 async fn give_voters(inner: &Arc<Inner>, done: &mut Done) {
     let map = inner.map.load();
+    let mut newest: HashMap<GroupId, u64> = HashMap::new();
     for led in reported(inner, &map) {
+        // Orders go to who leads; where two say that they do, to the later one.
+        let term = newest.entry(led.group).or_insert(led.term);
+        if led.term >= *term
+            && let Some(node) = map.node_of(led.leader)
+        {
+            *term = led.term;
+            inner.replicas.heard_leader(led.group, node.id);
+        }
         let wanted = map.voters(led.group);
         if same(wanted, &led.voters) {
             done.voters.insert(led.group, wanted.to_vec());
