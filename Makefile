@@ -23,7 +23,7 @@ PYTHON ?= python3
 REQUIREMENTS := s3-tests/python/requirements.txt
 VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast/python-$(shell sha256sum $(REQUIREMENTS) 2>/dev/null | cut -c1-12)
 
-.PHONY: help serve build test test-rust test-python lint deps clean
+.PHONY: help serve build test test-rust test-python test-clients lint deps clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -45,6 +45,9 @@ test-rust: build ## Rust tests, those with a started server among them
 
 test-python: build $(VENV)/ready ## boto3 and the AWS CLI against a started server
 	HOLDFAST_BIN="$(BIN)" PATH="$(VENV)/bin:$$PATH" "$(VENV)/bin/python" -m pytest -q -rs s3-tests/python $(PYTEST_ARGS)
+
+test-clients: build ## Many clients (CLIENTS="sdk tables ..." for some) on a cluster of three; installs them, takes minutes
+	HOLDFAST_BIN="$(BIN)" PYTHON="$(PYTHON)" s3-tests/clients/run $(CLIENTS)
 
 # The directory's name follows from what is in the file: its time, which every clone sets anew, does not matter.
 $(VENV)/ready: | $(REQUIREMENTS)
