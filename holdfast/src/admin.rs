@@ -51,21 +51,17 @@ enum AdminCommand {
 }
 
 #[derive(Args)]
+#[command(group = clap::ArgGroup::new("moved").required(true))]
 struct DrainArgs {
     #[command(flatten)]
     target: NodeArgs,
 
     /// Number of the drive, as `holdfast admin drives` shows it.
-    #[arg(
-        long,
-        value_name = "NUMBER",
-        required_unless_present = "node",
-        conflicts_with = "node"
-    )]
+    #[arg(long, value_name = "NUMBER", group = "moved", value_parser = parse_number)]
     drive: Option<u64>,
 
     /// Number of the node, as `holdfast admin nodes` shows it.
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_name = "NUMBER", group = "moved", value_parser = parse_number)]
     node: Option<u64>,
 }
 
@@ -123,9 +119,13 @@ pub enum AdminError {
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
     #[error(
-        "there is no root key: give a node's --data directory, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY"
+        "there is no key to ask with: give a node's --data directory, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY)"
     )]
     NoKey,
+    #[error(
+        "{0} is not the data directory of a node: there is no root key in it. Give the --data that `holdfast serve` was started with, or --endpoint http://HOST:PORT and the keys in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )]
+    NotANode(String),
     #[error("which node? Give its --data directory or its --endpoint http://HOST:PORT")]
     NoNode,
     #[error("no node runs on {0}: start it with `holdfast serve --data {0}`")]
@@ -134,14 +134,21 @@ pub enum AdminError {
     NoToken(String),
     #[error("--endpoint {0} is not an address: write it as http://HOST:PORT")]
     Endpoint(String),
-    #[error("{0} does not answer: {1}")]
+    #[error("{0}: {1}")]
     Io(String, io::Error),
+    #[error("{0} does not answer: {1}. Is the node running, and is this its address?")]
+    Silent(String, io::Error),
     #[error("{0} answered {1}")]
     Refused(String, String),
     #[error(transparent)]
     Simulate(#[from] SimulateError),
     #[error("the request could not be signed: {0}")]
     Signing(String),
+}
+
+fn parse_number(text: &str) -> Result<u64, String> {
+    text.parse()
+        .map_err(|_| "write its number alone, such as 2".to_owned())
 }
 
 /// Writes one part of a status.
@@ -254,7 +261,11 @@ fn root_key(data: Option<&Path>) -> Result<RootCredentials, AdminError> {
     {
         return Ok(root);
     }
-    from("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY").ok_or(AdminError::NoKey)
+    let nowhere = match data {
+        Some(data) => AdminError::NotANode(data.display().to_string()),
+        None => AdminError::NoKey,
+    };
+    from("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY").ok_or(nowhere)
 }
 
 fn token(data: &Path) -> Result<(), AdminError> {

@@ -1,7 +1,7 @@
 //! The root key: from the environment, or made at the first start and kept.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use holdfast_placement::seams::Rng;
 use holdfast_storage_node::node::write_durably;
@@ -32,12 +32,12 @@ pub enum CredentialsError {
         "the cluster has not been told its root key: set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY, or start its first node again"
     )]
     NotKept,
-    #[error("{FILE} cannot be read or written: {0}")]
-    Io(#[from] io::Error),
+    #[error("{file} cannot be read or written: {1}", file = .0.join(FILE).display())]
+    Io(PathBuf, io::Error),
     #[error(
-        "{FILE} is damaged ({0}): restore it, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY"
+        "{file} is damaged ({1}): restore it, or set HOLDFAST_ROOT_ACCESS_KEY and HOLDFAST_ROOT_SECRET_KEY", file = .0.join(FILE).display()
     )]
-    Damaged(serde_json::Error),
+    Damaged(PathBuf, serde_json::Error),
 }
 
 /// Where the key came from, for what is printed at the start.
@@ -100,8 +100,10 @@ impl RootCredentials {
 
     /// Keeps the key in `data`, mode 0600.
     pub fn keep(&self, data: &Path) -> Result<(), CredentialsError> {
-        let text = serde_json::to_vec_pretty(self).map_err(CredentialsError::Damaged)?;
-        Ok(write_durably(&data.join(FILE), &text)?)
+        let text = serde_json::to_vec_pretty(self)
+            .map_err(|error| CredentialsError::Damaged(data.to_owned(), error))?;
+        write_durably(&data.join(FILE), &text)
+            .map_err(|error| CredentialsError::Io(data.to_owned(), error))
     }
 
     /// What an earlier start kept in `data`.
@@ -109,9 +111,9 @@ impl RootCredentials {
         match std::fs::read(data.join(FILE)) {
             Ok(text) => serde_json::from_slice(&text)
                 .map(Some)
-                .map_err(CredentialsError::Damaged),
+                .map_err(|error| CredentialsError::Damaged(data.to_owned(), error)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(error) => Err(CredentialsError::Io(data.to_owned(), error)),
         }
     }
 

@@ -49,7 +49,7 @@ pub struct ServeArgs {
     drives: Vec<PathBuf>,
 
     /// What fails together with this node (power, switch) has the same number.
-    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = parse_rack, allow_negative_numbers = true)]
     rack: u32,
 
     /// HOST:PORT that other nodes reach this one at, if it is not the address of --listen.
@@ -122,6 +122,10 @@ pub enum ServeError {
     MemoryBudget(ByteSize),
     #[error("cannot listen on {0}: {1}. Choose another address with --listen ADDRESS:PORT")]
     Listen(SocketAddr, io::Error),
+    #[error(
+        "HOLDFAST_LOG={0:?} cannot be used ({1}): write a level such as `debug`, or levels of parts such as `warn,holdfast=info`"
+    )]
+    Log(String, String),
     #[error("the cluster's identities cannot be read: {0}")]
     Identities(DirectoryError),
     #[error("{0}")]
@@ -155,11 +159,16 @@ fn begin(args: &CommonArgs) -> Result<tokio::runtime::Runtime, ServeError> {
     if args.memory_budget < MEMORY_BUDGET_MIN {
         return Err(ServeError::MemoryBudget(args.memory_budget));
     }
-    let filter = tracing_subscriber::EnvFilter::try_from_env("HOLDFAST_LOG").unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("warn,openraft=error,holdfast=info")
-    });
+    let wanted = std::env::var("HOLDFAST_LOG").ok();
+    let filter = match wanted.filter(|text| !text.trim().is_empty()) {
+        Some(text) => tracing_subscriber::EnvFilter::try_new(&text)
+            .map_err(|error| ServeError::Log(text, error.to_string()))?,
+        None => tracing_subscriber::EnvFilter::new("warn,openraft=error,holdfast=info"),
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // Whoever read our standard error may be gone. It would be told so on standard error, and panic there.
+        .log_internal_errors(false)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .init();
@@ -563,6 +572,11 @@ fn parse_advertise(text: &str) -> Result<String, String> {
             "write a host and a port, such as 10.0.0.1:9000 or node-1.example.com:9000".to_owned(),
         ),
     }
+}
+
+fn parse_rack(text: &str) -> Result<u32, String> {
+    text.parse()
+        .map_err(|_| format!("write a whole number from 0 to {}", u32::MAX))
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

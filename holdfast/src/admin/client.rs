@@ -47,7 +47,7 @@ pub(super) fn request(
         .ok_or_else(|| AdminError::Endpoint(endpoint.to_owned()))?;
     let mut request = signed(method, host, path, body, root)?.into_bytes();
     request.extend_from_slice(body);
-    let failed = |error| AdminError::Io(endpoint.to_owned(), error);
+    let failed = |error| AdminError::Silent(endpoint.to_owned(), error);
     let answer = exchange(host, &request).map_err(failed)?;
     let split = answer
         .windows(4)
@@ -57,10 +57,33 @@ pub(super) fn request(
     let body = answer[split + 4..].to_vec();
     let status = head.split(' ').nth(1).unwrap_or("");
     if status != "200" {
-        let reason = format!("{status}: {}", String::from_utf8_lossy(&body));
+        let reason = format!("{status}: {}", reason(&String::from_utf8_lossy(&body)));
         return Err(AdminError::Refused(endpoint.to_owned(), reason));
     }
     Ok(body)
+}
+
+/// What an error says: its message, and for keys what to look at.
+fn reason(body: &str) -> String {
+    let part = |tag: &str| {
+        let begin = body.split_once(&format!("<{tag}>"))?.1;
+        Some(begin.split_once(&format!("</{tag}>"))?.0)
+    };
+    let (Some(code), Some(message)) = (part("Code"), part("Message")) else {
+        return body.to_owned();
+    };
+    let plain = ["&lt;<", "&gt;>", "&quot;\"", "&apos;'", "&amp;&"];
+    let message = plain.iter().fold(message.to_owned(), |text, pair| {
+        let (entity, character) = pair.split_at(pair.len() - 1);
+        text.replace(entity, character)
+    });
+    let advice = match code {
+        "InvalidAccessKeyId" | "SignatureDoesNotMatch" => {
+            " Give the node's --data directory, or its root key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        }
+        _ => "",
+    };
+    format!("{code}: {message}{advice}")
 }
 
 fn exchange(host: &str, request: &[u8]) -> io::Result<Vec<u8>> {

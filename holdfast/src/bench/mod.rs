@@ -60,7 +60,7 @@ pub enum BenchError {
     #[error("{0}; is the server running, and is --endpoint right?")]
     Unreachable(String),
     /// The bucket cannot be used.
-    #[error("the bucket {0} cannot be used: {1}")]
+    #[error("the bucket {0} cannot be used: {1}{advice}", advice = advice(.1))]
     Bucket(String, Failure),
     /// There is no bucket to read from.
     #[error(
@@ -300,6 +300,17 @@ fn resolve(endpoint: &Endpoint) -> Result<Target, BenchError> {
         endpoint: endpoint.clone(),
         address: address.ok_or_else(|| failed(io::Error::other("it has no address")))?,
     })
+}
+
+/// What to look at; the answer to a HEAD, which is what asks first, says nothing but a number.
+fn advice(failure: &Failure) -> &'static str {
+    match failure {
+        Failure::S3 { status: 403, .. } => {
+            ". Are the access key and the secret those of this server?"
+        }
+        Failure::S3 { status: 400, .. } => ". Is it the name of a bucket, and is --region right?",
+        _ => "",
+    }
 }
 
 fn open_bucket(plan: &Arc<Plan>, content: &Content, targets: &[Target]) -> Result<(), BenchError> {

@@ -188,8 +188,10 @@ fn read_json<T: for<'de> Deserialize<'de>>(
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(at(path, error)),
     };
-    let value: T = serde_json::from_slice(&text)
-        .map_err(|error| at(path, io::Error::new(io::ErrorKind::InvalidData, error)))?;
+    let value: T = serde_json::from_slice(&text).map_err(|error| {
+        let text = format!("it is damaged ({error}): restore it from a copy");
+        at(path, io::Error::new(io::ErrorKind::InvalidData, text))
+    })?;
     if format(&value) != FORMAT {
         let text = format!("format {} is not known to this version", format(&value));
         return Err(at(path, io::Error::new(io::ErrorKind::InvalidData, text)));

@@ -6,7 +6,7 @@ use std::time::Duration;
 use holdfast_placement::directory::{Directory, DirectoryError};
 use holdfast_placement::ids::{DriveId, Epoch, NodeId, SiteId};
 use holdfast_placement::map::{ClusterMap, Drive, DriveState, FEATURE, Node, NodeState, SharedMap};
-use holdfast_placement::rpc::{self, Answer, PeerServer, Peers, Service};
+use holdfast_placement::rpc::{self, Answer, CallError, PeerServer, Peers, Service};
 use serde::{Deserialize, Serialize};
 
 /// Asks for a place in the cluster. Any node answers.
@@ -56,10 +56,17 @@ pub(super) async fn ask(
     for address in addresses {
         let answer = peers.call_at(address, JOIN, head.clone(), JOIN_TIME).await;
         let placed: Result<Result<JoinAnswer, String>, String> = answer
-            .map_err(|error| error.to_string())
+            .map_err(|error| match error {
+                // Whoever is asked has no number yet that would mean something to a person.
+                CallError::Unreachable { reason, .. } | CallError::NoAnswer { reason, .. } => {
+                    reason
+                }
+                error => error.to_string(),
+            })
             .and_then(|answer| rpc::decode(&answer));
         match placed {
             Ok(Ok(placed)) => return Ok(placed),
+            Ok(Err(reason)) | Err(reason) if reason.starts_with(address) => reasons.push(reason),
             Ok(Err(reason)) | Err(reason) => reasons.push(format!("{address}: {reason}")),
         }
     }

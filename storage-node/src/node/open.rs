@@ -136,7 +136,9 @@ pub enum StartError {
     NotEmpty(PathBuf),
     #[error("{} belongs to a store with another join token: start it without --join, or give an empty --data directory to join with", .0.display())]
     JoinTwice(PathBuf),
-    #[error("the cluster was not joined: {0}")]
+    #[error(
+        "the cluster was not joined: {0}. --join names nodes that run and can be reached from here; `holdfast admin token --data DIR` on any of them prints the token"
+    )]
     Join(String),
     #[error("no drive of the store can be used: {0}")]
     NoDrive(String),
@@ -211,7 +213,14 @@ impl Node {
         let lock = lock(&config.data)?;
         let mut identity = identify(&config).await?;
         let secret = match read_secret(&config.data)? {
-            Some(secret) => secret,
+            Some(secret) => {
+                if config.secret.as_ref().is_some_and(|given| *given != secret) {
+                    tracing::warn!(
+                        "the join token that was given is not the store's: the store keeps its own"
+                    );
+                }
+                secret
+            }
             None => {
                 let given = config.secret.clone();
                 let secret = given.unwrap_or_else(|| ClusterSecret::random(config.rng.as_ref()));
@@ -1018,6 +1027,18 @@ pub(super) fn room(path: &Path) -> (u64, u64) {
     }
 }
 
+/// The error with the path that it is about, and what can be done.
 fn named(path: &Path, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            ". Run this as the user that the directory belongs to, or choose another"
+        }
+        io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => {
+            ". It has to be a directory: choose another"
+        }
+        io::ErrorKind::NotFound => ". It cannot be made there: choose another directory",
+        io::ErrorKind::ReadOnlyFilesystem => ". Mount it for writing, or choose another directory",
+        _ => "",
+    };
+    io::Error::new(error.kind(), format!("{}: {error}{advice}", path.display()))
 }
