@@ -1415,12 +1415,6 @@ fn unsupported() -> Vec<Case> {
     };
     let get = |target: &'static str| move |g: &Ground| g.sign(Request::get(target));
     vec![
-        case(
-            "PUT with If-None-Match of an ETag",
-            501,
-            NOT,
-            header("if-none-match", "\"0123\""),
-        ),
         case("GET ?policy", 501, NOT, get("/malformed?policy")),
         case("GET ?website", 501, NOT, get("/malformed?website")),
         case("GET ?replication", 501, NOT, get("/malformed?replication")),

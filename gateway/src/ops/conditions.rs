@@ -94,23 +94,27 @@ pub fn bare_etag(tag: &str) -> &str {
     tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"')
 }
 
-/// The condition of a PUT, a copy or a completion: `If-None-Match: *` or `If-Match: etag`.
+/// The condition of a PUT, a copy or a completion: `If-None-Match` or `If-Match`, with one entity tag or `*`.
 pub fn of_write(headers: &HeaderMap) -> Result<Condition, S3Error> {
-    let mut condition = Condition::default();
-    if let Some(value) = headers.get(http::header::IF_NONE_MATCH) {
-        if bare_etag(value.to_str().unwrap_or_default()) != "*" {
-            return Err(not_implemented("If-None-Match other than * on a write")
-                .detail("Header", "If-None-Match"));
+    let if_match = etag_of(headers, &http::header::IF_MATCH)?;
+    let if_none_match = etag_of(headers, &http::header::IF_NONE_MATCH)?;
+    let condition = match (if_match, if_none_match) {
+        (Some(_), Some(_)) => {
+            return Err(S3Error::with(
+                Code::NotImplemented,
+                "If-Match and If-None-Match together are not implemented.",
+            ));
         }
-        condition.absent = true;
-    }
-    condition.etag = etag_of(headers)?;
-    if condition.absent && condition.etag.is_some() {
-        return Err(S3Error::with(
-            Code::NotImplemented,
-            "If-Match and If-None-Match together are not implemented.",
-        ));
-    }
+        (etag, None) => Condition {
+            etag,
+            ..Condition::default()
+        },
+        (None, Some(etag)) => Condition {
+            absent: true,
+            etag: Some(etag).filter(|etag| etag != "*"),
+            ..Condition::default()
+        },
+    };
     Ok(condition)
 }
 
@@ -128,7 +132,7 @@ pub fn of_delete(headers: &HeaderMap) -> Result<Condition, S3Error> {
         return Err(not_implemented("If-None-Match on a deletion"));
     }
     let mut condition = Condition {
-        etag: etag_of(headers)?,
+        etag: etag_of(headers, &http::header::IF_MATCH)?,
         ..Condition::default()
     };
     if let Some(date) = text("x-amz-if-match-last-modified-time")? {
@@ -145,16 +149,16 @@ pub fn of_delete(headers: &HeaderMap) -> Result<Condition, S3Error> {
     Ok(condition)
 }
 
-fn etag_of(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
-    let Some(value) = headers.get(http::header::IF_MATCH) else {
+fn etag_of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Error> {
+    let Some(value) = headers.get(name) else {
         return Ok(None);
     };
     match value.to_str().map(bare_etag) {
         Ok(etag) if !etag.is_empty() && !etag.contains(',') => Ok(Some(etag.to_owned())),
         _ => Err(invalid_argument(
-            "If-Match",
+            name.as_str(),
             "",
-            "If-Match takes one entity tag.",
+            "On a write this header takes one entity tag.",
         )),
     }
 }
@@ -238,8 +242,9 @@ mod tests {
         assert!(of_write(&headers("if-none-match", "*")).unwrap().absent);
         let etag = of_write(&headers("if-match", "\"abc\"")).unwrap().etag;
         assert_eq!(etag.as_deref(), Some("abc"));
-        let other = of_write(&headers("if-none-match", "\"abc\"")).unwrap_err();
-        assert_eq!(other.code, Code::NotImplemented);
+        let other = of_write(&headers("if-none-match", "\"abc\"")).unwrap();
+        assert_eq!((other.absent, other.etag.as_deref()), (true, Some("abc")));
+        assert!(of_write(&headers("if-none-match", "a,b")).is_err());
         assert!(of_write(&headers("if-match", "a,b")).is_err());
         assert!(of_write(&headers("if-match", "")).is_err());
     }

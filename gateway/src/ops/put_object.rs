@@ -52,7 +52,7 @@ impl Call<'_> {
         let inline_len_max = self.gateway.config.inline_len_max;
         let payload = Payload::new(self.auth, self.parts, body, digests)?;
         let is_long = payload.len().is_none_or(|len| len > inline_len_max as u64);
-        if is_long && condition.absent {
+        if is_long && condition.absent && condition.etag.is_none() {
             self.refuse_if_there(key).await?;
         }
         let received = self.receive(payload, inline_len_max).await?;

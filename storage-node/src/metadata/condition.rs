@@ -10,7 +10,7 @@ impl Condition {
     pub(super) fn allows_write(&self, newest: Option<&VersionSummary>) -> Result<(), Refusal> {
         match newest {
             Some(newest) => self.holds_for(newest),
-            None if self.etag.is_some() => Err(Refusal::NoSuchKey),
+            None if self.etag.is_some() && !self.absent => Err(Refusal::NoSuchKey),
             None => Ok(()),
         }
     }
@@ -27,8 +27,8 @@ impl Condition {
             None | Some("*") => true,
             Some(etag) => !newest.delete_marker && etag == newest.etag.to_string(),
         };
-        let holds = !self.absent
-            && etag_matches
+        // `If-None-Match: *`, too, is of what is there.
+        let holds = etag_matches != self.absent
             && self
                 .modified_secs
                 .is_none_or(|secs| secs == newest.modified.secs())

@@ -63,7 +63,7 @@ impl DefaultRetention {
         };
         Retention {
             mode: self.mode,
-            until: UnixMillis(now.0.saturating_add(days * DAY_MS)),
+            until: UnixMillis(now.0.saturating_add(days.saturating_mul(DAY_MS))),
         }
     }
 }

@@ -44,9 +44,9 @@ impl Ask for Get<'_> {
                 Some(_) => None,
             };
             let Some(value) = newest else {
-                return match self.version.is_some() || self.at.may_have_versions(&**state)? {
-                    true => self.in_view(&**state),
-                    false => self.at.nothing(&**state),
+                return match self.at.only_in_objects(&**state, self.version)? {
+                    Some(nothing) => Ok(nothing.map(|()| Lookup::Nothing)),
+                    None => self.in_view(&**state),
                 };
             };
             let record = values::version(&value)?;
@@ -114,19 +114,31 @@ impl Ask for Head<'_> {
         {
             return Ok(Ok(Lookup::Found(values::version(&value)?)));
         }
-        match self.version.is_some() || self.at.may_have_versions(&**state)? {
-            true => self.at.find(&*state.view(), self.version),
-            false => self.at.nothing(&**state),
+        match self.at.only_in_objects(&**state, self.version)? {
+            Some(nothing) => Ok(nothing.map(|()| Lookup::Nothing)),
+            None => self.at.find(&*state.view(), self.version),
         }
     }
 }
 
 impl Place<'_> {
-    /// Whether the lane keeps versions, and so may have some of a key that is not in `objects`. It never ceases to.
-    fn may_have_versions(&self, state: &dyn IndexView) -> Result<bool, IndexError> {
+    /// The answer if the newest version was asked for, is not in `objects`, and cannot be elsewhere: the lane keeps no
+    /// versions (if it does, it never ceases to), or is closed.
+    fn only_in_objects(
+        &self,
+        state: &dyn IndexView,
+        asked: Option<VersionRef>,
+    ) -> Result<Option<InBucket<()>>, IndexError> {
+        if asked.is_some() {
+            return Ok(None);
+        }
         let Address { bucket, lane, .. } = self.address;
         let state = lane_state(state, self.group, bucket, lane)?;
-        Ok(state.versioning.keeps_versions())
+        Ok(match state.versioning.keeps_versions() {
+            _ if state.closed_by.is_some() => Some(Err(BucketClosed)),
+            false => Some(Ok(())),
+            true => None,
+        })
     }
 
     /// A version of the key; `None`: the newest.

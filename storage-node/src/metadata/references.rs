@@ -109,10 +109,11 @@ const RESTARTS_MAX: u32 = 3;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Region {
     Objects,
-    Noncurrent,
     Parts,
     PartTables,
     ReclaimQueue,
+    /// Looked at after `Objects`.
+    Noncurrent,
 }
 
 impl Region {

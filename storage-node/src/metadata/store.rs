@@ -25,9 +25,9 @@ use super::{keys, values};
 /// (S3 user guide, "Conditional requests".)
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Condition {
-    /// `If-None-Match: *`.
+    /// `If-None-Match: *`; with `etag`, `If-None-Match` of that etag.
     pub absent: bool,
-    /// `If-Match`: an etag without quotes, or `*`.
+    /// `If-Match`, unless `absent`: an etag without quotes, or `*`.
     pub etag: Option<String>,
     /// `x-amz-if-match-last-modified-time` (DELETE), whole seconds.
     pub modified_secs: Option<u64>,

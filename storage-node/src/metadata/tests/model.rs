@@ -19,7 +19,7 @@ use holdfast_placement::seams::{
 use holdfast_placement::testing::{DirectGroups, SplitGroups, map_of as map_with};
 use parking_lot::Mutex;
 
-use super::{BUCKET, any, chunked, completion, etag, if_absent, if_match, new_upload, part, set};
+use super::{BUCKET, any, chunked, completion, etag, if_match, new_upload, part, set};
 use crate::metadata::testing::map_of;
 use crate::metadata::{
     Body, BodyPlace, BucketVersioning, ChunkedBody, CloseBucket, CompleteUploadError, Condition,
@@ -396,14 +396,13 @@ fn fits(
 ) -> Result<(), &'static str> {
     let Some(object) = there else {
         return match &condition.etag {
-            Some(_) if !delete => Err("NoSuchKey"),
+            Some(_) if !delete && !condition.absent => Err("NoSuchKey"),
             _ => Ok(()),
         };
     };
     let etag = condition.etag.as_deref();
     let is_own = |etag: &str| etag == "*" || (!object.marker && etag == object.etag.to_string());
-    if condition.absent
-        || etag.is_some_and(|etag| !is_own(etag))
+    if condition.absent == etag.is_none_or(is_own)
         || condition.size.is_some_and(|size| size != object.size)
         || condition
             .modified_secs
@@ -504,7 +503,14 @@ impl Run {
             _ => &versions[versions.len() - 1],
         });
         let mut condition = match self.below(8) {
-            0 => if_absent(),
+            0 => Condition {
+                absent: true,
+                ..match self.below(3) {
+                    0 => if_match(object.map_or(etag(0), |object| object.etag)),
+                    1 => if_match(etag(self.below(self.bodies + 1))),
+                    _ => any(),
+                }
+            },
             1 => if_match("*"),
             2 => if_match(etag(self.below(self.bodies + 1))),
             3 => if_match(object.map_or(etag(0), |object| object.etag)),

@@ -9,10 +9,14 @@ use holdfast_placement::seams::{
 };
 
 use super::{any, chunked, etag, set};
-use crate::metadata::command::{Address, Command, DeleteKey, encode_missed};
+use crate::metadata::command::{Address, Command, DeleteKey, DeleteVersion, encode_missed};
 use crate::metadata::record::{Body, ChunkedBody, MissedSlot, PartRecord};
 use crate::metadata::values::VersionDetails;
-use crate::metadata::{BodyPlace, ObjectHeaders, ReclaimId, RepairId, metadata_machine};
+use crate::metadata::{
+    BodyPlace, BucketVersioning, DefaultRetention, LockChange, LockConfiguration, LockMode,
+    ObjectHeaders, ReclaimId, RepairId, RetentionPeriod, VersionId, VersionLock, VersionRef,
+    Versioning, metadata_machine,
+};
 
 const GROUP: GroupId = GroupId(3);
 
@@ -82,6 +86,65 @@ fn commands() -> Vec<Vec<u8>> {
                 condition: any(),
             }],
         },
+        Command::SetVersioning {
+            bucket: at.bucket,
+            lanes: vec![Lane(0)],
+            versioning: BucketVersioning {
+                change: 1,
+                versioning: Versioning::Enabled,
+                lock: Some(LockConfiguration {
+                    default: Some(DefaultRetention {
+                        mode: LockMode::Governance,
+                        period: RetentionPeriod::Years(1),
+                    }),
+                }),
+            },
+        },
+        put(chunked(5, 3)),
+        put(Body::Inline),
+        Command::SetLock {
+            at,
+            version: None,
+            change: LockChange::Retention(None),
+            bypass_governance: true,
+        },
+        Command::SetVersionTags {
+            at,
+            version: VersionRef::Id(version_of(10)),
+            tags: Vec::new(),
+        },
+        Command::ReplaceBody {
+            at,
+            place: BodyPlace::Noncurrent {
+                version: version_of(9),
+            },
+            old: set(5),
+            new: body_of(&chunked(6, 3)),
+        },
+        Command::CreateLockedUpload {
+            at,
+            upload,
+            headers: ObjectHeaders::default(),
+            tags: Vec::new(),
+            checksum: None,
+            lock: VersionLock {
+                retention: None,
+                legal_hold: Some(true),
+            },
+        },
+        Command::AbortUpload { at, upload },
+        Command::DeleteVersions {
+            bucket: at.bucket,
+            keys: [None, Some(version_of(9)), Some(version_of(10))]
+                .map(|version| DeleteVersion {
+                    lane: at.lane,
+                    key: at.key,
+                    version: version.map(VersionRef::Id),
+                    condition: any(),
+                    bypass_governance: true,
+                })
+                .into(),
+        },
         Command::CloseLanes {
             bucket: at.bucket,
             lanes: vec![Lane(0), Lane(1)],
@@ -127,6 +190,15 @@ fn commands() -> Vec<Vec<u8>> {
         bytes
     });
     encoded.collect()
+}
+
+/// The version that the command of that number writes.
+fn version_of(number: u8) -> VersionId {
+    let mut id = [0; 16];
+    id[7] = number + 1;
+    id[11] = GROUP.0 as u8;
+    id[12..].copy_from_slice(&[number; 4]);
+    VersionId(id)
 }
 
 fn body_of(body: &Body) -> ChunkedBody {
