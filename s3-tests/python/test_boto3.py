@@ -538,7 +538,6 @@ def test_what_is_not_there_is_said(s3, bucket):
         (s3.get_bucket_policy, {}),
         (s3.get_bucket_website, {}),
         (s3.put_bucket_accelerate_configuration, {"AccelerateConfiguration": {"Status": "Enabled"}}),
-        (s3.get_object_legal_hold, {"Key": "key"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ServerSideEncryption": "aws:kms"}),
         (s3.put_object, {"Key": "key", "Body": b"", "WebsiteRedirectLocation": "/x"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ACL": "public-read"}),
