@@ -23,7 +23,7 @@ PYTHON ?= python3
 REQUIREMENTS := s3-tests/python/requirements.txt
 VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast/python-$(shell sha256sum $(REQUIREMENTS) 2>/dev/null | cut -c1-12)
 
-.PHONY: help serve build test test-rust test-python test-clients lint deps clean
+.PHONY: help serve build test test-rust test-sim test-python test-clients lint deps clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -32,16 +32,19 @@ serve: build ## Build and start a server on ./data; more flags: make serve ARGS=
 	@exec "$(BIN)" serve --data ./data $(ARGS)
 
 build: deps ## Build the binary
-	cargo build --release --locked --workspace
+	cargo build --release --locked
 
 # What compiling RocksDB needs beside Rust. Installed when we may, else named.
 deps: ## Install what the build lacks, or say what to install
 	@deploy/build-deps
 
-test: test-rust test-python ## All tests: Rust, then boto3 and the AWS CLI
+test: test-rust test-sim test-python ## All tests: Rust, the simulation, then boto3 and the AWS CLI
 
 test-rust: build ## Rust tests, those with a started server among them
-	cargo test --release --locked --workspace --no-fail-fast
+	cargo test --release --locked --no-fail-fast
+
+test-sim: deps ## The whole cluster in simulation: 20 seeds, and bugs that must be caught
+	cargo test --release --locked -p holdfast-sim
 
 test-python: build $(VENV)/ready ## boto3 and the AWS CLI against a started server
 	HOLDFAST_BIN="$(BIN)" PATH="$(VENV)/bin:$$PATH" "$(VENV)/bin/python" -m pytest -q -rs s3-tests/python $(PYTEST_ARGS)
@@ -59,7 +62,8 @@ $(VENV)/ready: | $(REQUIREMENTS)
 
 lint: deps ## Formatting, clippy with warnings denied, licences and sources of dependencies
 	cargo fmt --all -- --check
-	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked -p holdfast-sim --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  cargo deny --offline --locked check bans licenses sources; \
 	else \

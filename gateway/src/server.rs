@@ -29,7 +29,7 @@ use crate::ops::cors::{self, is_preflight, preflight};
 use crate::ops::documents::DocumentMemory;
 use crate::router::{Query, Target, virtual_bucket};
 
-pub use connection::{Front, serve};
+pub use connection::{Front, converse, serve};
 
 /// Bytes of a request's header fields at most. S3 says 8 KB; ten tags of the largest size, escaped, need more.
 const HEADERS_LEN_MAX: usize = 16 * 1024;

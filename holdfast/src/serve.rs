@@ -14,7 +14,8 @@ use holdfast_placement::directory::{Directory, DirectoryError, Identity};
 use holdfast_placement::rpc::{ClusterSecret, ParseSecretError};
 use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemNet, SystemRng, spawn};
 use holdfast_storage_node::node::{
-    JoinConfig, Node, NodeConfig, NodeOrder, StartError, Visitor, VisitorConfig, read_secret,
+    JoinConfig, LocalMedia, Node, NodeConfig, NodeOrder, StartError, Visitor, VisitorConfig,
+    WorkConfig, read_secret,
 };
 use tokio::net::TcpListener;
 
@@ -273,6 +274,8 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         placement_only: role == Role::Placement,
         join,
         secret: args.common.secret()?,
+        media: Arc::new(LocalMedia::new(args.common.memory_budget.0)),
+        work: WorkConfig::default(),
         net: Arc::new(SystemNet),
         clock: clock.clone(),
         rng: rng.clone(),

@@ -8,6 +8,8 @@ pub mod consensus;
 pub mod directory;
 pub mod ids;
 pub mod map;
+#[doc(hidden)]
+pub mod planted;
 pub mod protection;
 pub mod query;
 pub mod ring;

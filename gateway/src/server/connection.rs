@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::body::Body;
 use futures_util::future::BoxFuture;
 use holdfast_placement::rpc::{self, PeerServer};
-use holdfast_placement::seams::{Clock, spawn};
+use holdfast_placement::seams::{Clock, Connection, spawn};
 use http::header::{CONNECTION, EXPECT};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -118,6 +118,9 @@ async fn serve_until(
         };
         let front = front.clone();
         let stopped = stopped.clone();
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!("TCP_NODELAY: {error}");
+        }
         spawn(async move {
             converse(front, stream, stopped).await;
             drop(permit);
@@ -158,11 +161,12 @@ async fn accept(
     }
 }
 
-/// Serves one connection to its end.
-async fn converse(front: Arc<Front>, stream: TcpStream, mut stopped: watch::Receiver<()>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!("TCP_NODELAY: {error}");
-    }
+/// Serves one connection to its end; when `stopped` changes, to the end of the request at hand.
+pub async fn converse(
+    front: Arc<Front>,
+    stream: impl Connection,
+    mut stopped: watch::Receiver<()>,
+) {
     let linger = Arc::new(AtomicBool::new(false));
     let socket = Socket::new(
         stream,

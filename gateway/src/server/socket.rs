@@ -9,19 +9,18 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use holdfast_placement::seams::Clock;
+use holdfast_placement::seams::{Clock, Connection};
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::ReadBuf;
 
 /// How long, and how much, is read after the last response was written, so that a client that is still sending gets to
 /// read the response instead of a reset.
 const LINGER_TIME_MAX: Duration = Duration::from_secs(5);
 const LINGER_LEN_MAX: usize = 256 * 1024 * 1024;
 
-pub(super) struct Socket {
-    io: TokioIo<TcpStream>,
+pub(super) struct Socket<S> {
+    io: TokioIo<S>,
     clock: Arc<dyn Clock>,
     write_stall_timeout: Duration,
     /// Runs while a write waits; made at most once per timeout.
@@ -37,10 +36,10 @@ struct Lingering {
     left: usize,
 }
 
-impl Socket {
+impl<S: Connection> Socket<S> {
     /// When `linger` is set, the close waits for the client.
     pub(super) fn new(
-        stream: TcpStream,
+        stream: S,
         clock: Arc<dyn Clock>,
         write_stall_timeout: Duration,
         linger: Arc<AtomicBool>,
@@ -102,7 +101,7 @@ impl Socket {
     }
 }
 
-impl Read for Socket {
+impl<S: Connection> Read for Socket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -112,7 +111,7 @@ impl Read for Socket {
     }
 }
 
-impl Write for Socket {
+impl<S: Connection> Write for Socket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

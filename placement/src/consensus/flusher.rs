@@ -9,13 +9,14 @@ use std::thread::JoinHandle;
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::storage::IOFlushed;
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use super::keys;
 use super::log_store::GroupLog;
 use super::raft_types::{Entry, LogId, TypeConfig, Vote};
 use crate::ids::{DriveId, GroupId};
-use crate::seams::{Batch, Durability, Index, IndexError, Keyspace};
+use crate::planted::{Bug, planted};
+use crate::seams::{Batch, Durability, Index, IndexError, Keyspace, flush, spawn};
 
 /// What a group wants written.
 pub(super) enum Change {
@@ -49,7 +50,7 @@ pub(super) struct Job {
     pub done: Done,
 }
 
-/// A drive's log: its index and the thread that writes it.
+/// A drive's log: its index and the thread that writes it, or in a simulation the task.
 pub(crate) struct DriveLog {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -59,7 +60,9 @@ struct Shared {
     drive: DriveId,
     index: Arc<dyn Index>,
     queue: Mutex<Queue>,
+    /// For the writer, thread or task.
     wake: Condvar,
+    wake_task: Notify,
     failed: AtomicBool,
 }
 
@@ -71,22 +74,27 @@ struct Queue {
 }
 
 impl DriveLog {
-    /// Starts the writer thread of the drive.
+    /// Starts the writer of the drive.
     pub fn open(drive: DriveId, index: Arc<dyn Index>) -> io::Result<Arc<Self>> {
         let shared = Arc::new(Shared {
             drive,
             index,
             queue: Mutex::default(),
             wake: Condvar::new(),
+            wake_task: Notify::new(),
             failed: AtomicBool::new(false),
         });
         let writer = shared.clone();
-        let thread = std::thread::Builder::new()
-            .name(format!("log-{}", drive.0))
-            .spawn(move || writer.run())?;
+        let thread = if shared.index.flush_time().is_some() {
+            spawn(writer.run_on_the_runtime());
+            None
+        } else {
+            let thread = std::thread::Builder::new().name(format!("log-{}", drive.0));
+            Some(thread.spawn(move || writer.run())?)
+        };
         Ok(Arc::new(Self {
             shared,
-            thread: Mutex::new(Some(thread)),
+            thread: Mutex::new(thread),
         }))
     }
 
@@ -111,7 +119,7 @@ impl DriveLog {
         if queue.idle {
             queue.idle = false;
             drop(queue);
-            self.shared.wake.notify_one();
+            self.shared.wake();
         }
     }
 
@@ -163,7 +171,35 @@ impl Shared {
         queue.closed = true;
         queue.idle = false;
         drop(queue);
+        self.wake();
+    }
+
+    fn wake(&self) {
         self.wake.notify_one();
+        self.wake_task.notify_one();
+    }
+
+    /// As [`run`](Self::run), where no call may block.
+    async fn run_on_the_runtime(self: Arc<Self>) {
+        loop {
+            let jobs = {
+                let mut queue = self.queue.lock();
+                if queue.jobs.is_empty() && queue.closed {
+                    return;
+                }
+                queue.idle = queue.jobs.is_empty();
+                std::mem::take(&mut queue.jobs)
+            };
+            if jobs.is_empty() {
+                self.wake_task.notified().await;
+                continue;
+            }
+            let mut result = self.write(&jobs, Durability::Unsynced);
+            if result.is_ok() && durability_of(&jobs) == Durability::Synced {
+                result = flush(&self.index).await;
+            }
+            self.finish(jobs, result);
+        }
     }
 
     fn run(&self) {
@@ -181,32 +217,36 @@ impl Shared {
                 queue.idle = false;
                 std::mem::swap(&mut queue.jobs, &mut jobs);
             }
-            let result = self.write(&jobs);
-            if let Err(error) = &result
-                && !self.failed.swap(true, Ordering::AcqRel)
-            {
-                tracing::error!(drive = %self.drive, %error, "the log cannot be written");
-            }
-            for job in jobs.drain(..) {
-                job.finish(result.clone());
-            }
+            let result = self.write(&jobs, durability_of(&jobs));
+            self.finish(jobs.drain(..), result);
         }
     }
 
-    fn write(&self, jobs: &[Job]) -> Result<(), IndexError> {
+    fn finish(&self, jobs: impl IntoIterator<Item = Job>, result: Result<(), IndexError>) {
+        if let Err(error) = &result
+            && !self.failed.swap(true, Ordering::AcqRel)
+        {
+            tracing::error!(drive = %self.drive, %error, "the log cannot be written");
+        }
+        for job in jobs {
+            job.finish(result.clone());
+        }
+    }
+
+    fn write(&self, jobs: &[Job], durability: Durability) -> Result<(), IndexError> {
         if self.failed.load(Ordering::Acquire) {
             return Err(IndexError::Io("the log has failed before".into()));
         }
-        // Purges alone need no flush: losing one costs nothing but space.
-        let durability = if jobs
-            .iter()
-            .all(|job| matches!(job.change, Change::Purge { .. }))
-        {
-            Durability::Unsynced
-        } else {
-            Durability::Synced
-        };
         self.index.write(batch_of(jobs), durability)
+    }
+}
+
+fn durability_of(jobs: &[Job]) -> Durability {
+    // Purges alone need no flush: losing one costs nothing but space.
+    let purges = |job: &Job| matches!(job.change, Change::Purge { .. });
+    match planted(Bug::SkipLogFlush) || jobs.iter().all(purges) {
+        true => Durability::Unsynced,
+        false => Durability::Synced,
     }
 }
 

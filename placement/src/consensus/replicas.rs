@@ -24,7 +24,7 @@ use super::state_machine::Growth;
 use super::{ConsensusConfig, GroupStatus, MachineFactory, ReplicaDrive};
 use crate::ids::{DriveId, GroupId, NodeId};
 use crate::rpc::Peers;
-use crate::seams::{Clock, Index, spawn};
+use crate::seams::{Clock, Index, blocking, spawn};
 
 /// How long a replica that is to vote may go without any progress towards the leader's log.
 const CATCH_UP_STALL: Duration = Duration::from_secs(30);
@@ -218,7 +218,7 @@ impl Replicas {
                 .map(|drive| drive.log.clone());
             if let Some(log) = log {
                 // Its writer ends by itself; what comes after must not meet it.
-                let _ended = tokio::task::spawn_blocking(move || log.close()).await;
+                let _ended = blocking(move || log.close()).await;
             }
             if let Some(drive) = replicas.drives.lock().get_mut(&id) {
                 drive.ending = false;
@@ -373,6 +373,20 @@ impl Replicas {
         status
     }
 
+    /// The groups that a replica here leads, with the term and the drive, by the replicas' own word.
+    pub fn leads(&self) -> Vec<(GroupId, u64, DriveId)> {
+        let groups = self.groups.load();
+        let mut leads = Vec::new();
+        for group in groups.values() {
+            for replica in group.here().iter() {
+                let term = replica.leads().filter(|_| replica.stopped().is_none());
+                leads.extend(term.map(|term| (group.id(), term, replica.drive())));
+            }
+        }
+        leads.sort_unstable();
+        leads
+    }
+
     /// Ends all replicas; what was written is durable when this returns.
     pub async fn shutdown(&self) {
         let _one_at_a_time = self.changes.lock().await;
@@ -460,7 +474,7 @@ impl Replicas {
             };
         }
         let started = async {
-            let found = tokio::task::spawn_blocking(move || {
+            let found = blocking(move || {
                 // What a killed process left unsynced is taken for durable below: the log may be purged up to it.
                 new.state.sync()?;
                 hosted_groups(log.index().as_ref())
@@ -787,7 +801,7 @@ async fn pulse(replicas: Weak<Replicas>) {
 
 /// Writes what is queued and makes the state durable.
 async fn close(drive: Drive) -> Result<(), String> {
-    let closed = tokio::task::spawn_blocking(move || {
+    let closed = blocking(move || {
         drive.log.close();
         drive.state.sync()
     });

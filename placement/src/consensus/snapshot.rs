@@ -16,7 +16,9 @@ use super::keys;
 use super::log_store::GroupLog;
 use super::raft_types::{LogId, SnapshotMeta, StoredMembership};
 use crate::ids::GroupId;
-use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace};
+use crate::seams::{
+    Batch, Durability, Index, IndexError, IndexView, Keyspace, is_single_threaded, spawn,
+};
 
 #[cfg(test)]
 mod tests;
@@ -33,8 +35,11 @@ pub(crate) enum Piece {
     End,
 }
 
+/// A piece, or why there are no more.
+type Sent = Result<Piece, IndexError>;
+
 /// An image as it arrives.
-pub(crate) type Pieces = mpsc::Receiver<Result<Piece, IndexError>>;
+pub(crate) type Pieces = mpsc::Receiver<Sent>;
 
 /// A group's state: where it can be read, or beside the state that it is to replace.
 pub(crate) enum Image {
@@ -86,17 +91,35 @@ impl Image {
         };
         let (head_tx, head_rx) = oneshot::channel();
         let (chunks_tx, chunks_rx) = mpsc::channel(CHUNKS_QUEUED);
-        tokio::task::spawn_blocking(move || {
+        let reading = move |send: &mut dyn FnMut(Sent) -> bool| {
             let view = state.view();
             let head = Head::read(view.as_ref(), group);
             let go_on = head.is_ok();
             if head_tx.send(head).is_err() || !go_on {
                 return;
             }
-            let end = send_chunks(view.as_ref(), group, &chunks_tx);
+            let end = send_chunks(view.as_ref(), group, send);
             // A target that has gone away needs no end.
-            let _gone = chunks_tx.blocking_send(end.map(|()| Piece::End));
-        });
+            let _gone = send(end.map(|()| Piece::End));
+        };
+        if is_single_threaded() {
+            let mut pieces = Vec::new();
+            reading(&mut |piece| {
+                pieces.push(piece);
+                true
+            });
+            spawn(async move {
+                for piece in pieces {
+                    if chunks_tx.send(piece).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        } else {
+            tokio::task::spawn_blocking(move || {
+                reading(&mut |piece| chunks_tx.blocking_send(piece).is_ok());
+            });
+        }
         let head = head_rx
             .await
             .map_err(|_| IndexError::Io("the reader of the image has ended".into()))??;
@@ -107,7 +130,7 @@ impl Image {
 fn send_chunks(
     view: &dyn IndexView,
     group: GroupId,
-    to: &mpsc::Sender<Result<Piece, IndexError>>,
+    send: &mut dyn FnMut(Sent) -> bool,
 ) -> Result<(), IndexError> {
     let mut chunk = Vec::new();
     let mut bytes = 0;
@@ -125,14 +148,14 @@ fn send_chunks(
             if bytes >= CHUNK_BYTES {
                 bytes = 0;
                 let full = std::mem::take(&mut chunk);
-                if to.blocking_send(Ok(Piece::Chunk(full))).is_err() {
+                if !send(Ok(Piece::Chunk(full))) {
                     return Ok(());
                 }
             }
             cursor.next()?;
         }
     }
-    let _gone = to.blocking_send(Ok(Piece::Chunk(chunk)));
+    let _gone = send(Ok(Piece::Chunk(chunk)));
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use super::remote::{
 use super::replicas::{Changed, Replicas, refused, voters_of};
 use super::{Groups, ProposeError, QueryError, QueryRunner, ReadError, Reading};
 use crate::ids::{DriveId, GroupId, NodeId};
+use crate::planted::{Bug, planted};
 use crate::rpc::{self, Answer, CallError, PeerServer};
 use crate::seams::spawn;
 
@@ -276,7 +277,13 @@ impl Replicas {
         in_doubt: &AtomicBool,
     ) -> Result<Bytes, String> {
         let mut hint = None;
+        let mut tries = 0u8;
         loop {
+            let mut command = command.clone();
+            if planted(Bug::DropToken) && tries > 0 {
+                command = with_another_token(&command, tries);
+            }
+            tries = tries.wrapping_add(1);
             if let Ok(found) = self.group(group) {
                 match found.propose(command.clone(), in_doubt).await {
                     ProposedHere::Decided(outcome) => return Ok(outcome),
@@ -368,6 +375,11 @@ impl Groups for Replicas {
             let groups = self.groups.load();
             match groups.get(&group) {
                 Some(found) => {
+                    if planted(Bug::ReadFromFollower)
+                        && let Some(replica) = found.here().first()
+                    {
+                        return Ok(Reading::Here(replica.state().clone()));
+                    }
                     if let Some(state) = found.read_now() {
                         return Ok(Reading::Here(state));
                     }
@@ -457,4 +469,13 @@ impl Groups for Replicas {
             }
         }
     }
+}
+
+/// For [`Bug::DropToken`]: the command with a token of its own, which is the 16 bytes behind its format.
+fn with_another_token(command: &[u8], number: u8) -> Bytes {
+    let mut command = command.to_vec();
+    for byte in command.iter_mut().skip(1).take(16) {
+        *byte ^= number;
+    }
+    Bytes::from(command)
 }

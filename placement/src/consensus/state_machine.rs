@@ -19,7 +19,7 @@ use super::log_store::GroupLog;
 use super::raft_types::{LogId, Opaque, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Head, Image};
 use crate::ids::GroupId;
-use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace};
+use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace, blocking, flush};
 
 type ImageSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Image>;
 
@@ -218,12 +218,10 @@ impl RaftStateMachine<TypeConfig> for Applier {
         tracing::info!(group = %self.group, drive = %self.log.drive(), upto = applied.index(), "installs a snapshot");
         let membership = meta.last_membership.clone();
         let (state, group, stored) = (self.state.clone(), self.group, membership.clone());
-        tokio::task::spawn_blocking(move || {
-            snapshot::replace(state.as_ref(), group, &applied, &stored)
-        })
-        .await
-        .map_err(io::Error::other)?
-        .map_err(|error| self.fail(error))?;
+        blocking(move || snapshot::replace(state.as_ref(), group, &applied, &stored))
+            .await
+            .map_err(io::Error::other)?
+            .map_err(|error| self.fail(error))?;
         let view: &dyn IndexView = self.state.as_ref();
         self.machine
             .restored(view)
@@ -262,11 +260,7 @@ impl RaftSnapshotBuilder<TypeConfig> for DurablePoint {
     type SnapshotData = Image;
 
     async fn build_snapshot(&mut self) -> Result<ImageSnapshot, io::Error> {
-        let state = self.state.clone();
-        tokio::task::spawn_blocking(move || state.sync())
-            .await
-            .map_err(io::Error::other)?
-            .map_err(io::Error::other)?;
+        flush(&self.state).await.map_err(io::Error::other)?;
         Ok(Snapshot {
             meta: self.meta.clone(),
             snapshot: Image::Here {

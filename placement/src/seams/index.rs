@@ -1,6 +1,11 @@
 //! Ordered key-value storage: RocksDB in life, memory in tests.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
+
+use super::net::blocking;
 
 /// A separate key space of an [`Index`] (a column family in RocksDB). Names and numbers are persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,4 +151,23 @@ pub trait Index: IndexView + 'static {
     fn sync(&self) -> Result<(), IndexError>;
     /// The state at this moment, for several reads that must fit together.
     fn view(&self) -> Box<dyn IndexView + '_>;
+    /// How long a flush takes on the clock of a simulation, where no call may block: who wants something durable writes
+    /// it unsynced, waits so long, and calls [`sync`](Index::sync). `None` in life: the calls themselves block for as
+    /// long as it takes.
+    fn flush_time(&self) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
+}
+
+/// Makes everything written to `index` so far durable, without blocking the thread.
+pub async fn flush(index: &Arc<dyn Index>) -> Result<(), IndexError> {
+    if let Some(time) = index.flush_time() {
+        time.await;
+        return index.sync();
+    }
+    let index = index.clone();
+    match blocking(move || index.sync()).await {
+        Ok(synced) => synced,
+        Err(error) => Err(IndexError::Io(error.to_string())),
+    }
 }

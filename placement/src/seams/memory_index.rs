@@ -1,6 +1,8 @@
 //! An index in memory that can crash: what was not synced is lost, in order, from some point on.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -19,7 +21,8 @@ pub struct MemoryIndex {
 struct State {
     durable: Table,
     unsynced: Vec<Batch>,
-    now: Table,
+    /// Shared with views and cursors; a write while there are some copies it.
+    now: Arc<Table>,
     failure: Option<IndexError>,
 }
 
@@ -36,7 +39,7 @@ impl MemoryIndex {
         for batch in batches.iter().take(unsynced_kept) {
             apply(&mut state.durable, batch);
         }
-        state.now = state.durable.clone();
+        state.now = Arc::new(state.durable.clone());
         state.failure = None;
     }
 
@@ -89,51 +92,81 @@ fn get(state: &Table, space: Keyspace, key: &[u8]) -> Option<Bytes> {
     state.get(&(space, Bytes::copy_from_slice(key))).cloned()
 }
 
-/// Copies the range: cursors must not see later writes.
-fn cursor(state: &Table, space: Keyspace, from: &[u8], to: &[u8]) -> MemoryCursor {
-    let entries = if from < to {
-        state
-            .range((space, Bytes::copy_from_slice(from))..(space, Bytes::copy_from_slice(to)))
-            .map(|((_, key), value)| (key.clone(), value.clone()))
-            .collect()
-    } else {
-        Vec::new()
-    };
-    let at = entries.len();
-    MemoryCursor { entries, at }
+/// A cursor over the table as it is: later writes go to a copy.
+struct MemoryCursor {
+    table: Arc<Table>,
+    space: Keyspace,
+    from: Bytes,
+    to: Bytes,
+    at: Option<(Bytes, Bytes)>,
 }
 
-struct MemoryCursor {
-    entries: Vec<(Bytes, Bytes)>,
-    at: usize,
+impl MemoryCursor {
+    fn new(table: Arc<Table>, space: Keyspace, from: &[u8], to: &[u8]) -> Self {
+        Self {
+            table,
+            space,
+            from: Bytes::copy_from_slice(from),
+            to: Bytes::copy_from_slice(to),
+            at: None,
+        }
+    }
+
+    /// Moves to the first entry of the range between the bounds.
+    fn first(&mut self, from: Bound<Bytes>) {
+        let is_empty = match &from {
+            Bound::Included(key) => *key >= self.to,
+            Bound::Excluded(key) => *key >= self.to,
+            Bound::Unbounded => false,
+        };
+        if is_empty {
+            self.at = None;
+            return;
+        }
+        let from = from.map(|key| (self.space, key));
+        let to = Bound::Excluded((self.space, self.to.clone()));
+        let found = self.table.range((from, to)).next();
+        self.at = found.map(|((_, key), value)| (key.clone(), value.clone()));
+    }
 }
 
 impl Cursor for MemoryCursor {
     fn seek(&mut self, key: &[u8]) -> Result<(), IndexError> {
-        self.at = self.entries.partition_point(|(k, _)| k.as_ref() < key);
+        let key = self.from.as_ref().max(key);
+        self.first(Bound::Included(Bytes::copy_from_slice(key)));
         Ok(())
     }
 
     fn seek_back(&mut self, key: &[u8]) -> Result<(), IndexError> {
-        let after = self.entries.partition_point(|(k, _)| k.as_ref() <= key);
-        self.at = after.checked_sub(1).unwrap_or(self.entries.len());
+        self.at = None;
+        if key < self.from.as_ref() || self.from >= self.to {
+            return Ok(());
+        }
+        let from = Bound::Included((self.space, self.from.clone()));
+        let to = match key < self.to.as_ref() {
+            true => Bound::Included((self.space, Bytes::copy_from_slice(key))),
+            false => Bound::Excluded((self.space, self.to.clone())),
+        };
+        let found = self.table.range((from, to)).next_back();
+        self.at = found.map(|((_, key), value)| (key.clone(), value.clone()));
         Ok(())
     }
 
     fn next(&mut self) -> Result<(), IndexError> {
-        self.at = (self.at + 1).min(self.entries.len());
+        if let Some((key, _)) = self.at.take() {
+            self.first(Bound::Excluded(key));
+        }
         Ok(())
     }
 
     fn entry(&self) -> Option<(&[u8], &[u8])> {
-        self.entries
-            .get(self.at)
-            .map(|(key, value)| (key.as_ref(), value.as_ref()))
+        let (key, value) = self.at.as_ref()?;
+        Some((key.as_ref(), value.as_ref()))
     }
 }
 
 struct MemoryView {
-    table: Table,
+    table: Arc<Table>,
 }
 
 impl IndexView for MemoryView {
@@ -147,7 +180,8 @@ impl IndexView for MemoryView {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
-        Ok(Box::new(cursor(&self.table, space, from, to)))
+        let table = self.table.clone();
+        Ok(Box::new(MemoryCursor::new(table, space, from, to)))
     }
 }
 
@@ -166,7 +200,8 @@ impl IndexView for MemoryIndex {
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
         let state = self.state.lock();
         state.check()?;
-        Ok(Box::new(cursor(&state.now, space, from, to)))
+        let table = state.now.clone();
+        Ok(Box::new(MemoryCursor::new(table, space, from, to)))
     }
 }
 
@@ -174,7 +209,7 @@ impl Index for MemoryIndex {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), IndexError> {
         let mut state = self.state.lock();
         state.check()?;
-        apply(&mut state.now, &batch);
+        apply(Arc::make_mut(&mut state.now), &batch);
         state.unsynced.push(batch);
         if durability == Durability::Synced {
             state.make_durable();

@@ -11,8 +11,9 @@ mod rng;
 mod rocks_index;
 
 pub use clock::{Clock, ManualClock, SystemClock, UnixMillis};
-pub use index::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, Op};
+pub use index::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, Op, flush};
 pub use memory_index::MemoryIndex;
-pub use net::{Connection, Net, SystemNet, spawn};
+pub(crate) use net::is_single_threaded;
+pub use net::{Connection, Net, SystemNet, blocking, spawn};
 pub use rng::{Rng, SeededRng, SystemRng};
 pub use rocks_index::{RocksIndex, RocksMemory};

@@ -1,4 +1,4 @@
-//! Connections to other nodes, and where tasks are spawned.
+//! Connections to other nodes, and where tasks and blocking work go.
 
 use std::future::Future;
 use std::io;
@@ -6,6 +6,7 @@ use std::io;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 /// A connection: bytes both ways, in order.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -41,4 +42,25 @@ where
     F::Output: Send + 'static,
 {
     tokio::spawn(task)
+}
+
+/// Does work that may block, on a thread for that; on a runtime that has one thread it is done in place, so that nothing
+/// runs beside that thread: such a runtime is a simulation's, or a test's, and what happens in which order is its own
+/// affair alone.
+///
+/// # Errors
+/// If the work panicked.
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, tokio::task::JoinError> {
+    if is_single_threaded() {
+        return Ok(work());
+    }
+    tokio::task::spawn_blocking(work).await
+}
+
+/// Whether the runtime at hand has one thread.
+pub(crate) fn is_single_threaded() -> bool {
+    let flavor = Handle::current().runtime_flavor();
+    flavor == RuntimeFlavor::CurrentThread
 }

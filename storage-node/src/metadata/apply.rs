@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use bytes::Bytes;
 use holdfast_placement::command::{Decide, Turn};
 use holdfast_placement::ids::{BucketId, Lane};
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 
 use super::apply_versions::Written;
@@ -446,7 +447,10 @@ impl Change<'_, '_> {
     ) -> Result<Outcome, IndexError> {
         let object = self.object_key(at);
         let newest = self.newest(&object)?;
-        if let Err(refusal) = condition.allows_write(newest.as_ref().map(|found| &found.summary)) {
+        let allowed = condition.allows_write(newest.as_ref().map(|found| &found.summary));
+        if let Err(refusal) = allowed
+            && !planted(Bug::ConditionDecidedEarly)
+        {
             return Ok(Outcome::Refused(refusal));
         }
         let modified = self.turn.at.millis();
@@ -499,6 +503,11 @@ impl Change<'_, '_> {
         version: &Version<'_>,
     ) -> Result<(), IndexError> {
         let object = self.object_key(at);
+        if planted(Bug::ReclaimLiveBody)
+            && let Body::Chunked(body) = &version.body
+        {
+            self.reclaim(Entry::Body(*body))?;
+        }
         match before {
             // A body that the new version names again stays. (Inline bytes are each version's own.)
             Some(before)

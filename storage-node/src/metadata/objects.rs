@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_placement::ids::{BucketId, GroupId};
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
@@ -208,6 +209,10 @@ impl Metadata {
         new: NewVersion,
         condition: &Condition,
     ) -> Result<VersionSummary, WriteError> {
+        if planted(Bug::ConditionDecidedEarly) {
+            let newest = self.head(bucket, key).await?;
+            condition.allows_write(newest.as_ref().map(|found| &found.summary))?;
+        }
         let place = self.place(bucket, key);
         let checksum = new.checksum.as_ref();
         let checksum = checksum.map(|checksum| (checksum.algorithm, checksum.kind));

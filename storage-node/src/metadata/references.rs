@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use holdfast_placement::ids::{ChunkSetId, GroupId};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{Index, IndexError, Keyspace};
+use holdfast_placement::seams::{Index, IndexError, Keyspace, blocking};
 use serde::{Deserialize, Serialize};
 
 use super::keys;
@@ -204,7 +204,7 @@ impl Ask for FindReferenced<'_> {
             ..*self
         };
         // Not on a thread that serves requests.
-        let found = tokio::task::spawn_blocking(move || question.find(&*state));
+        let found = blocking(move || question.find(&*state));
         match found.await {
             Ok(found) => found,
             Err(error) => Err(IndexError::Io(error.to_string())),

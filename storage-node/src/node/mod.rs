@@ -2,6 +2,7 @@
 
 mod identity;
 mod join;
+mod media;
 mod open;
 mod orders;
 mod report;
@@ -14,7 +15,8 @@ mod watch;
 pub use identity::{
     DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, read_secret, write_durably,
 };
-pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError};
+pub use media::{DriveParts, LocalMedia, Media};
+pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError, WorkConfig};
 pub use orders::{NodeOrder, OrderError};
 pub use report::{DriveReport, LedGroup, Redundancy, Report};
 pub use space::SpaceGauge;

@@ -22,18 +22,17 @@ use holdfast_placement::ring::Ring;
 use holdfast_placement::rpc::{
     self, Answer, ClusterSecret, NOBODY, PeerServer, PeerServerConfig, Peers, PeersConfig,
 };
-use holdfast_placement::seams::{
-    Clock, IndexError, Keyspace, Net, Rng, RocksIndex, RocksMemory, spawn,
-};
+use holdfast_placement::seams::{Clock, Index, Net, Rng, blocking, spawn};
 use holdfast_placement::voters::voter_count;
 use parking_lot::Mutex;
 use rustix::fs::FlockOperation;
 use tokio::sync::mpsc;
 
 use super::identity::{
-    DRIVE_FILE, DriveIdentity, NodeIdentity, read_map, read_secret, write_map, write_secret,
+    DriveIdentity, NodeIdentity, read_map, read_secret, write_map, write_secret,
 };
 use super::join::{self, JoinRequest, change_map};
+use super::media::Media;
 use super::report::{DriveReport, LedGroup, Redundancy, Report};
 use super::space::{SpaceGauge, reserve_bytes};
 use super::{steward, watch};
@@ -44,12 +43,10 @@ use crate::repair::{
     IntentsConfig, IntentsWorker, LedGroups, MovedAway, OrphanScan, RebalanceConfig, Rebalancer,
     Rebuilder, ReclaimConfig, Reclaimer, ReencodeConfig, ReencodeControl, Reencoder,
 };
-use crate::shard_store::disk::{DiskKind, LocalDisk};
 use crate::shard_store::{ShardStore, ShardStoreConfig};
 use crate::shards::LocalShards;
 
-/// Groups that hold object metadata, and lanes a bucket: fixed when the store is made.
-const METADATA_GROUPS: u32 = 16;
+/// Lanes of a bucket: fixed when the store is made.
 const LANES: u8 = 16;
 
 /// How long a start waits for the groups to have leaders.
@@ -85,11 +82,40 @@ pub struct NodeConfig {
     pub join: Option<JoinConfig>,
     /// The secret of a cluster that is made; without it a random one.
     pub secret: Option<ClusterSecret>,
+    /// What the drives are made of.
+    pub media: Arc<dyn Media>,
+    pub work: WorkConfig,
     pub net: Arc<dyn Net>,
     pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
     /// Told as soon as other nodes' calls can be answered, long before the start is done.
     pub opening: Opening,
+}
+
+/// How a node's work is cut and paced. The defaults are meant for any store; a simulation has other ones, so that much
+/// happens in little time.
+#[derive(Clone, Debug)]
+pub struct WorkConfig {
+    /// Groups that hold object metadata, of a store that is made.
+    pub metadata_groups: u32,
+    pub shard_store: ShardStoreConfig,
+    pub reclaim: ReclaimConfig,
+    pub intents: IntentsConfig,
+    pub rebalance: RebalanceConfig,
+    pub reencode: ReencodeConfig,
+}
+
+impl Default for WorkConfig {
+    fn default() -> Self {
+        Self {
+            metadata_groups: 16,
+            shard_store: ShardStoreConfig::default(),
+            reclaim: ReclaimConfig::default(),
+            intents: IntentsConfig::default(),
+            rebalance: RebalanceConfig::default(),
+            reencode: ReencodeConfig::default(),
+        }
+    }
 }
 
 /// Takes what answers other nodes' calls.
@@ -166,6 +192,7 @@ pub(super) struct Inner {
     pub(super) directory: Arc<Directory>,
     pub(super) drives: Mutex<Vec<NodeDrive>>,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) media: Arc<dyn Media>,
     pub(super) space: SpaceGauge,
     site: SiteId,
     pub(super) metadata: Metadata,
@@ -186,7 +213,7 @@ pub(super) struct NodeDrive {
     /// Why the drive is out of use, if it is.
     pub(super) failure: Option<String>,
     pub(super) store: Option<Arc<ShardStore>>,
-    disk_kind: Option<DiskKind>,
+    disk_kind: Option<&'static str>,
     pub(super) total_bytes: u64,
     pub(super) free_bytes: u64,
 }
@@ -194,9 +221,9 @@ pub(super) struct NodeDrive {
 struct OpenDrive {
     id: DriveId,
     store: Arc<ShardStore>,
-    log: Arc<RocksIndex>,
-    state: Arc<RocksIndex>,
-    disk_kind: DiskKind,
+    log: Arc<dyn Index>,
+    state: Arc<dyn Index>,
+    disk_kind: &'static str,
 }
 
 impl Node {
@@ -282,7 +309,7 @@ impl Node {
             map.clone(),
             led,
             config.clock.clone(),
-            ReclaimConfig::default(),
+            config.work.reclaim.clone(),
         );
         let (moved_away, moves) = mpsc::unbounded_channel();
         let rebalancer = Arc::new(Rebalancer::new(
@@ -291,7 +318,7 @@ impl Node {
             map.clone(),
             pool.clone(),
             config.clock.clone(),
-            RebalanceConfig::default(),
+            config.work.rebalance.clone(),
             Arc::new(move |moved| {
                 // Nobody listens any more when the node ends.
                 let _ends = moved_away.send(moved);
@@ -309,6 +336,7 @@ impl Node {
                 directory: directory.clone(),
                 drives: Mutex::new(drives),
                 clock: config.clock.clone(),
+                media: config.media.clone(),
                 space: SpaceGauge::default(),
                 site: identity.site,
                 metadata,
@@ -329,7 +357,7 @@ impl Node {
         if identity.unfinished {
             // Idempotent: a first start that was cut short is finished by the next.
             let ids: Vec<DriveId> = identity.drives.iter().map(|drive| drive.id).collect();
-            for group in 0..=METADATA_GROUPS {
+            for group in 0..=config.work.metadata_groups {
                 replicas
                     .create_group(GroupId(group), &voters_of(group, &ids))
                     .await
@@ -409,7 +437,7 @@ impl Node {
             self.map(),
             led.clone(),
             config.clock.clone(),
-            IntentsConfig::default(),
+            config.work.intents.clone(),
         );
         spawn(intents.run(stopped.clone()));
         let reencoder = Reencoder {
@@ -421,7 +449,7 @@ impl Node {
             clock: config.clock.clone(),
             rng: config.rng.clone(),
             led,
-            config: ReencodeConfig::default(),
+            config: config.work.reencode.clone(),
             control: self.reencode(),
         };
         spawn(reencoder.run(stopped.clone()));
@@ -481,6 +509,11 @@ impl Node {
     /// Changes when background work has to end.
     pub fn stopped(&self) -> tokio::sync::watch::Receiver<bool> {
         self.inner.stop.subscribe()
+    }
+
+    /// The groups that this node leads: in which term, and on which drive.
+    pub fn leads(&self) -> Vec<(GroupId, u64, DriveId)> {
+        self.inner.replicas.leads()
     }
 
     /// Has others lead what this node leads, as far as that goes in a short time.
@@ -554,18 +587,9 @@ impl From<&NodeDrive> for DriveReport {
             failure: drive.failure.clone().or(unnoticed),
             total_bytes: drive.total_bytes,
             free_bytes: drive.free_bytes,
-            disk: drive.disk_kind.map(disk_name),
+            disk: drive.disk_kind.map(str::to_owned),
         }
     }
-}
-
-fn disk_name(kind: DiskKind) -> String {
-    let name = match kind {
-        DiskKind::Uring => "uring",
-        DiskKind::Posix => "posix",
-        DiskKind::Auto => "auto",
-    };
-    name.to_owned()
 }
 
 /// Half of the process's memory is for bodies under way: the rest is caches, connections and the heap.
@@ -680,7 +704,7 @@ async fn join_cluster(
     let mut capacities = Vec::new();
     for path in drives {
         fs::create_dir_all(path).map_err(|error| named(path, error))?;
-        let capacity = room(path).0.max(1);
+        let capacity = config.media.room(path).0.max(1);
         capacities.push(if config.placement_only { 0 } else { capacity });
     }
     let nobody = SharedMap::new(ClusterMap::nothing());
@@ -726,7 +750,7 @@ async fn keep_map(map: SharedMap, data: PathBuf, mut stopped: tokio::sync::watch
         };
         kept = newest.epoch;
         let data = data.clone();
-        let written = tokio::task::spawn_blocking(move || write_map(&data, &newest)).await;
+        let written = blocking(move || write_map(&data, &newest)).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the cluster map could not be kept");
         }
@@ -785,19 +809,17 @@ async fn open_drives(
     pool: &BufferPool,
     config: &NodeConfig,
 ) -> Result<(Vec<NodeDrive>, Vec<OpenDrive>), StartError> {
-    let budget = config.memory_budget;
-    let memory = RocksMemory::new((budget / 16) as usize, (budget / 32) as usize);
     let mut drives = Vec::new();
     let mut opened = Vec::new();
     for known in &identity.drives {
         let wanted = identity.drive(known.id);
-        let result = open_drive(&known.path, &wanted, &memory, pool, config).await;
+        let result = open_drive(&known.path, &wanted, pool, config).await;
         let failure = result.as_ref().err().cloned();
         if let Some(reason) = &failure {
             tracing::error!(drive = %known.id, path = %known.path.display(), reason, "drive is out of use");
         }
         let open = result.ok();
-        let (total_bytes, free_bytes) = room(&known.path);
+        let (total_bytes, free_bytes) = config.media.room(&known.path);
         drives.push(NodeDrive {
             id: known.id,
             path: known.path.clone(),
@@ -904,7 +926,6 @@ fn refuse_foreign_files(path: &Path) -> Result<(), StartError> {
 async fn open_drive(
     path: &Path,
     wanted: &DriveIdentity,
-    memory: &RocksMemory,
     pool: &BufferPool,
     config: &NodeConfig,
 ) -> Result<OpenDrive, String> {
@@ -919,41 +940,19 @@ async fn open_drive(
         Ok(None) => return Err("its directory is missing or empty".to_owned()),
         Err(error) => return Err(error.to_string()),
     }
-    let index = |name: &str, spaces: &[Keyspace]| {
-        RocksIndex::open(&path.join(name), spaces, memory).map_err(|error| match error {
-            IndexError::Corrupt(reason) => format!("its {name} is damaged: {reason}"),
-            other => format!("its {name} cannot be opened: {other}"),
-        })
-    };
-    let log = Arc::new(index("log", &[Keyspace::Log])?);
-    let state = Arc::new(index(
-        "state",
-        &[
-            Keyspace::Objects,
-            Keyspace::Inline,
-            Keyspace::Records,
-            Keyspace::Shards,
-        ],
-    )?);
-    let (total, _) = room(path);
-    let disk = LocalDisk::open(
-        &path.join("extents"),
-        &path.join(DRIVE_FILE),
-        &wanted.drive.to_string(),
-        DiskKind::Auto,
-    )
-    .map_err(|error| error.to_string())?;
-    let disk_kind = disk.kind();
+    let parts = config.media.open(path, wanted.drive)?;
+    let (total, _) = config.media.room(path);
+    // Shards stop before metadata does: what is left is for deletes, which need room to win room.
+    let reserve = 2 * reserve_bytes(total);
     let store = ShardStore::open(
-        Arc::new(disk),
-        state.clone(),
+        parts.disk,
+        parts.state.clone(),
         pool.clone(),
         config.clock.clone(),
         config.rng.clone(),
         ShardStoreConfig {
-            // Shards stop before metadata does: what is left is for deletes, which need room to win room.
-            reserve_bytes: Some(2 * reserve_bytes(total)),
-            ..ShardStoreConfig::default()
+            reserve_bytes: config.work.shard_store.reserve_bytes.or(Some(reserve)),
+            ..config.work.shard_store.clone()
         },
     )
     .await
@@ -962,9 +961,9 @@ async fn open_drive(
     Ok(OpenDrive {
         id: wanted.drive,
         store: Arc::new(store),
-        log,
-        state,
-        disk_kind,
+        log: parts.log,
+        state: parts.state,
+        disk_kind: parts.kind,
     })
 }
 
@@ -1004,8 +1003,8 @@ fn first_map(identity: &NodeIdentity, drives: &[NodeDrive], config: &NodeConfig)
             feature: FEATURE,
         }],
         rings: vec![(identity.site, Ring::new(&members))],
-        metadata_groups: METADATA_GROUPS,
-        groups: (0..=METADATA_GROUPS)
+        metadata_groups: config.work.metadata_groups,
+        groups: (0..=config.work.metadata_groups)
             .map(|group| (GroupId(group), voters_of(group, &ids)))
             .collect(),
         lanes: LANES,
@@ -1016,14 +1015,6 @@ fn first_map(identity: &NodeIdentity, drives: &[NodeDrive], config: &NodeConfig)
         next_drive: ids.iter().map(|id| id.0).max().unwrap_or(0) + 1,
         drives,
         feature: FEATURE,
-    }
-}
-
-/// Total and free bytes of the file system at `path`; zeros when it cannot be asked.
-pub(super) fn room(path: &Path) -> (u64, u64) {
-    match rustix::fs::statvfs(path) {
-        Ok(stat) => (stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize),
-        Err(_) => (0, 0),
     }
 }
 

@@ -15,6 +15,7 @@ use holdfast_placement::balance::Member;
 use holdfast_placement::ids::{DriveId, Epoch, GroupId, NodeId, SiteId};
 use holdfast_placement::map::{ClusterMap, NodeState};
 use holdfast_placement::protection::Protection;
+use holdfast_placement::seams::blocking;
 use holdfast_placement::voters;
 
 use super::open::Inner;
@@ -103,7 +104,7 @@ async fn renew_map(inner: &Arc<Inner>) {
     let seen = Seen::now(inner);
     let improving = known.clone();
     // A new ring can take seconds to compute: not on a thread that serves requests.
-    let improved = tokio::task::spawn_blocking(move || {
+    let improved = blocking(move || {
         let mut next = improving.as_ref().clone();
         improve(&mut next, &seen);
         next

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use holdfast_placement::ids::{DriveId, GroupId};
 
-use super::open::{Inner, room};
+use super::open::Inner;
 use super::report::Redundancy;
 use super::space::reserve_bytes;
 use crate::repair::Floor;
@@ -64,7 +64,7 @@ fn note_space(inner: &Inner) {
         if drive.failure.is_some() {
             continue;
         }
-        let (total, free) = room(&drive.path);
+        let (total, free) = inner.media.room(&drive.path);
         drive.total_bytes = total;
         drive.free_bytes = free;
         if tightest.is_none_or(|(least, _)| free < least) {

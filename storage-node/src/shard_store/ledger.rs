@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use holdfast_placement::seams::{Batch, Durability, Index, IndexError, Keyspace};
+use holdfast_placement::seams::{Batch, Durability, Index, IndexError, Keyspace, flush};
 use parking_lot::Mutex;
 
 use super::ShardId;
@@ -220,13 +220,9 @@ impl Ledger {
             return Ok(());
         }
         let covered = self.written.load(Ordering::Acquire);
-        if self.sync_inline {
-            self.index.sync()?;
-        } else {
-            let index = self.index.clone();
-            tokio::task::spawn_blocking(move || index.sync())
-                .await
-                .map_err(|error| IndexError::Io(error.to_string()))??;
+        match self.sync_inline {
+            true => self.index.sync()?,
+            false => flush(&self.index).await?,
         }
         self.synced.fetch_max(covered, Ordering::AcqRel);
         Ok(())

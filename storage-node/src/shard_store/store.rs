@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{Clock, Index, IndexError, Keyspace, Rng, spawn};
 use parking_lot::Mutex;
 
@@ -779,7 +780,8 @@ pub(super) fn check_blocks(
 ) -> Result<(), ReadError> {
     let first = start / BLOCK_LEN;
     for (block, bytes) in (first..).zip(bytes.chunks(BLOCK_LEN)) {
-        if entry.shard.blocks.get(block) != Some(&crc64(bytes)) {
+        let is_right = entry.shard.blocks.get(block) == Some(&crc64(bytes));
+        if !is_right && !planted(Bug::SkipChecksum) {
             let Location { extent, offset } = entry.location;
             return Err(ReadError::Mismatch(format!(
                 "block {block} of extent {extent} at {offset}"

@@ -1,0 +1,299 @@
+//! The machines of a simulation, and what must hold of them at every moment.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use holdfast_placement::ids::{DriveId, GroupId};
+use holdfast_placement::seams::SeededRng;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use turmoil::Sim;
+
+use crate::media::{End, SimDrive, SimMedia};
+use crate::net::{Host, Wires, name};
+use crate::node::{Life, Spec, live};
+use crate::trace::Trace;
+use crate::workload::Shared;
+
+/// A failed start is tried again after this.
+const START_PAUSE: Duration = Duration::from_millis(700);
+
+/// What a simulation is of; follows from the seed.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Nodes at the beginning, and nodes that join while there are faults.
+    pub nodes: usize,
+    pub late_nodes: usize,
+    pub drives: usize,
+    pub groups: u32,
+    pub clients: u64,
+    pub keys: usize,
+    /// How long faults go on.
+    pub faults_for: Duration,
+}
+
+impl Shape {
+    /// The shape of `seed`.
+    pub fn of(seed: u64) -> Self {
+        let rng = SeededRng::new(seed ^ 0x5A4E);
+        let nodes = match rng.below(10) {
+            0 => 1,
+            1 => 4,
+            2 => 5,
+            _ => 3,
+        };
+        Self {
+            nodes,
+            late_nodes: usize::from(rng.below(3) == 0),
+            drives: 1 + rng.below(2) as usize,
+            groups: 2 + rng.below(3) as u32,
+            clients: 3 + rng.below(4),
+            keys: 3 + rng.below(6) as usize,
+            faults_for: Duration::from_secs(12 + rng.below(14)),
+        }
+    }
+
+    /// All nodes that there will be.
+    pub fn nodes_max(&self) -> usize {
+        self.nodes + self.late_nodes
+    }
+}
+
+/// All machines.
+pub struct World {
+    pub shape: Shape,
+    pub specs: Vec<Arc<Spec>>,
+    pub wires: Wires,
+    pub trace: Trace,
+    drives: Vec<Vec<SimDrive>>,
+    wanted: Vec<watch::Sender<bool>>,
+    /// Nodes that stand still because of a fault, and those that lost power.
+    down: Mutex<BTreeMap<Host, End>>,
+    seen: Mutex<Seen>,
+    /// Shards are on their way to other drives, as far as some node knows.
+    moving: AtomicBool,
+}
+
+/// What was seen of the cluster so far.
+#[derive(Default)]
+struct Seen {
+    leaders: BTreeMap<(GroupId, u64), DriveId>,
+    maps: BTreeMap<u64, [u8; 32]>,
+    epochs: BTreeMap<Host, u64>,
+    failed_at: BTreeMap<Host, Duration>,
+}
+
+impl World {
+    /// Registers the nodes of a cluster whose files lie under `directory`.
+    pub fn build(
+        sim: &mut Sim<'_>,
+        seed: u64,
+        shape: Shape,
+        directory: &Path,
+        trace: &Trace,
+    ) -> Self {
+        let wires = Wires::new(trace.clone());
+        let rng = SeededRng::new(seed ^ 0x3071D);
+        let mut world = Self {
+            specs: Vec::new(),
+            wires: wires.clone(),
+            trace: trace.clone(),
+            drives: Vec::new(),
+            wanted: Vec::new(),
+            down: Mutex::default(),
+            seen: Mutex::default(),
+            moving: AtomicBool::new(false),
+            shape,
+        };
+        for host in 0..world.shape.nodes_max() {
+            let home = directory.join(format!("node-{host}"));
+            let paths: Vec<_> = (0..world.shape.drives)
+                .map(|number| home.join(format!("drive-{number}")))
+                .collect();
+            let drives: Vec<SimDrive> = paths
+                .iter()
+                .map(|_| SimDrive::new(rng.below(u64::MAX)))
+                .collect();
+            let (wanted, is_wanted) = watch::channel(false);
+            let skewed = rng.below(3) == 0;
+            let fast = rng.below(4) == 0;
+            let spec = Arc::new(Spec {
+                host,
+                seed,
+                data: home.join("data"),
+                drives: paths.clone(),
+                media: Arc::new(SimMedia {
+                    drives: paths.into_iter().zip(drives.iter().cloned()).collect(),
+                }),
+                skew_ms: if skewed {
+                    rng.below(20_000) as i64 - 10_000
+                } else {
+                    0
+                },
+                fast_per_mille: if fast { rng.below(120) } else { 0 },
+                metadata_groups: world.shape.groups,
+                wires: wires.clone(),
+                trace: trace.clone(),
+                life: Mutex::new(Life::default()),
+                wanted: is_wanted,
+                orders: Mutex::default(),
+            });
+            let lived = spec.clone();
+            sim.host(name(host), move || live(lived.clone()));
+            wires.know(sim.lookup(name(host)), host);
+            world.specs.push(spec);
+            world.drives.push(drives);
+            world.wanted.push(wanted);
+        }
+        world
+    }
+
+    /// Has a node begin.
+    pub fn want(&self, host: Host) {
+        // Its receiver lives in its spec.
+        let _known = self.wanted[host].send(true);
+    }
+
+    /// The nodes that have begun.
+    pub fn begun(&self) -> Vec<Host> {
+        let begun = |host: &Host| *self.wanted[*host].borrow();
+        (0..self.specs.len()).filter(begun).collect()
+    }
+
+    /// Stops a node at once.
+    pub fn stop(&self, sim: &mut Sim<'_>, host: Host, end: End) {
+        self.down.lock().insert(host, end);
+        if end == End::PowerLost {
+            // Nobody hears that it has gone.
+            for other in (0..=self.specs.len()).filter(|other| *other != host) {
+                sim.partition(name(host), name(other));
+            }
+        }
+        self.forget(host);
+        sim.crash(name(host));
+        for drive in &self.drives[host] {
+            drive.end(end);
+        }
+    }
+
+    fn forget(&self, host: Host) {
+        let spec = &self.specs[host];
+        let node = {
+            let mut life = spec.life.lock();
+            life.failed = false;
+            life.node.take()
+        };
+        drop(node);
+        *spec.orders.lock() = None;
+    }
+
+    /// Starts a node that was stopped.
+    pub fn start(&self, sim: &mut Sim<'_>, host: Host) {
+        if self.down.lock().remove(&host) == Some(End::PowerLost) {
+            for other in (0..=self.specs.len()).filter(|other| *other != host) {
+                sim.repair(name(host), name(other));
+                self.wires.reset(host, other);
+            }
+        }
+        sim.bounce(name(host));
+    }
+
+    pub fn slow_down(&self, host: Host, drive: usize, by: Duration) {
+        if let Some(drive) = self.drives[host].get(drive) {
+            drive.slow_down(by);
+        }
+    }
+
+    /// Starts again what ended by itself.
+    pub fn tend(&self, sim: &mut Sim<'_>, now: Duration) {
+        for (host, spec) in self.specs.iter().enumerate() {
+            if !spec.life.lock().failed || self.down.lock().contains_key(&host) {
+                continue;
+            }
+            let failed_at = *self.seen.lock().failed_at.entry(host).or_insert(now);
+            if now >= failed_at + START_PAUSE {
+                self.seen.lock().failed_at.remove(&host);
+                self.forget(host);
+                sim.crash(name(host));
+                sim.bounce(name(host));
+            }
+        }
+    }
+
+    /// Checks what must hold at every moment.
+    pub fn look(&self, shared: &Shared) {
+        let mut seen = self.seen.lock();
+        let mut moving = false;
+        for (host, spec) in self.specs.iter().enumerate() {
+            let Some(node) = spec.life.lock().node.clone() else {
+                continue;
+            };
+            for (group, term, drive) in node.leads() {
+                match seen.leaders.insert((group, term), drive) {
+                    None => self
+                        .trace
+                        .note(format_args!("{drive} leads {group} in term {term}")),
+                    Some(other) if other != drive => shared.violated(format!(
+                        "{group} has two leaders in term {term}: {other} and {drive}"
+                    )),
+                    Some(_) => {}
+                }
+            }
+            let map = node.map().load();
+            moving |= map.rings.iter().any(|(_, ring)| !ring.is_settled());
+            let epoch = map.epoch.0;
+            if seen.epochs.insert(host, epoch) == Some(epoch) {
+                continue;
+            }
+            let hash = *blake3::hash(&map.encode()).as_bytes();
+            self.trace
+                .note(format_args!("{} goes by map {epoch}", name(host)));
+            if *seen.maps.entry(epoch).or_insert(hash) != hash {
+                shared.violated(format!("there are two maps of epoch {epoch}"));
+            }
+            // Each slot of a partition has one owner, and they differ.
+            for (_, ring) in &map.rings {
+                for slots in ring.partitions() {
+                    let mut targets: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
+                    targets.sort_unstable();
+                    targets.dedup();
+                    if targets.len() != slots.len() {
+                        shared.violated(format!("map {epoch} has a drive twice in a partition"));
+                    }
+                }
+            }
+        }
+        self.moving.store(moving, Ordering::Relaxed);
+    }
+
+    /// Whether shards are being moved.
+    pub fn is_moving(&self) -> bool {
+        self.moving.load(Ordering::Relaxed)
+    }
+
+    /// Why the cluster is not as it should be; empty if it is.
+    pub fn problems(&self) -> Vec<String> {
+        let begun = self.begun();
+        let mut problems = Vec::new();
+        for host in &begun {
+            let node = self.specs[*host].life.lock().node.clone();
+            let Some(node) = node else {
+                problems.push(format!("{} does not run", name(*host)));
+                continue;
+            };
+            let status = node.status();
+            let of = |what: String| format!("{} says: {what}", name(*host));
+            problems.extend(status.problems.into_iter().map(of));
+            if status.nodes.len() != begun.len() {
+                problems.push(of(format!("{} nodes", status.nodes.len())));
+            }
+            if !status.ring.settled {
+                problems.push(of("the ring is not settled".to_owned()));
+            }
+        }
+        problems
+    }
+}
