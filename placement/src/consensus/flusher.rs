@@ -33,7 +33,7 @@ pub(super) enum Change {
     },
     /// The drive has a replica of the group from now on.
     Host,
-    /// The drive's replica of the group is gone, but for its vote.
+    /// The drive's replica of the group is gone, but for its vote and the memory of how far its log went.
     Erase,
 }
 
@@ -317,6 +317,10 @@ fn batch_of(jobs: &[Job]) -> Batch {
                 batch.put(Keyspace::Log, keys::hosted_key(group), keys::hosted_value());
             }
             Change::Erase => {
+                if let Some(newest) = job.log.newest_ever() {
+                    let key = keys::forgotten_key(group);
+                    batch.put(Keyspace::Log, key, keys::log_id_value(&newest));
+                }
                 batch.delete(Keyspace::Log, keys::hosted_key(group));
                 batch.delete(Keyspace::Log, keys::purged_key(group));
                 drop_entries(&mut batch, group, 0, u64::MAX);

@@ -142,7 +142,10 @@ impl Group {
     fn set_ticks(&self) {
         let spread = self.is_spread();
         for replica in self.here.load().iter() {
-            replica.raft().runtime_config().tick(spread);
+            let config = replica.raft().runtime_config();
+            config.tick(spread);
+            // One that was made anew may lack what others have counted on.
+            config.elect(replica.log().is_complete());
         }
     }
 

@@ -8,9 +8,11 @@
 //! | `group u32 \| 0x00` | hosted: the drive has a replica of the group: `1` |
 //! | `group u32 \| 0x01` | vote: `1 \| term u64 \| voted for u64 \| committed u8` |
 //! | `group u32 \| 0x02` | purged: `1 \| term u64 \| index u64`, the last log entry that was dropped |
+//! | `group u32 \| 0x03` | forgotten: `1 \| term u64 \| index u64`, the newest entry that a replica had which was removed |
 //! | `group u32 \| 0x10 \| index u64` | entry: `1 \| kind u8 \| term u64 \| payload`; kinds: 0 blank, 1 command (payload: its bytes), 2 membership (payload: [`Members`] as postcard) |
 //!
-//! The vote outlives the replica: a drive that gets the group again must not vote twice in one term.
+//! The vote outlives the replica: a drive that gets the group again must not vote twice in one term. So does the newest
+//! entry that it had: others have counted what it had as written there, so it must elect nobody who has less.
 //!
 //! In [`Keyspace::Records`](crate::seams::Keyspace::Records) of a drive's state index:
 //!
@@ -38,6 +40,7 @@ const VERSION: u8 = 1;
 const HOSTED: u8 = 0x00;
 const VOTE: u8 = 0x01;
 const PURGED: u8 = 0x02;
+const FORGOTTEN: u8 = 0x03;
 const ENTRY: u8 = 0x10;
 
 const APPLIED: u8 = 0x01;
@@ -81,6 +84,10 @@ pub(crate) fn vote_key(group: GroupId) -> Bytes {
 
 pub(crate) fn purged_key(group: GroupId) -> Bytes {
     log_key(group, PURGED)
+}
+
+pub(crate) fn forgotten_key(group: GroupId) -> Bytes {
+    log_key(group, FORGOTTEN)
 }
 
 pub(crate) fn entry_key(group: GroupId, index: u64) -> [u8; ENTRY_KEY_BYTES] {

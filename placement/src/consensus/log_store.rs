@@ -54,6 +54,8 @@ pub(crate) struct GroupLog {
 struct Inner {
     vote: Option<Vote>,
     purged: Option<LogId>,
+    /// The newest entry of a replica that was on this drive before, and was removed.
+    forgotten: Option<LogId>,
     last: Option<LogId>,
     /// The index of the first entry: the one after the last purged, or with which the log began.
     first: u64,
@@ -78,6 +80,10 @@ impl GroupLog {
             .get(Keyspace::Log, &keys::purged_key(group))?
             .map(|value| keys::parse_log_id(&value))
             .transpose()?;
+        let forgotten = view
+            .get(Keyspace::Log, &keys::forgotten_key(group))?
+            .map(|value| keys::parse_log_id(&value))
+            .transpose()?;
         let (from, to) = (keys::entry_key(group, 0), keys::entry_key(group, u64::MAX));
         let mut cursor = view.cursor(Keyspace::Log, &from, &to)?;
         cursor.seek_back(&to)?;
@@ -95,12 +101,34 @@ impl GroupLog {
             inner: Mutex::new(Inner {
                 vote,
                 purged,
+                forgotten,
                 last,
                 first: next_index(purged.as_ref()),
                 unwritten: next_index(last.as_ref()),
                 ..Inner::default()
             }),
         })
+    }
+
+    /// The newest entry that the drive has ever had of the group, as far as is known.
+    ///
+    /// A quorum may have counted on it, also where the replica was removed since and made anew: the voter is the same
+    /// to those who have not heard of its removal. Who has less must not be elected with its vote, and it must not stand
+    /// for election itself before it has as much again.
+    pub fn newest_ever(&self) -> Option<LogId> {
+        let inner = self.inner.lock();
+        inner.last.max(inner.forgotten)
+    }
+
+    /// Whether the log has all that the drive has ever had of it.
+    pub fn is_complete(&self) -> bool {
+        let inner = self.inner.lock();
+        inner.last >= inner.forgotten
+    }
+
+    /// Whether a candidate whose log ends at `last` may be voted for, by what was forgotten here.
+    pub fn may_elect(&self, last: Option<LogId>) -> bool {
+        last >= self.inner.lock().forgotten
     }
 
     pub fn group(&self) -> GroupId {

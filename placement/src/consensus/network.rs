@@ -104,6 +104,14 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// A vote that is not given is no answer: that is always safe.
+fn check_candidate(voter: &Replica, message: &VoteRequest<TypeConfig>) -> Result<(), String> {
+    match voter.log().may_elect(message.last_log_id) {
+        true => Ok(()),
+        false => Err("the candidate has less than this voter once had".to_owned()),
+    }
+}
+
 impl Transport for LocalTransport {
     fn append(
         &self,
@@ -117,6 +125,7 @@ impl Transport for LocalTransport {
 
     fn vote(&self, to: Address, message: VoteRequest<TypeConfig>) -> Rpc<VoteResponse<TypeConfig>> {
         self.call(to, |to| async move {
+            check_candidate(&to, &message)?;
             to.raft().vote(message).await.map_err(text)
         })
     }
@@ -127,6 +136,7 @@ impl Transport for LocalTransport {
         message: VoteRequest<TypeConfig>,
     ) -> Rpc<VoteResponse<TypeConfig>> {
         self.call(to, |to| async move {
+            check_candidate(&to, &message)?;
             to.raft().pre_vote(message).await.map_err(text)
         })
     }
@@ -137,6 +147,9 @@ impl Transport for LocalTransport {
         message: TransferLeaderRequest<TypeConfig>,
     ) -> Rpc<TransferLeaderResponse<TypeConfig>> {
         self.call(to, |to| async move {
+            if !to.log().is_complete() {
+                return Err("the replica does not have yet what it once had".to_owned());
+            }
             to.raft()
                 .handle_transfer_leader(message)
                 .await

@@ -369,6 +369,9 @@ impl Replica {
     /// Asks the replica to stand for election although its old leader's time has not run out: that leader is
     /// known to have stopped. Gives whether it could be asked.
     pub async fn succeed(&self, old: Vote) -> bool {
+        if !self.log.is_complete() {
+            return false;
+        }
         let request = TransferLeaderRequest::new(old, self.drive().0, None);
         matches!(self.raft.handle_transfer_leader(request).await, Ok(Ok(())))
     }

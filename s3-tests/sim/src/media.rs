@@ -15,9 +15,8 @@ use holdfast_placement::seams::{
 };
 use holdfast_storage_node::buffer::Buffer;
 use holdfast_storage_node::node::{DriveParts, Media};
-use holdfast_storage_node::shard_store::disk::{
-    Disk, DiskError, DiskFile, DiskSpace, MemoryDisk, MemoryFaults,
-};
+use holdfast_storage_node::shard_store::disk::{Disk, DiskError, DiskFile, DiskSpace, MemoryDisk};
+use parking_lot::Mutex;
 use tokio::time::sleep;
 
 /// Room of a drive, bytes.
@@ -75,15 +74,7 @@ impl SimDrive {
         Self {
             log: Arc::default(),
             state: Arc::default(),
-            disk: {
-                let disk = MemoryDisk::new(seed, CAPACITY);
-                disk.set_faults(MemoryFaults {
-                    flip_read: 4,
-                    fail_read: 2,
-                    ..MemoryFaults::default()
-                });
-                disk
-            },
+            disk: MemoryDisk::new(seed, CAPACITY),
             speed: Arc::new(Speed {
                 rng: SeededRng::new(seed ^ 0xD15C),
                 slow_us: AtomicU64::new(0),
@@ -197,6 +188,7 @@ impl SlowDisk {
         Arc::new(SlowFile {
             file,
             speed: self.speed.clone(),
+            flipped: Arc::default(),
         })
     }
 }
@@ -234,6 +226,18 @@ impl Disk for SlowDisk {
 struct SlowFile {
     file: Arc<dyn DiskFile>,
     speed: Arc<Speed>,
+    /// Where a bit was flipped last: the next read there is right.
+    flipped: Arc<Mutex<Option<u64>>>,
+}
+
+impl SlowFile {
+    /// Now and then a bit is wrong on its way from the drive, never twice in a row: what is wrong twice is taken for lost.
+    fn flips(&self, offset: u64) -> bool {
+        let mut flipped = self.flipped.lock();
+        let flips = flipped.take() != Some(offset) && self.speed.rng.below(200) == 0;
+        *flipped = flips.then_some(offset);
+        flips
+    }
 }
 
 impl DiskFile for SlowFile {
@@ -269,9 +273,16 @@ impl DiskFile for SlowFile {
         len: usize,
     ) -> BoxFuture<'static, Result<Buffer, DiskError>> {
         let (done, time) = (self.file.read(buffer, offset, len), self.speed.access());
+        let bit = self
+            .flips(offset)
+            .then(|| self.speed.rng.below(8 * len.max(1) as u64));
         async move {
             sleep(time).await;
-            done.await
+            let mut read = done.await?;
+            if let Some(bit) = bit {
+                read.payload_mut()[(bit / 8) as usize] ^= 1 << (bit % 8);
+            }
+            Ok(read)
         }
         .boxed()
     }

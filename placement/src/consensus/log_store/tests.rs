@@ -188,3 +188,30 @@ async fn hosted_groups_are_found_again() {
     assert_eq!(erased.term(), 4);
     assert!(!erased.initialised());
 }
+
+/// Found in simulation: a voter was removed and made one again, and elected a replica that had heard of neither and
+/// lacked what the voter had acknowledged before.
+#[tokio::test]
+async fn a_replica_that_is_made_anew_elects_nobody_who_has_less_than_it_had() {
+    let index = Arc::new(MemoryIndex::new());
+    let mut store = open(&index);
+    let entries = [command(1, 1, 8), command(2, 2, 8), command(2, 3, 8)];
+    store.blocking_append(entries).await.unwrap();
+    assert!(store.log.is_complete() && store.log.may_elect(None));
+    store.write(Change::Erase).await.unwrap();
+    index.crash(0);
+
+    let mut store = open(&index);
+    assert!(store.log.last().is_none() && !store.log.is_complete());
+    assert!(!store.log.may_elect(None) && !store.log.may_elect(Some(log_id(2, 2))));
+    assert!(store.log.may_elect(Some(log_id(2, 3))) && store.log.may_elect(Some(log_id(3, 1))));
+    // Removed once more before it had caught up.
+    store.blocking_append([command(1, 1, 8)]).await.unwrap();
+    store.write(Change::Erase).await.unwrap();
+
+    let mut store = open(&index);
+    assert!(!store.log.may_elect(Some(log_id(2, 2))));
+    let entries = [command(1, 1, 8), command(2, 2, 8), command(2, 3, 8)];
+    store.blocking_append(entries).await.unwrap();
+    assert!(store.log.is_complete());
+}
