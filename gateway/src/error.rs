@@ -58,6 +58,7 @@ codes! {
     InvalidPartOrder = 400, "The list of parts was not in ascending order.";
     InvalidPolicyDocument = 400, "The content of the form does not meet the conditions specified in the policy document.";
     InvalidRange = 416, "The requested range is not satisfiable.";
+    InvalidRedirectLocation = 400, "The website redirect location is not valid.";
     InvalidRequest = 400, "Invalid request.";
     InvalidRetentionPeriod = 400, "The retention period is not valid.";
     InvalidSignature = 400, "The request signature that the server calculated does not match.";

@@ -27,6 +27,8 @@ use crate::error::{Code, S3Error};
 use crate::ops;
 use crate::ops::cors::{self, is_preflight, preflight};
 use crate::ops::documents::DocumentMemory;
+use crate::ops::lifecycle::Hints;
+use crate::ops::website;
 use crate::router::{Query, Target, virtual_bucket};
 
 pub use connection::{Front, converse, serve};
@@ -42,6 +44,8 @@ const ORDER_LEN_MAX: usize = 4096;
 pub struct GatewayConfig {
     /// Virtual-hosted-style requests go to `bucket.domain`.
     pub domain: Option<String>,
+    /// Requests to `bucket.website_domain` are those of browsers for pages of the bucket's website.
+    pub website_domain: Option<String>,
     /// The region that the gateway says it is in.
     pub region: String,
     /// Bodies up to so many bytes are kept in the metadata.
@@ -64,6 +68,7 @@ impl Default for GatewayConfig {
     fn default() -> Self {
         Self {
             domain: None,
+            website_domain: None,
             region: "us-east-1".to_owned(),
             inline_len_max: 32 * 1024,
             document_memory: 64 << 20,
@@ -98,6 +103,7 @@ pub struct Gateway {
     pub order: OrderHook,
     pub clock: Arc<dyn Clock>,
     pub documents: DocumentMemory,
+    pub lifecycle_hints: Hints,
     ids: RequestIds,
 }
 
@@ -161,6 +167,7 @@ impl Gateway {
     ) -> Self {
         Self {
             documents: DocumentMemory::new(config.document_memory),
+            lifecycle_hints: Hints::default(),
             config,
             directory,
             metadata,
@@ -217,6 +224,11 @@ impl Gateway {
         seen: &mut Seen,
     ) -> Result<Response<Body>, S3Error> {
         check_header_section(&parts.headers)?;
+        if !self.config.administers_only
+            && let Some(bucket) = website::is_website(self, &parts)
+        {
+            return Ok(Box::pin(website::serve(self, &parts, &bucket)).await);
+        }
         let domain = self.config.domain.as_deref();
         if parts.uri.path().starts_with("/-/") && virtual_bucket(&parts, domain).is_none() {
             return self.administer(parts, body).await;

@@ -13,6 +13,7 @@ use holdfast_gateway::server::{Front, Gateway, GatewayConfig, OrderHook, StatusH
 use holdfast_placement::directory::{Directory, DirectoryError, Identity};
 use holdfast_placement::rpc::{ClusterSecret, ParseSecretError};
 use holdfast_placement::seams::{Clock, Rng, SystemClock, SystemNet, SystemRng, spawn};
+use holdfast_storage_node::lifecycle::{DAY_SECS, LifecycleConfig};
 use holdfast_storage_node::node::{
     JoinConfig, LocalMedia, Node, NodeConfig, NodeOrder, StartError, Visitor, VisitorConfig,
     WorkConfig, read_secret,
@@ -53,6 +54,10 @@ pub struct ServeArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = parse_rack, allow_negative_numbers = true)]
     rack: u32,
 
+    /// Seconds of a day of lifecycle rules, for tests; the same on all nodes.
+    #[arg(long, value_name = "SECONDS", default_value_t = DAY_SECS, value_parser = clap::value_parser!(u64).range(1..))]
+    lifecycle_day_secs: u64,
+
     /// HOST:PORT that other nodes reach this one at, if it is not the address of --listen.
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_advertise)]
     advertise: Option<String>,
@@ -89,6 +94,10 @@ struct CommonArgs {
     /// Domain for virtual-hosted-style requests: BUCKET.NAME/key besides NAME/BUCKET/key.
     #[arg(long, value_name = "NAME", value_parser = parse_domain)]
     domain: Option<String>,
+
+    /// Domain for websites: browsers get the pages of a bucket from BUCKET.NAME.
+    #[arg(long, value_name = "NAME", value_parser = parse_domain)]
+    website_domain: Option<String>,
 
     /// Refuse Signature Version 2, which does not cover bodies; old clients and URLs that boto3 presigns by default need it.
     #[arg(long)]
@@ -202,6 +211,7 @@ impl CommonArgs {
     fn gateway_config(&self) -> GatewayConfig {
         GatewayConfig {
             domain: self.domain.clone(),
+            website_domain: self.website_domain.clone(),
             region: REGION.to_owned(),
             ..GatewayConfig::default()
         }
@@ -299,6 +309,11 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         },
     );
     spawn(node.rebuilder().run(bodies.repairs(), node.stopped()));
+    let lifecycle = LifecycleConfig {
+        day_secs: args.lifecycle_day_secs,
+        ..LifecycleConfig::default()
+    };
+    spawn(node.lifecycle(lifecycle).run(node.stopped()));
     let status: StatusHook = {
         let node = node.clone();
         Box::new(move || serde_json::to_vec_pretty(&node.status()).unwrap_or_default())

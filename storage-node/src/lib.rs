@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod cluster_shards;
 pub mod erasure;
+pub mod lifecycle;
 pub mod lookup;
 pub mod memory_shards;
 pub mod metadata;

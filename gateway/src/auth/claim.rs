@@ -229,11 +229,8 @@ fn header_timestamp(parts: &Parts) -> Result<Timestamp, S3Error> {
     let timestamp = match header(parts, "x-amz-date")? {
         Some(date) => Timestamp::parse(date.as_bytes()),
         None => header(parts, DATE.as_str())?.and_then(|date| {
-            Timestamp::parse(date.as_bytes()).or_else(|| {
-                let moment = httpdate::parse_http_date(date).ok()?;
-                let unix = moment.duration_since(std::time::UNIX_EPOCH).ok()?;
-                Timestamp::at(unix.as_secs() as i64)
-            })
+            let secs = || super::sig_v2::parse_date(date);
+            Timestamp::parse(date.as_bytes()).or_else(|| Timestamp::at(secs()?))
         }),
     };
     timestamp.ok_or_else(|| {
@@ -401,13 +398,14 @@ fn expires_secs(text: &str) -> Result<u32, S3Error> {
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(query_error("X-Amz-Expires should be a number"));
     }
+    let out_of_range = |message: &'static str| S3Error::with(Code::AccessDenied, message);
     if text.starts_with('-') {
-        return Err(query_error("X-Amz-Expires must be non-negative"));
+        return Err(out_of_range("X-Amz-Expires must be non-negative"));
     }
     match text.parse() {
-        Ok(0) => Err(query_error("X-Amz-Expires must be at least 1 second")),
+        Ok(0) => Err(out_of_range("X-Amz-Expires must be at least 1 second")),
         Ok(secs @ 1..=EXPIRES_SECS_MAX) => Ok(secs),
-        Ok(_) | Err(_) => Err(query_error(
+        Ok(_) | Err(_) => Err(out_of_range(
             "X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be \
              less than 604800 seconds",
         )),

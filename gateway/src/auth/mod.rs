@@ -354,8 +354,14 @@ impl Authenticator {
         }
         refuse_session_token(parts)?;
         let framing = unsigned_framing(parts)?;
-        let message = sig_v2::string_to_sign(parts, &claim.when, self.domain.as_deref());
-        if !sig_v2::matches(&entry.secret, &message, &claim.signature) {
+        let domain = self.domain.as_deref();
+        let message = sig_v2::string_to_sign(parts, &claim.when, domain, false);
+        let fits = |message: &[u8]| sig_v2::matches(&entry.secret, message, &claim.signature);
+        let fits_with_slash = || {
+            sig_v2::has_two_forms(parts, domain)
+                && fits(&sig_v2::string_to_sign(parts, &claim.when, domain, true))
+        };
+        if !(fits(&message) || fits_with_slash()) {
             return Err(S3Error::new(Code::SignatureDoesNotMatch)
                 .detail("AWSAccessKeyId", claim.access_key.clone())
                 .detail("StringToSign", String::from_utf8_lossy(&message))

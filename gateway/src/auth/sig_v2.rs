@@ -164,7 +164,7 @@ fn signed_at(parts: &Parts) -> Result<When, S3Error> {
 }
 
 /// An HTTP date or the basic form of ISO 8601, not before 1970. The day of the week is not looked at.
-fn parse_date(text: &str) -> Option<i64> {
+pub fn parse_date(text: &str) -> Option<i64> {
     if let Some(time) = super::sig_v4::Timestamp::parse(text.as_bytes()) {
         return Some(time.unix_secs()).filter(|secs| *secs >= 0);
     }
@@ -219,8 +219,8 @@ fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The string that is signed.
-pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>) -> Vec<u8> {
+/// The string that is signed. `slash`: with one after the path.
+pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>, slash: bool) -> Vec<u8> {
     // Clients that presign put headers into the query, and sign them as headers.
     let in_query = matches!(when, When::Expires(..));
     let from_query = |wanted: &str| {
@@ -245,7 +245,7 @@ pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>) -> Vec<u
     }
     out.push(b'\n');
     write_amz_headers(&mut out, parts, in_query);
-    write_resource(&mut out, parts, domain);
+    write_resource(&mut out, parts, domain, slash);
     out
 }
 
@@ -284,13 +284,22 @@ fn write_amz_headers(out: &mut Vec<u8>, parts: &Parts, in_query: bool) {
     }
 }
 
+/// Whether the path is that of a bucket without a slash at its end: some clients sign it with one.
+pub fn has_two_forms(parts: &Parts, domain: Option<&str>) -> bool {
+    let path = parts.uri.path();
+    path.len() > 1 && !path[1..].contains('/') && virtual_bucket(parts, domain).is_none()
+}
+
 /// The path as it was sent, with the bucket before it if that is in the host, and the parameters that matter.
-fn write_resource(out: &mut Vec<u8>, parts: &Parts, domain: Option<&str>) {
+fn write_resource(out: &mut Vec<u8>, parts: &Parts, domain: Option<&str>, slash: bool) {
     if let Some(bucket) = virtual_bucket(parts, domain) {
         out.push(b'/');
         out.extend_from_slice(bucket.as_bytes());
     }
     out.extend_from_slice(parts.uri.path().as_bytes());
+    if slash {
+        out.push(b'/');
+    }
     let mut signed: Vec<_> = parameters(parts)
         .filter(|(name, _)| SIGNED_PARAMETERS.binary_search(name).is_ok())
         .collect();

@@ -3,11 +3,12 @@
 
 use axum::body::Body;
 use holdfast_placement::directory::Setting;
+use holdfast_storage_node::metadata::{ObjectHeaders, WriteError};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::response::{empty, xml};
-use super::{Call, Reply};
+use super::{Call, Reply, failure, in_bucket, on_bucket, versions};
 use crate::auth::Identity;
 use crate::error::{Code, S3Error};
 use crate::router::not_implemented;
@@ -42,6 +43,27 @@ impl Canned {
                 .detail("ArgumentName", "x-amz-acl")
                 .detail("ArgumentValue", text)),
         }
+    }
+
+    /// As `parse` reads it, and as objects keep it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Private => "private",
+            Self::PublicRead => "public-read",
+            Self::PublicReadWrite => "public-read-write",
+            Self::AuthenticatedRead => "authenticated-read",
+        }
+    }
+
+    /// As an object keeps it.
+    pub fn kept(self) -> Option<&'static str> {
+        (self != Self::Private).then(|| self.name())
+    }
+
+    /// Of an object. What is not understood lets nobody in.
+    pub fn of_object(headers: &ObjectHeaders) -> Self {
+        let kept = headers.acl().map(Self::parse);
+        kept.and_then(Result::ok).unwrap_or_default()
     }
 
     /// From the headers of a request; `None`: they say nothing.
@@ -91,6 +113,28 @@ impl Call<'_> {
             canned => self.set(Setting::AccessControl, &canned).await?,
         }
         Ok(empty(StatusCode::OK))
+    }
+
+    pub(super) async fn get_object_acl(&self, key: &str) -> Reply {
+        let metadata = &self.gateway.metadata;
+        let asked = self.version()?;
+        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
+        let record = self.found(key, asked, found)?;
+        let mut response = self.acl_document(Canned::of_object(&record.headers));
+        versions::show(&record.summary, asked, response.headers_mut());
+        Ok(response)
+    }
+
+    pub(super) async fn put_object_acl(&self, key: &str, body: Body) -> Reply {
+        let canned = self.canned_acl(body).await?;
+        let metadata = &self.gateway.metadata;
+        let asked = self.version()?;
+        let kept = canned.kept();
+        let changed = on_bucket!(self, |bucket| metadata.set_acl(bucket, key, asked, kept));
+        let summary = changed.map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        let mut response = empty(StatusCode::OK);
+        versions::show(&summary, asked, response.headers_mut());
+        Ok(response)
     }
 
     /// The canned list of a request that is to set one.

@@ -5,7 +5,7 @@ use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 
-use holdfast_placement::directory::{CreateBucket, Setting};
+use holdfast_placement::directory::{CreateBucket, Expected, Setting};
 use holdfast_storage_node::metadata::{
     BucketVersioning, DeleteBucket, bucket_versioning, delete_bucket,
 };
@@ -143,6 +143,13 @@ pub(super) async fn create(
         CreateBucket::Exists(bucket)
             if bucket.owner == *owner && region == CLASSIC_REGION && is_as_wanted =>
         {
+            let set = gateway.directory.set_setting(
+                &bucket,
+                Setting::AccessControl,
+                Expected::Anything,
+                (canned != Canned::Private).then_some(&list),
+            );
+            set.await.map_err(failure::directory)?;
             done()
         }
         CreateBucket::Exists(bucket) if bucket.owner == *owner => {

@@ -45,7 +45,11 @@ impl Call<'_> {
             match self.try_complete(key, &complete, &condition).await {
                 Ok(summary) => {
                     let checksum = complete.checksum.as_ref();
-                    return Ok(self.completion(key, &summary, checksum, complete.parts.len()));
+                    let mut response =
+                        self.completion(key, &summary, checksum, complete.parts.len());
+                    self.show_expiration(key, &summary, &upload.tags, response.headers_mut())
+                        .await;
+                    return Ok(response);
                 }
                 Err(CompleteUploadError::PartsChanged) => {}
                 Err(CompleteUploadError::Write(WriteError::NoSuchUpload)) => {

@@ -34,11 +34,17 @@ impl Call<'_> {
         }
         let new_headers = match metadata_directive {
             Directive::Replace => given,
-            // The class is the new object's own (API reference, CopyObject).
-            Directive::Copy => ObjectHeaders {
-                storage_class: given.storage_class,
-                ..source.record.headers.clone()
-            },
+            // Class, redirect and access control list are the new object's own (API reference, CopyObject).
+            Directive::Copy => {
+                let acl = given.acl().map(str::to_owned);
+                let mut copied = ObjectHeaders {
+                    storage_class: given.storage_class,
+                    website_redirect: given.website_redirect,
+                    ..source.record.headers.clone()
+                };
+                copied.set_acl(acl.as_deref());
+                copied
+            }
         };
         let new_tags = match tagging_directive {
             Directive::Replace => tags::from_header(headers)?,
@@ -73,6 +79,8 @@ impl Call<'_> {
         let mut response = xml(document.finish("CopyObjectResult"));
         versions::show(&summary, None, response.headers_mut());
         source.show_version(response.headers_mut());
+        self.show_expiration(key, &summary, &new.tags, response.headers_mut())
+            .await;
         Ok(response)
     }
 
@@ -98,7 +106,11 @@ impl Call<'_> {
         key: &str,
         metadata_directive: Directive,
     ) -> Result<(), S3Error> {
-        let changes = ["x-amz-storage-class", "x-amz-checksum-algorithm"];
+        let changes = [
+            "x-amz-storage-class",
+            "x-amz-checksum-algorithm",
+            "x-amz-website-redirect-location",
+        ];
         // An older version may be made the newest.
         let same =
             source.bucket.id == self.bucket().id && source.key == key && source.version.is_none();

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::authorise::Permit;
 use super::conditions::{self, Verdict};
-use super::get_object::Located;
+use super::get_object::{Located, may_read};
 use super::put_object::Received;
 use super::response::set;
 use super::versions::parse_version;
@@ -123,16 +123,20 @@ impl Call<'_> {
                 false => metadata.get_version(bucket.id, &key, version).await,
             };
         }
-        if permit != Permit::All {
-            return Err(S3Error::new(Code::AccessDenied));
-        }
         let found = found.map_err(failure::metadata)?;
         if let (Lookup::Marker(_), Some(_)) = (&found, version) {
             return Err(failure::invalid_request(
                 "The source of a copy request may not specifically refer to a delete marker by version id.",
             ));
         }
+        let found = match permit {
+            Permit::Listed { lists: false } if !matches!(found, Lookup::Found(_)) => {
+                return Err(S3Error::new(Code::AccessDenied));
+            }
+            _ => found,
+        };
         let source = self.found(&key, version, found)?;
+        may_read(permit, &self.auth.identity, &source.record)?;
         let summary = &source.record.summary;
         let conditions = conditions::copy_source();
         if conditions.judge(headers, &summary.etag, summary.modified) != Verdict::Go {

@@ -3,16 +3,18 @@
 use axum::body::Body;
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, UploadId};
-use holdfast_storage_node::metadata::{self, PartRecord, VersionRecord};
+use holdfast_storage_node::metadata::{self, ObjectChecksum, PartRecord, VersionRecord};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use std::ops::Range;
 
+use super::access::Canned;
 use super::authorise::Permit;
 use super::conditions::{self, Verdict};
 use super::range::{self, Asked};
 use super::response::{empty, set, set_etag, set_last_modified};
 use super::{Call, Reply, checksums, failure, in_bucket, object_headers, object_lock, versions};
+use crate::auth::Identity;
 use crate::body::BodyPiece;
 use crate::error::{Code, S3Error};
 
@@ -26,6 +28,19 @@ struct Selection {
     partial: bool,
     /// The part of a multipart object that `partNumber` asked for.
     part: Option<PartRecord>,
+}
+
+/// Whether somebody with that permit may see a version.
+pub(super) fn may_read(
+    permit: Permit,
+    identity: &Identity,
+    record: &VersionRecord,
+) -> Result<(), S3Error> {
+    match permit {
+        Permit::All | Permit::Granted => Ok(()),
+        Permit::Listed { .. } if Canned::of_object(&record.headers).lets_read(identity) => Ok(()),
+        Permit::Listed { .. } => Err(S3Error::new(Code::AccessDenied)),
+    }
 }
 
 /// Where bytes of a version are.
@@ -49,6 +64,8 @@ impl Call<'_> {
         }
         let selection = self.select(key, &record).await?;
         let mut response = self.describe(&record, &selection)?;
+        self.tell_expiration(key, &record, response.headers_mut())
+            .await;
         let bytes = self.read(key, &record, version.inline, selection.range);
         *response.body_mut() = bytes.await?;
         Ok(response)
@@ -64,14 +81,23 @@ impl Call<'_> {
             return Ok(response);
         }
         let selection = self.select(key, &record).await?;
-        self.describe(&record, &selection)
+        let mut response = self.describe(&record, &selection)?;
+        self.tell_expiration(key, &record, response.headers_mut())
+            .await;
+        Ok(response)
     }
 
     /// Whether somebody who is not the bucket's owner may see this version.
-    fn may_read(&self, _record: &VersionRecord) -> Result<(), S3Error> {
-        match self.permit {
-            Permit::All | Permit::Granted => Ok(()),
-            Permit::Listed { .. } => Err(S3Error::new(Code::AccessDenied)),
+    fn may_read(&self, record: &VersionRecord) -> Result<(), S3Error> {
+        may_read(self.permit, &self.auth.identity, record)
+    }
+
+    /// Tells when a current version will go.
+    async fn tell_expiration(&self, key: &str, record: &VersionRecord, headers: &mut HeaderMap) {
+        // Rules are about the newest version; which that is, is not known of one that was named.
+        if !self.query.has("versionId") {
+            self.show_expiration(key, &record.summary, &record.tags, headers)
+                .await;
         }
     }
 
@@ -177,7 +203,13 @@ impl Call<'_> {
             match (&selection.part, &record.checksum) {
                 (Some(part), _) => {
                     if let Some(checksum) = &part.checksum {
-                        checksums::show(checksum, None, &mut headers);
+                        // The type is the object's: whether its checksum is made of those of its parts.
+                        let kind = record.checksum.as_ref().map(|whole| whole.kind);
+                        let shown = ObjectChecksum {
+                            kind: kind.unwrap_or(checksum.kind),
+                            ..checksum.clone()
+                        };
+                        checksums::show(&shown, None, &mut headers);
                     }
                 }
                 // A checksum of the whole beside a part of it would only mislead.

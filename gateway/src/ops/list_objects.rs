@@ -91,7 +91,9 @@ impl Call<'_> {
         let with_owner = query
             .get("fetch-owner")
             .is_some_and(|value| value == "true");
-        let from_token = token.map(parse_continuation_token).transpose()?;
+        // An empty one is what some clients send for "not given".
+        let given = token.filter(|token| !token.is_empty());
+        let from_token = given.map(parse_continuation_token).transpose()?;
         let list = self.listing(from_token.as_deref().or(start_after), max);
         let share = self.listing_memory(max).await?;
         let page = self.page(&list).await?;

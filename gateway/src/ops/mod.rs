@@ -15,6 +15,7 @@ mod delete_object;
 pub mod documents;
 pub mod failure;
 mod get_object;
+pub mod lifecycle;
 mod list_objects;
 mod multipart;
 mod object_headers;
@@ -29,6 +30,7 @@ mod tags;
 mod uploads;
 mod versioning;
 mod versions;
+pub mod website;
 
 use std::sync::{Arc, OnceLock};
 
@@ -293,6 +295,12 @@ impl Call<'_> {
             Operation::DeleteBucketTagging => self.delete_bucket_tags().await,
             Operation::GetBucketAcl => self.get_bucket_acl().await,
             Operation::PutBucketAcl => self.put_bucket_acl(body).await,
+            Operation::GetBucketWebsite => self.get_website().await,
+            Operation::PutBucketWebsite => self.put_website(body).await,
+            Operation::DeleteBucketWebsite => self.delete_website().await,
+            Operation::GetBucketLifecycleConfiguration => self.get_lifecycle().await,
+            Operation::PutBucketLifecycleConfiguration => self.put_lifecycle(body).await,
+            Operation::DeleteBucketLifecycle => self.delete_lifecycle().await,
             Operation::GetBucketRequestPayment => Ok(self.request_payment()),
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
@@ -315,6 +323,8 @@ impl Call<'_> {
             Operation::GetObjectAttributes => Box::pin(self.attributes(key)).await,
             Operation::GetObjectTagging => Box::pin(self.get_tags(key)).await,
             Operation::PutObjectTagging => Box::pin(self.put_tags(key, body)).await,
+            Operation::GetObjectAcl => Box::pin(self.get_object_acl(key)).await,
+            Operation::PutObjectAcl => Box::pin(self.put_object_acl(key, body)).await,
             Operation::DeleteObjectTagging => Box::pin(self.delete_tags(key)).await,
             Operation::GetObjectRetention => Box::pin(self.get_retention(key)).await,
             Operation::PutObjectRetention => Box::pin(self.put_retention(key, body)).await,

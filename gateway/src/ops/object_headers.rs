@@ -10,14 +10,19 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue};
 
+use super::access::Canned;
 use super::failure::invalid_argument;
 use super::response::set;
+use super::website::REDIRECT_LOCATION;
 use crate::error::{Code, S3Error};
 use crate::payload::stored_content_encoding;
 use crate::router::{Query, not_implemented};
 
 /// Bytes of names and values of user metadata at most.
 const USER_METADATA_LEN_MAX: usize = 2048;
+
+/// Bytes of a redirect of an object at most.
+const REDIRECT_LEN_MAX: usize = 2048;
 
 const USER_PREFIX: &str = "x-amz-meta-";
 
@@ -30,17 +35,43 @@ pub const STANDARD_CLASS: &str = "STANDARD";
 /// Reads the headers that a new object is to keep.
 pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
     let keep = |name: HeaderName| headers.get(name).map(text).filter(|text| !text.is_empty());
-    Ok(ObjectHeaders {
+    let mut kept = ObjectHeaders {
         content_type: keep(CONTENT_TYPE),
         content_encoding: stored_content_encoding(headers)?,
         content_language: keep(CONTENT_LANGUAGE),
         content_disposition: keep(CONTENT_DISPOSITION),
         cache_control: keep(CACHE_CONTROL),
         expires: keep(EXPIRES),
-        website_redirect: None,
+        website_redirect: website_redirect(headers)?,
         storage_class: storage_class(headers)?,
         user_metadata: user_metadata(headers)?,
-    })
+    };
+    kept.set_acl(acl(headers)?);
+    Ok(kept)
+}
+
+/// Where the object leads as a page of a website.
+fn website_redirect(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
+    let Some(value) = headers.get(&REDIRECT_LOCATION) else {
+        return Ok(None);
+    };
+    let place = text(value);
+    let leads = ["/", "http://", "https://"]
+        .iter()
+        .any(|start| place.starts_with(start));
+    match leads && place.len() <= REDIRECT_LEN_MAX {
+        true => Ok(Some(place)),
+        false => Err(S3Error::with(
+            Code::InvalidRedirectLocation,
+            "The website redirect location must have a prefix of 'http://' or 'https://' or '/'.",
+        )),
+    }
+}
+
+/// The canned access control list that a new object is to have.
+pub fn acl(headers: &HeaderMap) -> Result<Option<&'static str>, S3Error> {
+    let canned = Canned::from_headers(headers)?;
+    Ok(canned.and_then(Canned::kept))
 }
 
 /// A value as text: UTF-8, or else ISO 8859-1.
@@ -140,6 +171,9 @@ pub fn show(object: &ObjectHeaders, query: &Query, headers: &mut HeaderMap) -> R
             class,
         );
     }
+    if let Some(place) = &object.website_redirect {
+        set(headers, REDIRECT_LOCATION.clone(), place);
+    }
     show_user_metadata(object, headers);
     for (parameter, name) in OVERRIDES {
         if let Some(value) = query.get(parameter) {
@@ -155,7 +189,7 @@ pub fn show(object: &ObjectHeaders, query: &Query, headers: &mut HeaderMap) -> R
 /// `x-amz-missing-meta`.
 fn show_user_metadata(object: &ObjectHeaders, headers: &mut HeaderMap) {
     let mut missing = 0u32;
-    for (name, value) in &object.user_metadata {
+    for (name, value) in object.client_metadata() {
         let shown = if value.is_ascii() {
             HeaderValue::from_str(value)
         } else {

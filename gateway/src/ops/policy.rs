@@ -136,7 +136,10 @@ impl Policy {
                     "Policy Condition failed: the form is for another bucket",
                 ));
             }
-            let is_free = FREE_FIELDS.contains(&name) || name.starts_with("x-ignore-");
+            // A checksum gives nobody leave to do more.
+            let is_free = FREE_FIELDS.contains(&name)
+                || name.starts_with("x-ignore-")
+                || name.starts_with("x-amz-checksum-");
             if !is_free && name != "bucket" && !named.contains(&name) {
                 return Err(refused(format!("Extra input fields: {name}")));
             }

@@ -72,6 +72,8 @@ impl Call<'_> {
         let mut response = empty(StatusCode::OK);
         set_etag(response.headers_mut(), &summary.etag);
         versions::show(&summary, None, response.headers_mut());
+        self.show_expiration(key, &summary, &new.tags, response.headers_mut())
+            .await;
         if let Some(checksum) = &new.checksum {
             checksums::show(checksum, None, response.headers_mut());
         }

@@ -77,11 +77,12 @@ pub fn copy_range(header: &str, size: u64) -> Result<Range<u64>, S3Error> {
         return Err(syntax());
     }
     if last >= size {
-        return Err(super::failure::invalid_argument(
-            "x-amz-copy-source-range",
-            header,
+        return Err(S3Error::with(
+            Code::InvalidRange,
             format!("Range specified is not valid for source object of size: {size}"),
-        ));
+        )
+        .detail("RangeRequested", header)
+        .detail("ActualObjectSize", size.to_string()));
     }
     Ok(first..last + 1)
 }
@@ -130,7 +131,7 @@ mod tests {
     fn copy_ranges_are_strict() {
         assert_eq!(copy_range("bytes=0-9", 10).unwrap(), 0..10);
         for (header, code) in [
-            ("bytes=0-10", Code::InvalidArgument),
+            ("bytes=0-10", Code::InvalidRange),
             ("bytes=0-", Code::InvalidArgument),
             ("bytes=-5", Code::InvalidArgument),
             ("bytes=5-2", Code::InvalidArgument),

@@ -62,7 +62,11 @@ impl Call<'_> {
         self.change(setting, None).await
     }
 
-    async fn change(&self, setting: Setting, value: Option<&[u8]>) -> Result<(), S3Error> {
+    pub(super) async fn change(
+        &self,
+        setting: Setting,
+        value: Option<&[u8]>,
+    ) -> Result<(), S3Error> {
         let bucket = self.bucket();
         let directory = &self.gateway.directory;
         let set = directory.set_setting(bucket, setting, Expected::Anything, value);

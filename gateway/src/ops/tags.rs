@@ -82,11 +82,13 @@ pub fn from_header(headers: &HeaderMap) -> Result<Vec<(String, String)>, S3Error
     };
     let text = value.to_str().map_err(|_| wrong())?;
     let query = Query::parse(Some(text)).map_err(|_| wrong())?;
-    let tags: Vec<_> = query
+    let mut tags: Vec<_> = query
         .iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
     validate(&tags)?;
+    // A query has no order that would mean anything.
+    tags.sort();
     Ok(tags)
 }
 

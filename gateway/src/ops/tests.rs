@@ -7,11 +7,13 @@ mod copies;
 mod cost;
 mod errors;
 mod identities;
+mod lifecycles;
 mod listings;
 mod multipart;
 mod objects;
 mod two_gateways;
 mod versions;
+mod websites;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -177,7 +177,7 @@ pub fn stored_content_encoding(headers: &HeaderMap) -> Result<Option<String>, S3
             }
             let stored = stored.get_or_insert_default();
             if !stored.is_empty() {
-                stored.push(',');
+                stored.push_str(", ");
             }
             stored.push_str(coding);
         }

@@ -96,7 +96,9 @@ impl Payload {
                 (None, Some((Some(chain.clone()), *trailer)))
             }
         };
-        if chunked.is_none() && announced::says_aws_chunked(headers) {
+        let is_framed = announced::says_aws_chunked(headers)
+            && headers.contains_key("x-amz-decoded-content-length");
+        if chunked.is_none() && is_framed {
             // Else the framing would be stored as if it were data.
             return Err(S3Error::with(
                 Code::InvalidRequest,

@@ -52,6 +52,14 @@ pub enum Operation {
     GetBucketAcl,
     PutBucketAcl,
     GetBucketRequestPayment,
+    GetBucketLifecycleConfiguration,
+    PutBucketLifecycleConfiguration,
+    DeleteBucketLifecycle,
+    GetObjectAcl,
+    PutObjectAcl,
+    GetBucketWebsite,
+    PutBucketWebsite,
+    DeleteBucketWebsite,
     /// A browser's form.
     PostObject,
 }
@@ -85,6 +93,8 @@ impl Operation {
                 | Operation::PutObjectRetention
                 | Operation::GetObjectLegalHold
                 | Operation::PutObjectLegalHold
+                | Operation::GetObjectAcl
+                | Operation::PutObjectAcl
         )
     }
 
@@ -125,6 +135,14 @@ impl Operation {
             | Operation::GetBucketAcl
             | Operation::PutBucketAcl
             | Operation::GetBucketRequestPayment
+            | Operation::GetBucketLifecycleConfiguration
+            | Operation::PutBucketLifecycleConfiguration
+            | Operation::DeleteBucketLifecycle
+            | Operation::GetObjectAcl
+            | Operation::PutObjectAcl
+            | Operation::GetBucketWebsite
+            | Operation::PutBucketWebsite
+            | Operation::DeleteBucketWebsite
             | Operation::GetBucketVersioning
             | Operation::PutBucketVersioning
             | Operation::GetObjectLockConfiguration
@@ -138,7 +156,15 @@ impl Operation {
 
     /// Whether it looks at `x-amz-acl` itself.
     fn keeps_acl(self) -> bool {
-        matches!(self, Operation::CreateBucket | Operation::PutBucketAcl)
+        matches!(
+            self,
+            Operation::CreateBucket
+                | Operation::PutBucketAcl
+                | Operation::PutObjectAcl
+                | Operation::PutObject
+                | Operation::CopyObject
+                | Operation::CreateMultipartUpload
+        )
     }
 
     /// Whether its answer is about the bucket itself, which no cache may tell.
@@ -157,6 +183,12 @@ impl Operation {
                 | Operation::GetBucketAcl
                 | Operation::PutBucketAcl
                 | Operation::GetBucketRequestPayment
+                | Operation::GetBucketLifecycleConfiguration
+                | Operation::PutBucketLifecycleConfiguration
+                | Operation::DeleteBucketLifecycle
+                | Operation::GetBucketWebsite
+                | Operation::PutBucketWebsite
+                | Operation::DeleteBucketWebsite
         )
     }
 
@@ -205,7 +237,15 @@ impl Operation {
             | Operation::DeleteBucketTagging
             | Operation::GetBucketAcl
             | Operation::PutBucketAcl
-            | Operation::GetBucketRequestPayment => false,
+            | Operation::GetBucketRequestPayment
+            | Operation::GetBucketLifecycleConfiguration
+            | Operation::PutBucketLifecycleConfiguration
+            | Operation::DeleteBucketLifecycle
+            | Operation::GetObjectAcl
+            | Operation::PutObjectAcl
+            | Operation::GetBucketWebsite
+            | Operation::PutBucketWebsite
+            | Operation::DeleteBucketWebsite => false,
         }
     }
 }
@@ -218,7 +258,6 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "encryption",
     "intelligent-tiering",
     "inventory",
-    "lifecycle",
     "logging",
     "metadataConfiguration",
     "metadataInventoryTable",
@@ -232,12 +271,10 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "publicAccessBlock",
     "replication",
     "session",
-    "website",
 ];
 
 /// Sub-resources of objects that are not supported.
 const OBJECT_UNSUPPORTED: &[&str] = &[
-    "acl",
     "annotation",
     "encryption",
     "renameObject",
@@ -298,8 +335,10 @@ fn bucket_operation(
         "uploads",
         "acl",
         "cors",
+        "lifecycle",
         "requestPayment",
         "tagging",
+        "website",
         "versioning",
         "versions",
         "object-lock",
@@ -314,6 +353,12 @@ fn bucket_operation(
         ("DELETE", Some("tagging")) => Ok(Operation::DeleteBucketTagging),
         ("GET", Some("acl")) => Ok(Operation::GetBucketAcl),
         ("PUT", Some("acl")) => Ok(Operation::PutBucketAcl),
+        ("GET", Some("website")) => Ok(Operation::GetBucketWebsite),
+        ("PUT", Some("website")) => Ok(Operation::PutBucketWebsite),
+        ("DELETE", Some("website")) => Ok(Operation::DeleteBucketWebsite),
+        ("GET", Some("lifecycle")) => Ok(Operation::GetBucketLifecycleConfiguration),
+        ("PUT", Some("lifecycle")) => Ok(Operation::PutBucketLifecycleConfiguration),
+        ("DELETE", Some("lifecycle")) => Ok(Operation::DeleteBucketLifecycle),
         ("GET", Some("requestPayment")) => Ok(Operation::GetBucketRequestPayment),
         ("PUT", Some("requestPayment")) => Err(not_implemented("Paying by requesters")),
         ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
@@ -351,6 +396,7 @@ fn object_operation(
         "uploadId",
         "retention",
         "legal-hold",
+        "acl",
     ]
     .into_iter()
     .find(|name| query.has(name));
@@ -367,6 +413,8 @@ fn object_operation(
         ("PUT", None) if is_copy => Ok(Operation::CopyObject),
         ("PUT", None) => Ok(Operation::PutObject),
         ("DELETE", None) => Ok(Operation::DeleteObject),
+        ("GET", Some("acl")) => Ok(Operation::GetObjectAcl),
+        ("PUT", Some("acl")) => Ok(Operation::PutObjectAcl),
         ("GET", Some("tagging")) => Ok(Operation::GetObjectTagging),
         ("PUT", Some("tagging")) => Ok(Operation::PutObjectTagging),
         ("DELETE", Some("tagging")) => Ok(Operation::DeleteObjectTagging),
@@ -458,6 +506,7 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-te",
     "x-amz-trailer",
     "x-amz-user-agent",
+    "x-amz-website-redirect-location",
 ];
 
 /// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, appending, and all that is not

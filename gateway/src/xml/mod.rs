@@ -1,8 +1,10 @@
 //! S3's XML: a writer for responses, fast enough for listings, and a strict reader for request bodies.
 
+pub mod lifecycle;
 mod reader;
 pub mod requests;
 pub mod versions;
+pub mod website;
 mod writer;
 
 pub use reader::{Element, Limits, parse};

@@ -124,6 +124,13 @@ impl Decide for ObjectGroup {
                 let outcome = set_tags(&mut change, at, Some(version), tags)?;
                 self.unless_closed(&change, at, outcome)?
             }
+            Command::SetAcl { at, version, acl } => {
+                let outcome = change.set_details(at, version, |details, _| {
+                    details.headers.set_acl(acl);
+                    Ok(())
+                })?;
+                self.unless_closed(&change, at, outcome)?
+            }
             Command::SetLock {
                 at,
                 version,

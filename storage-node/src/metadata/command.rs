@@ -143,6 +143,14 @@ pub enum Command<'a> {
         lanes: Vec<Lane>,
         versioning: BucketVersioning,
     },
+    /// Sets the canned access control list of a version (`None`: of the newest).
+    SetAcl {
+        #[serde(borrow)]
+        at: Address<'a>,
+        version: Option<VersionRef>,
+        /// `None`: private.
+        acl: Option<&'a str>,
+    },
 }
 
 impl Command<'_> {

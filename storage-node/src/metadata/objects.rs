@@ -402,6 +402,20 @@ impl Metadata {
         written(self.decide(place.group, &command, &[]).await?.1)
     }
 
+    /// Sets the canned access control list (`None`: private) of a version (`None`: of the newest); gives the version.
+    pub async fn set_acl(
+        &self,
+        bucket: BucketId,
+        key: &str,
+        version: Option<VersionRef>,
+        acl: Option<&str>,
+    ) -> Result<VersionSummary, WriteError> {
+        let place = self.place(bucket, key);
+        let at = place.address;
+        let command = Command::SetAcl { at, version, acl };
+        written(self.decide(place.group, &command, &[]).await?.1)
+    }
+
     /// Changes the lock of a version (`None`: of the newest). `bypass_governance`: retention in governance mode may be
     /// shortened, removed or made stricter.
     pub async fn set_lock(

@@ -72,8 +72,37 @@ pub struct ObjectHeaders {
     pub website_redirect: Option<String>,
     /// As sent; `None` is `STANDARD`.
     pub storage_class: Option<String>,
-    /// `x-amz-meta-*` without the prefix, lower case, in the order sent.
+    /// `x-amz-meta-*` without the prefix, lower case, in the order sent. A name that begins with `:`, as none of a header
+    /// can, is no client's: [`ACL_ATTRIBUTE`].
     pub user_metadata: Vec<(String, String)>,
+}
+
+/// Says which canned access control list an object has, if it is not private. Persisted.
+const ACL_ATTRIBUTE: &str = ":acl";
+
+impl ObjectHeaders {
+    /// The canned access control list; `None`: private.
+    pub fn acl(&self) -> Option<&str> {
+        let mut found = self.user_metadata.iter();
+        found
+            .find(|(name, _)| name == ACL_ATTRIBUTE)
+            .map(|(_, value)| value.as_str())
+    }
+
+    /// Sets the canned access control list; `None`: private.
+    pub fn set_acl(&mut self, acl: Option<&str>) {
+        self.user_metadata.retain(|(name, _)| name != ACL_ATTRIBUTE);
+        if let Some(acl) = acl {
+            let attribute = (ACL_ATTRIBUTE.to_owned(), acl.to_owned());
+            self.user_metadata.push(attribute);
+        }
+    }
+
+    /// What clients gave as `x-amz-meta-*`.
+    pub fn client_metadata(&self) -> impl Iterator<Item = &(String, String)> {
+        let all = self.user_metadata.iter();
+        all.filter(|(name, _)| !name.starts_with(':'))
+    }
 }
 
 /// Where a version's bytes are.

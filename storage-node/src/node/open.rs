@@ -38,6 +38,7 @@ use super::space::{SpaceGauge, reserve_bytes};
 use super::{steward, watch};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::{self, ClusterShards};
+use crate::lifecycle::{LifecycleConfig, LifecycleWorker};
 use crate::metadata::{Metadata, metadata_machine, query_runner};
 use crate::repair::{
     IntentsConfig, IntentsWorker, LedGroups, MovedAway, OrphanScan, RebalanceConfig, Rebalancer,
@@ -497,6 +498,19 @@ impl Node {
             self.map(),
             self.pool(),
             self.inner.clock.clone(),
+        )
+    }
+
+    /// What carries out the lifecycles of buckets; run it with [`stopped`](Node::stopped).
+    pub fn lifecycle(&self, config: LifecycleConfig) -> LifecycleWorker {
+        let replicas = self.inner.replicas.clone();
+        LifecycleWorker::new(
+            self.directory(),
+            self.metadata(),
+            self.map(),
+            Arc::new(move || replicas.led_here()),
+            self.inner.clock.clone(),
+            config,
         )
     }
 

@@ -11,6 +11,13 @@ async fn come_and_go() {
     let other = ask("PUT", "/bucket").header("x-amz-bucket-object-lock-enabled", "true");
     let other = store.send(other).await;
     other.expect_error(409, "BucketAlreadyOwnedByYou");
+    let public = ask("PUT", "/bucket").header("x-amz-acl", "public-read");
+    store.send(public).await.expect(200);
+    let acl = store.get("/bucket?acl").await.expect(200);
+    assert_eq!(acl.elements("Permission"), ["FULL_CONTROL", "READ"]);
+    store.send(ask("PUT", "/bucket")).await.expect(200);
+    let acl = store.get("/bucket?acl").await.expect(200);
+    assert_eq!(acl.elements("Permission"), ["FULL_CONTROL"]);
     let head = store.head("/bucket").await.expect(200);
     assert_eq!(head.header("x-amz-bucket-region"), "us-east-1");
     let location = store.get("/bucket?location").await.expect(200);

@@ -35,6 +35,12 @@ async fn table() {
         (ask("GET", "/bucket?cors"), 404, "NoSuchCORSConfiguration"),
         (ask("GET", "/nobucket?cors"), 404, "NoSuchBucket"),
         (ask("PUT", "/bucket/key?acl"), 501, "NotImplemented"),
+        (ask("GET", "/bucket/none?acl"), 404, "NoSuchKey"),
+        (
+            ask("GET", "/bucket?lifecycle"),
+            404,
+            "NoSuchLifecycleConfiguration",
+        ),
         (ask("GET", "/bucket/key?torrent"), 501, "NotImplemented"),
         (ask("POST", "/bucket/key?restore"), 501, "NotImplemented"),
         (
@@ -50,7 +56,7 @@ async fn table() {
         (ask("OPTIONS", "/bucket/key"), 400, "BadRequest"),
         // Headers.
         (
-            ask("PUT", "/bucket/k").header("x-amz-acl", "public-read"),
+            ask("PUT", "/bucket/k").header("x-amz-acl", "log-delivery-write"),
             501,
             "NotImplemented",
         ),
@@ -85,9 +91,9 @@ async fn table() {
             "InvalidStorageClass",
         ),
         (
-            ask("PUT", "/bucket/k").header("x-amz-website-redirect-location", "/x"),
-            501,
-            "NotImplemented",
+            ask("PUT", "/bucket/k").header("x-amz-website-redirect-location", "x"),
+            400,
+            "InvalidRedirectLocation",
         ),
         (
             ask("PUT", "/bucket/k").header("x-amz-meta-a", much),

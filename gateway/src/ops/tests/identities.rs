@@ -130,6 +130,75 @@ async fn canned_lists_let_others_in() {
 }
 
 #[tokio::test]
+async fn canned_lists_of_objects_let_others_read() {
+    let (one, other) = cluster().await;
+    one.send(ann("PUT", "/anns")).await.expect(200);
+    let put = |acl: &str| {
+        let put = ann("PUT", "/anns/key").header("x-amz-acl", acl);
+        one.send(put.body("x"))
+    };
+    let anonymous = || {
+        let request = Request::builder().uri("/anns/key").body(Body::empty());
+        other.send_raw(request.unwrap())
+    };
+    put("public-read").await.expect(200);
+    let seen = anonymous().await.expect(200);
+    assert_eq!(seen.body, "x");
+    assert!(
+        seen.headers
+            .keys()
+            .all(|name| !name.as_str().contains("acl"))
+    );
+    // It does not go along with a copy.
+    let copy = ann("PUT", "/anns/copy").header("x-amz-copy-source", "anns/key");
+    one.send(copy).await.expect(200);
+    let refused = other.send(bob("GET", "/anns/copy")).await;
+    refused.expect_error(403, "AccessDenied");
+    other.send(bob("PUT", "/bobs")).await.expect(200);
+    let copy = bob("PUT", "/bobs/copy").header("x-amz-copy-source", "anns/key");
+    other.send(copy).await.expect(200);
+    // Nobody learns from it what else there is.
+    let refused = other.send(bob("GET", "/anns/none")).await;
+    refused.expect_error(403, "AccessDenied");
+    other
+        .send(bob("GET", "/anns"))
+        .await
+        .expect_error(403, "AccessDenied");
+    let closed = ann("PUT", "/anns/key?acl").header("x-amz-acl", "authenticated-read");
+    one.send(closed).await.expect(200);
+    anonymous().await.expect_error(403, "AccessDenied");
+    other.send(bob("GET", "/anns/key")).await.expect(200);
+    let acl = one.send(ann("GET", "/anns/key?acl")).await.expect(200);
+    assert_eq!(acl.elements("Permission"), ["FULL_CONTROL", "READ"]);
+    other
+        .send(bob("GET", "/anns/key?acl"))
+        .await
+        .expect_error(403, "AccessDenied");
+    put("private").await.expect(200);
+    other
+        .send(bob("GET", "/anns/key"))
+        .await
+        .expect_error(403, "AccessDenied");
+    let upload = ann("POST", "/anns/key?uploads").header("x-amz-acl", "public-read");
+    let id = one.send(upload).await.expect(200);
+    let id = id.element("UploadId").unwrap();
+    let part = format!("/anns/key?partNumber=1&uploadId={id}");
+    let part = one
+        .send(ask("PUT", part).by(ANN, SECRETS).body("parts"))
+        .await
+        .expect(200);
+    let etag = part.header("etag");
+    let complete = format!(
+        "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    );
+    let complete = ask("POST", format!("/anns/key?uploadId={id}")).body(complete);
+    one.send(complete.by(ANN, SECRETS)).await.expect(200);
+    assert_eq!(anonymous().await.expect(200).body, "parts");
+    let missing = ann("PUT", "/anns/none?acl").header("x-amz-acl", "private");
+    one.send(missing).await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
 async fn identities_are_the_root_users_to_give() {
     let (one, other) = cluster().await;
     for (method, uri) in [

@@ -203,6 +203,6 @@ fn content_encoding_to_store() {
     assert_eq!(stored(&["AWS-chunked, gzip"]), Some("gzip".to_owned()));
     assert_eq!(
         stored(&["br,aws-chunked", "gzip"]),
-        Some("br,gzip".to_owned())
+        Some("br, gzip".to_owned())
     );
 }

@@ -237,7 +237,7 @@ fn refuses_by_name() {
         ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
         ("PUT", "bucket", "requestPayment", &[], Code::NotImplemented),
         ("PUT", "bucket", "policy", &[], Code::NotImplemented),
-        ("DELETE", "bucket", "lifecycle", &[], Code::NotImplemented),
+        ("DELETE", "bucket", "replication", &[], Code::NotImplemented),
         ("OPTIONS", "object", "", &[], Code::MethodNotAllowed),
         ("POST", "object", "", &[], Code::MethodNotAllowed),
         (
@@ -249,7 +249,6 @@ fn refuses_by_name() {
         ),
         ("POST", "object", "restore", &[], Code::NotImplemented),
         ("GET", "object", "torrent", &[], Code::NotImplemented),
-        ("PUT", "object", "acl", &[], Code::NotImplemented),
         (
             "PUT",
             "object",
@@ -281,7 +280,6 @@ fn refuses_by_name() {
 fn refuses_headers_that_would_be_ignored() {
     assert!(KNOWN_HEADERS.is_sorted());
     for (name, value) in [
-        ("x-amz-acl", "public-read"),
         ("x-amz-server-side-encryption", "AES256"),
         ("x-amz-server-side-encryption-customer-key", "a"),
         ("x-amz-grant-read", "id=1"),

@@ -1,0 +1,57 @@
+//! Rules of lifecycles, and what responses tell of them.
+
+use super::*;
+
+/// The rules, of which the first two expire what is under `a/` after a day and what is tagged after three.
+const RULES: &str = "<LifecycleConfiguration>\
+    <Rule><ID>short one</ID><Prefix>a/</Prefix><Status>Enabled</Status><Expiration><Days>1</Days></Expiration></Rule>\
+    <Rule><ID>tagged</ID><Filter><Tag><Key>k</Key><Value>v</Value></Tag></Filter><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
+    <Rule><ID>off</ID><Prefix/><Status>Disabled</Status><Expiration><Days>1</Days></Expiration></Rule>\
+    </LifecycleConfiguration>";
+
+#[tokio::test]
+async fn rules_are_set_shown_and_dropped() {
+    let (one, other) = Store::pair();
+    one.send(ask("PUT", "/bucket")).await.expect(200);
+    let none = one.get("/bucket?lifecycle").await;
+    none.expect_error(404, "NoSuchLifecycleConfiguration");
+    let put = ask("PUT", "/bucket?lifecycle").body(RULES);
+    one.send(put).await.expect(200);
+    let shown = other.get("/bucket?lifecycle").await.expect(200);
+    assert_eq!(shown.elements("ID"), ["short one", "tagged", "off"]);
+    let broken = ask("PUT", "/bucket?lifecycle").body(RULES.replace("Enabled", "enabled"));
+    one.send(broken).await.expect_error(400, "MalformedXML");
+    let drop = ask("DELETE", "/bucket?lifecycle");
+    other.send(drop).await.expect(204);
+    let none = one.get("/bucket?lifecycle").await;
+    none.expect_error(404, "NoSuchLifecycleConfiguration");
+}
+
+#[tokio::test]
+async fn responses_tell_when_an_object_goes() {
+    let store = Store::with_bucket().await;
+    let put = ask("PUT", "/bucket?lifecycle").body(RULES);
+    store.send(put).await.expect(200);
+    let stored = store.put("/bucket/a/key", "x").await;
+    let day = "expiry-date=\"Sat, 25 May 2013 00:00:00 GMT\", rule-id=\"short%20one\"";
+    assert_eq!(stored.header("x-amz-expiration"), day);
+    let head = store.head("/bucket/a/key").await;
+    assert_eq!(head.header("x-amz-expiration"), day);
+    let get = store.get("/bucket/a/key").await;
+    assert_eq!(get.header("x-amz-expiration"), day);
+    let other = store.put("/bucket/b", "x").await;
+    assert_eq!(other.header("x-amz-expiration"), "");
+    let tagged = ask("PUT", "/bucket/b").header("x-amz-tagging", "k=v");
+    let tagged = store.send(tagged).await.expect(200);
+    let days = "expiry-date=\"Mon, 27 May 2013 00:00:00 GMT\", rule-id=\"tagged\"";
+    assert_eq!(tagged.header("x-amz-expiration"), days);
+    let copy = ask("PUT", "/bucket/c").header("x-amz-copy-source", "bucket/b");
+    let copy = store.send(copy).await.expect(200);
+    assert_eq!(copy.header("x-amz-expiration"), days);
+    store
+        .send(ask("DELETE", "/bucket?lifecycle"))
+        .await
+        .expect(204);
+    let head = store.head("/bucket/a/key").await;
+    assert_eq!(head.header("x-amz-expiration"), "");
+}

@@ -1,0 +1,104 @@
+//! Buckets as websites.
+
+use super::*;
+
+const SITE: &str = "<WebsiteConfiguration><IndexDocument><Suffix>index.html</Suffix></IndexDocument>\
+    <ErrorDocument><Key>error.html</Key></ErrorDocument><RoutingRules>\
+    <RoutingRule><Condition><KeyPrefixEquals>old/</KeyPrefixEquals></Condition>\
+    <Redirect><ReplaceKeyPrefixWith>new/</ReplaceKeyPrefixWith><HttpRedirectCode>302</HttpRedirectCode></Redirect></RoutingRule>\
+    <RoutingRule><Condition><KeyPrefixEquals>gone/</KeyPrefixEquals><HttpErrorCodeReturnedEquals>403</HttpErrorCodeReturnedEquals></Condition>\
+    <Redirect><HostName>b.test</HostName><Protocol>https</Protocol><ReplaceKeyWith>why</ReplaceKeyWith></Redirect></RoutingRule>\
+    </RoutingRules></WebsiteConfiguration>";
+
+async fn site() -> Store {
+    let store = Store::configured(GatewayConfig {
+        website_domain: Some("web.test".to_owned()),
+        ..GatewayConfig::default()
+    });
+    store.send(ask("PUT", "/bucket")).await.expect(200);
+    let put = ask("PUT", "/bucket?website").body(SITE);
+    store.send(put).await.expect(200);
+    for (key, body) in [
+        ("index.html", "home"),
+        ("dir/index.html", "directory"),
+        ("error.html", "what?"),
+    ] {
+        let page = ask("PUT", format!("/bucket/{key}")).header("x-amz-acl", "public-read");
+        let page = page.header("content-type", "text/html");
+        store.send(page.body(body)).await.expect(200);
+    }
+    store.put("/bucket/secret", "x").await;
+    let moved = ask("PUT", "/bucket/moved")
+        .header("x-amz-acl", "public-read")
+        .header("x-amz-website-redirect-location", "/dir/");
+    store.send(moved).await.expect(200);
+    store
+}
+
+async fn browse(store: &Store, method: &str, path: &str) -> Answer {
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", "bucket.web.test:9000");
+    store.send_raw(request.body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn pages_are_served_to_anybody() {
+    let store = site().await;
+    let home = browse(&store, "GET", "/").await.expect(200);
+    assert_eq!(
+        (&home.body[..], home.header("content-type")),
+        (&b"home"[..], "text/html")
+    );
+    let page = browse(&store, "GET", "/dir/").await.expect(200);
+    assert_eq!(page.body, "directory");
+    let head = browse(&store, "HEAD", "/dir/index.html").await.expect(200);
+    assert_eq!(head.header("content-length"), "9");
+    let directory = browse(&store, "GET", "/dir").await.expect(302);
+    assert_eq!(directory.header("location"), "/dir/");
+    let moved = browse(&store, "GET", "/moved").await.expect(301);
+    assert_eq!(moved.header("location"), "/dir/");
+    let rule = browse(&store, "GET", "/old/a%20b").await.expect(302);
+    assert_eq!(
+        rule.header("location"),
+        "http://bucket.web.test:9000/new/a%20b"
+    );
+    let rule = browse(&store, "GET", "/gone/x").await.expect(301);
+    assert_eq!(rule.header("location"), "https://b.test/why");
+    for path in ["/secret", "/none"] {
+        let refused = browse(&store, "GET", path).await.expect(403);
+        assert_eq!(refused.body, "what?", "{path}");
+    }
+    let wrong = browse(&store, "PUT", "/index.html").await.expect(405);
+    assert_eq!(wrong.header("content-type"), "text/html; charset=utf-8");
+    // As an object it says where it leads.
+    let object = store.head("/bucket/moved").await.expect(200);
+    assert_eq!(object.header("x-amz-website-redirect-location"), "/dir/");
+}
+
+#[tokio::test]
+async fn a_website_is_set_and_dropped() {
+    let store = site().await;
+    let shown = store.get("/bucket?website").await.expect(200);
+    assert_eq!(shown.element("Suffix"), Some("index.html"));
+    let all = "<WebsiteConfiguration><RedirectAllRequestsTo><HostName>a.test</HostName></RedirectAllRequestsTo></WebsiteConfiguration>";
+    store
+        .send(ask("PUT", "/bucket?website").body(all))
+        .await
+        .expect(200);
+    let elsewhere = browse(&store, "GET", "/a/b").await.expect(301);
+    assert_eq!(elsewhere.header("location"), "http://a.test/a/b");
+    store
+        .send(ask("DELETE", "/bucket?website"))
+        .await
+        .expect(204);
+    let none = store.get("/bucket?website").await;
+    none.expect_error(404, "NoSuchWebsiteConfiguration");
+    browse(&store, "GET", "/").await.expect(404);
+    let wrong = ask("PUT", "/bucket/k").header("x-amz-website-redirect-location", "elsewhere");
+    store
+        .send(wrong)
+        .await
+        .expect_error(400, "InvalidRedirectLocation");
+}

@@ -1,0 +1,11 @@
+//! What goes by itself: the rules of buckets' lifecycles, and who carries them out (user guide, "Managing the lifecycle of
+//! objects").
+
+mod rules;
+mod worker;
+
+pub use rules::{
+    DAY_SECS, Expiration, Filter, FilterForm, Noncurrent, Rule, decode_rules, due, encode_rules,
+    first_to_expire,
+};
+pub use worker::{LifecycleConfig, LifecycleDone, LifecycleWorker};

@@ -1,0 +1,393 @@
+//! Carries out the rules of buckets, a page of a listing at a time. A bucket is the work of the node that leads the group
+//! of its first lane. A pass remembers nothing: what one that was cut short has left, the next one finds. Every deletion
+//! is decided by its group on the condition that what goes is what was looked at, and locks hold against it as against
+//! anybody.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_placement::directory::{Bucket, Directory, Setting};
+use holdfast_placement::ids::Lane;
+use holdfast_placement::map::SharedMap;
+use holdfast_placement::seams::{Clock, UnixMillis};
+use tokio::sync::watch;
+
+use super::rules::{DAY_SECS, Expiration, Rule, decode_rules, due};
+use crate::metadata::{
+    Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata, MetadataError, VersionEntry,
+    VersionRef, WriteError,
+};
+use crate::repair::LedGroups;
+
+/// Buckets that are looked at together.
+const BUCKETS_PAGE: usize = 1000;
+
+/// How rules are carried out.
+#[derive(Clone, Debug)]
+pub struct LifecycleConfig {
+    /// Seconds of a day: shorter ones are for tests.
+    pub day_secs: u64,
+    /// Versions or uploads of a page.
+    pub page: usize,
+    /// Pause after every page.
+    pub page_pause: Duration,
+}
+
+impl Default for LifecycleConfig {
+    fn default() -> Self {
+        Self {
+            day_secs: DAY_SECS,
+            page: 500,
+            page_pause: Duration::from_millis(50),
+        }
+    }
+}
+
+impl LifecycleConfig {
+    /// Between two passes: what is due goes within so much time and the length of a pass.
+    fn interval(&self) -> Duration {
+        Duration::from_secs((self.day_secs / 8).clamp(1, 3600))
+    }
+}
+
+/// What a pass came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LifecycleDone {
+    /// Versions and delete markers that went, and current versions that got a delete marker.
+    pub versions: u64,
+    /// Uploads that were ended.
+    pub uploads: u64,
+    /// What should have gone and was kept: locked, or changed meanwhile.
+    pub kept: u64,
+}
+
+/// Why a pass over a bucket ended early.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Metadata(#[from] MetadataError),
+    #[error("the rules are damaged")]
+    Rules,
+}
+
+/// Carries out the rules of the buckets that are this node's to look after.
+pub struct LifecycleWorker {
+    directory: Arc<Directory>,
+    metadata: Metadata,
+    map: SharedMap,
+    led: LedGroups,
+    clock: Arc<dyn Clock>,
+    config: LifecycleConfig,
+}
+
+impl LifecycleWorker {
+    pub fn new(
+        directory: Arc<Directory>,
+        metadata: Metadata,
+        map: SharedMap,
+        led: LedGroups,
+        clock: Arc<dyn Clock>,
+        config: LifecycleConfig,
+    ) -> Self {
+        Self {
+            directory,
+            metadata,
+            map,
+            led,
+            clock,
+            config,
+        }
+    }
+
+    /// Makes one pass after the other until `stopped` changes.
+    pub async fn run(self, mut stopped: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = self.clock.sleep(self.config.interval()) => {}
+                _ = stopped.changed() => return,
+            }
+            tokio::select! {
+                done = self.pass() => {
+                    if done != LifecycleDone::default() {
+                        tracing::debug!(?done, "a pass over lifecycles");
+                    }
+                }
+                _ = stopped.changed() => return,
+            }
+        }
+    }
+
+    /// One pass over all buckets.
+    pub async fn pass(&self) -> LifecycleDone {
+        let mut done = LifecycleDone::default();
+        let mut after: Option<String> = None;
+        loop {
+            let listed = self
+                .directory
+                .list_buckets("", after.as_deref(), BUCKETS_PAGE);
+            let (buckets, more) = match listed.await {
+                Ok(listed) => listed,
+                Err(error) => {
+                    tracing::debug!(%error, "buckets cannot be listed for their lifecycles");
+                    return done;
+                }
+            };
+            for bucket in buckets.iter().filter(|bucket| self.is_ours(bucket)) {
+                if let Err(error) = self.look_after(bucket, &mut done).await {
+                    tracing::debug!(%error, bucket = bucket.name, "a lifecycle was not carried out");
+                }
+            }
+            match buckets.last() {
+                Some(last) if more => after = Some(last.name.clone()),
+                _ => return done,
+            }
+        }
+    }
+
+    fn is_ours(&self, bucket: &Bucket) -> bool {
+        let group = self.map.load().group_of(bucket.id, Lane(0));
+        (self.led)().contains(&group)
+    }
+
+    async fn look_after(&self, bucket: &Bucket, done: &mut LifecycleDone) -> Result<(), PassError> {
+        let rules = self.directory.setting(bucket, Setting::Lifecycle).await;
+        let Some(rules) = rules.map_err(MetadataError::from)? else {
+            return Ok(());
+        };
+        let rules = decode_rules(&rules).ok_or(PassError::Rules)?;
+        for rule in rules.iter().filter(|rule| rule.enabled) {
+            if rule.expiration.is_some() || rule.noncurrent.is_some() {
+                self.expire_versions(bucket, rule, done).await?;
+            }
+            if let Some(days) = rule.abort_days {
+                self.end_uploads(bucket, rule, days, done).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn expire_versions(
+        &self,
+        bucket: &Bucket,
+        rule: &Rule,
+        done: &mut LifecycleDone,
+    ) -> Result<(), PassError> {
+        let mut list = ListVersions {
+            prefix: rule.filter.prefix.clone(),
+            max: self.config.page,
+            ..ListVersions::default()
+        };
+        let mut key = KeyState::default();
+        loop {
+            let page = match self.metadata.list_versions(bucket.id, &list).await {
+                // It is being deleted, and there is nothing in it.
+                Err(MetadataError::BucketClosed) => return Ok(()),
+                page => page?,
+            };
+            let mut deletions = Vec::new();
+            for entry in &page.entries {
+                deletions.extend(key.lone_marker_before(entry));
+                if let Some(deletion) = self.judge(bucket, rule, &mut key, entry).await? {
+                    deletions.push(deletion);
+                }
+            }
+            let next = page.next;
+            if next.is_none() {
+                deletions.extend(key.lone_marker());
+            }
+            self.delete(bucket, &deletions, done).await;
+            let Some((next_key, version)) = next else {
+                return Ok(());
+            };
+            list.key_marker = Some(next_key);
+            list.version_marker = version;
+            self.clock.sleep(self.config.page_pause).await;
+        }
+    }
+
+    /// What the rule does with a version, if anything. A delete marker that may be the only version is kept in `key` until
+    /// that is known.
+    async fn judge(
+        &self,
+        bucket: &Bucket,
+        rule: &Rule,
+        key: &mut KeyState,
+        entry: &VersionEntry,
+    ) -> Result<Option<Deletion>, PassError> {
+        let summary = &entry.summary;
+        let now = self.clock.wall();
+        let is_due = |from: UnixMillis, days| due(from, days, self.config.day_secs) <= now;
+        let newer = key.enter(entry);
+        if entry.latest {
+            if summary.delete_marker {
+                let goes = match rule.expiration {
+                    _ if rule.filter.is_about_objects() => false,
+                    Some(Expiration::DeleteMarker) => true,
+                    Some(Expiration::Days(days)) => is_due(summary.modified, days),
+                    Some(Expiration::Date(date)) => date <= now,
+                    None => false,
+                };
+                key.marker = goes.then(|| summary.name());
+                return Ok(None);
+            }
+            let date = match rule.expiration {
+                Some(Expiration::Days(days)) => due(summary.modified, days, self.config.day_secs),
+                Some(Expiration::Date(date)) => date,
+                Some(Expiration::DeleteMarker) | None => return Ok(None),
+            };
+            if date > now || !self.fits(bucket, rule, entry).await? {
+                return Ok(None);
+            }
+            return Ok(Some(Deletion {
+                key: entry.key.clone(),
+                version: None,
+                condition: Condition {
+                    etag: Some(summary.etag.to_string()),
+                    modified_secs: Some(summary.modified.secs()),
+                    size: Some(summary.size),
+                    ..Condition::default()
+                },
+                bypass_governance: false,
+            }));
+        }
+        let (Some(noncurrent), Some(newer)) = (rule.noncurrent, newer) else {
+            return Ok(None);
+        };
+        let goes = key.noncurrent > noncurrent.kept
+            && is_due(newer, noncurrent.days)
+            && self.fits(bucket, rule, entry).await?;
+        Ok(goes.then(|| Deletion {
+            key: entry.key.clone(),
+            version: Some(summary.name()),
+            ..Deletion::default()
+        }))
+    }
+
+    /// Whether the rule's filter lets the version in. Its record is read only if tags matter.
+    async fn fits(
+        &self,
+        bucket: &Bucket,
+        rule: &Rule,
+        entry: &VersionEntry,
+    ) -> Result<bool, MetadataError> {
+        let size = entry.summary.size;
+        if rule.filter.tags.is_empty() {
+            return Ok(rule.filter.fits(&entry.key, size, &[]));
+        }
+        let version = Some(entry.summary.name());
+        let found = self.metadata.head_version(bucket.id, &entry.key, version);
+        Ok(match found.await? {
+            Lookup::Found(record) => rule.filter.fits(&entry.key, size, &record.tags),
+            Lookup::Marker(_) | Lookup::Nothing => false,
+        })
+    }
+
+    async fn delete(&self, bucket: &Bucket, deletions: &[Deletion], done: &mut LifecycleDone) {
+        if deletions.is_empty() {
+            return;
+        }
+        for outcome in self.metadata.delete_versions(bucket.id, deletions).await {
+            match outcome {
+                Ok(_) => done.versions += 1,
+                Err(error) => {
+                    tracing::debug!(%error, bucket = bucket.name, "a version that is due stays");
+                    done.kept += 1;
+                }
+            }
+        }
+    }
+
+    async fn end_uploads(
+        &self,
+        bucket: &Bucket,
+        rule: &Rule,
+        days: u32,
+        done: &mut LifecycleDone,
+    ) -> Result<(), PassError> {
+        let mut list = ListUploads {
+            prefix: rule.filter.prefix.clone(),
+            max: self.config.page,
+            ..ListUploads::default()
+        };
+        loop {
+            let page = match self.metadata.list_uploads(bucket.id, &list).await {
+                Err(MetadataError::BucketClosed) => return Ok(()),
+                page => page?,
+            };
+            let now = self.clock.wall();
+            for upload in &page.uploads {
+                if due(upload.initiated, days, self.config.day_secs) > now {
+                    continue;
+                }
+                let ended = self
+                    .metadata
+                    .abort_upload(bucket.id, &upload.key, upload.upload);
+                match ended.await {
+                    Ok(()) => done.uploads += 1,
+                    // It was completed meanwhile.
+                    Err(WriteError::NoSuchUpload) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, bucket = bucket.name, "an upload that is due stays");
+                        done.kept += 1;
+                    }
+                }
+            }
+            let Some((key, upload)) = page.next else {
+                return Ok(());
+            };
+            list.key_marker = Some(key);
+            list.upload_marker = upload;
+            self.clock.sleep(self.config.page_pause).await;
+        }
+    }
+}
+
+/// What is known of a key while its versions pass, newest first.
+#[derive(Default)]
+struct KeyState {
+    key: String,
+    /// When the last version that was seen was written.
+    newer: Option<UnixMillis>,
+    /// Versions seen that are not current.
+    noncurrent: u32,
+    /// A delete marker that goes if no other version follows.
+    marker: Option<VersionRef>,
+}
+
+impl KeyState {
+    /// The marker of the key before, if nothing followed it and `entry` is of another key.
+    fn lone_marker_before(&mut self, entry: &VersionEntry) -> Option<Deletion> {
+        match entry.key == self.key {
+            true => {
+                self.marker = None;
+                None
+            }
+            false => self.lone_marker(),
+        }
+    }
+
+    fn lone_marker(&mut self) -> Option<Deletion> {
+        let version = self.marker.take()?;
+        Some(Deletion {
+            key: self.key.clone(),
+            version: Some(version),
+            ..Deletion::default()
+        })
+    }
+
+    /// Goes on to `entry`; gives when the next newer version of its key was written.
+    fn enter(&mut self, entry: &VersionEntry) -> Option<UnixMillis> {
+        if entry.key != self.key {
+            self.key.clone_from(&entry.key);
+            self.newer = None;
+            self.noncurrent = 0;
+        }
+        if !entry.latest {
+            self.noncurrent += 1;
+        }
+        self.newer.replace(entry.summary.modified)
+    }
+}
+
+#[cfg(test)]
+mod tests;
