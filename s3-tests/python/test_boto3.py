@@ -536,10 +536,11 @@ def test_what_is_not_there_is_said(s3, bucket):
     s3.put_object(Bucket=bucket, Key="key", Body=b"x")
     for call, arguments in [
         (s3.get_bucket_policy, {}),
-        (s3.get_bucket_website, {}),
+        (s3.get_bucket_replication, {}),
         (s3.put_bucket_accelerate_configuration, {"AccelerateConfiguration": {"Status": "Enabled"}}),
+        (s3.get_object_torrent, {"Key": "key"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ServerSideEncryption": "aws:kms"}),
-        (s3.put_object, {"Key": "key", "Body": b"", "WebsiteRedirectLocation": "/x"}),
-        (s3.put_object, {"Key": "key", "Body": b"", "ACL": "public-read"}),
+        (s3.put_object, {"Key": "key", "Body": b"", "GrantRead": "id=x"}),
+        (s3.put_object, {"Key": "key", "Body": b"", "ACL": "log-delivery-write"}),
     ]:
         assert code_of(call, Bucket=bucket, **arguments) == ("NotImplemented", 501), (call, arguments)

@@ -1325,17 +1325,11 @@ fn arguments() -> Vec<Case> {
             let request = Request::put(&target).header("x-amz-copy-source", "/malformed/object");
             g.sign(request.header("x-amz-copy-source-range", "bytes=first"))
         }),
-        case(
-            "copied range past the end",
-            400,
-            &["InvalidArgument", "InvalidRange"],
-            |g| {
-                let target = format!("/malformed/upload?partNumber=3&uploadId={}", g.upload);
-                let request =
-                    Request::put(&target).header("x-amz-copy-source", "/malformed/object");
-                g.sign(request.header("x-amz-copy-source-range", "bytes=0-1000"))
-            },
-        ),
+        case("copied range past the end", 416, &["InvalidRange"], |g| {
+            let target = format!("/malformed/upload?partNumber=3&uploadId={}", g.upload);
+            let request = Request::put(&target).header("x-amz-copy-source", "/malformed/object");
+            g.sign(request.header("x-amz-copy-source-range", "bytes=0-1000"))
+        }),
         case("metadata above 2 KiB", 400, &["MetadataTooLarge"], |g| {
             g.sign(g.put().header("x-amz-meta-big", &"x".repeat(2100)))
         }),
@@ -1419,7 +1413,7 @@ fn unsupported() -> Vec<Case> {
     let get = |target: &'static str| move |g: &Ground| g.sign(Request::get(target));
     vec![
         case("GET ?policy", 501, NOT, get("/malformed?policy")),
-        case("GET ?website", 501, NOT, get("/malformed?website")),
+        case("GET ?metrics", 501, NOT, get("/malformed?metrics")),
         case("GET ?replication", 501, NOT, get("/malformed?replication")),
         case("GET ?inventory", 501, NOT, get("/malformed?inventory")),
         case("GET ?analytics", 501, NOT, get("/malformed?analytics")),
@@ -1448,13 +1442,18 @@ fn unsupported() -> Vec<Case> {
             header("x-amz-server-side-encryption-customer-algorithm", "AES256"),
         ),
         case(
-            "website redirect",
-            501,
-            NOT,
-            header("x-amz-website-redirect-location", "/x"),
+            "website redirect to nowhere",
+            400,
+            &["InvalidRedirectLocation"],
+            header("x-amz-website-redirect-location", "x"),
         ),
         case("grant", 501, NOT, header("x-amz-grant-read", "id=\"x\"")),
-        case("public ACL", 501, NOT, header("x-amz-acl", "public-read")),
+        case(
+            "ACL of logs",
+            501,
+            NOT,
+            header("x-amz-acl", "log-delivery-write"),
+        ),
         case(
             "unknown x-amz header",
             501,

@@ -115,7 +115,7 @@ pub(super) async fn create(
     if locked {
         settings.push((Setting::Versioning, &value));
     }
-    let mut is_as_wanted = canned == Canned::Private;
+    let mut is_as_wanted = true;
     let region = &gateway.config.region;
     let made = gateway
         .directory

@@ -80,7 +80,11 @@ fn refusals() {
             "x-amz-trailer needs",
         ),
         (
-            &[PLAIN, ("content-encoding", "gzip, aws-chunked")],
+            &[
+                PLAIN,
+                ("content-encoding", "gzip, aws-chunked"),
+                ("x-amz-decoded-content-length", "3"),
+            ],
             Code::InvalidRequest,
             "aws-chunked needs",
         ),
