@@ -22,6 +22,8 @@ enum Fault {
     Stall(Vec<(Host, Host)>),
     /// Messages between the two are late, or lost and the connections with them.
     Lossy(Host, Host),
+    /// The connections between the two break, and what was on its way is lost; new ones can be made at once.
+    Reset(Host, Host),
     /// The node does not run.
     Down(Host, End),
     /// A drive of the node is slow.
@@ -61,8 +63,8 @@ impl Faults {
         }
         if now >= self.next && !self.ended {
             // While shards move there are more ways to be wrong.
-            let most = if world.is_moving() { 600 } else { 2500 };
-            self.next = now + self.between(100, most);
+            let most = if world.is_moving() { 600 } else { 2000 };
+            self.next = now + self.between(50, most);
             self.begin(sim, world, now);
         }
     }
@@ -117,6 +119,7 @@ impl Faults {
                 }
             }
             Fault::Lossy(a, b) => sim.set_link_fail_rate(name(*a), name(*b), 0.02),
+            Fault::Reset(a, b) => return world.wires.reset(*a, *b),
             Fault::Down(host, end) => world.stop(sim, *host, *end),
             Fault::Slow(host, drive) => {
                 let by = self.between(20, 800);
@@ -153,7 +156,11 @@ impl Faults {
                 let (a, b) = self.some_pair()?;
                 (Fault::Lossy(a, b), self.between(500, 4000))
             }
-            62..=84 => {
+            62..=71 => {
+                let (a, b) = self.some_pair()?;
+                (Fault::Reset(a, b), Duration::ZERO)
+            }
+            72..=87 => {
                 let end = match self.rng.below(2) {
                     0 => End::Killed,
                     _ => End::PowerLost,
@@ -230,6 +237,7 @@ impl Faults {
                 sim.repair(name(*a), name(*b));
                 world.wires.reset(*a, *b);
             }
+            Fault::Reset(..) => {}
             Fault::Down(host, _) => world.start(sim, *host),
             Fault::Slow(host, drive) => world.slow_down(*host, *drive, Duration::ZERO),
         }
@@ -246,7 +254,7 @@ fn links(fault: &Fault) -> Vec<(Host, Host)> {
     };
     match fault {
         Fault::Cut(pairs) | Fault::Stall(pairs) => both(pairs),
-        Fault::CutOneWay(a, b) | Fault::Lossy(a, b) => both(&[(*a, *b)]),
+        Fault::CutOneWay(a, b) | Fault::Lossy(a, b) | Fault::Reset(a, b) => both(&[(*a, *b)]),
         Fault::Down(..) | Fault::Slow(..) => Vec::new(),
     }
 }
