@@ -193,7 +193,7 @@ async fn a_new_voter_gets_everything_and_takes_the_place_of_a_lost_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_drive_that_left_leaves_only_its_vote_and_may_come_back() {
+async fn a_drive_that_left_leaves_its_vote_and_how_far_it_was_and_may_come_back() {
     let mut rig = Rig::new(4, config()).await;
     rig.replicas
         .create_group(GROUP, &voters(1..=3))
@@ -209,7 +209,11 @@ async fn a_drive_that_left_leaves_only_its_vote_and_may_come_back() {
         .collect();
     rig.replicas.change_voters(GROUP, &others).await.unwrap();
     assert!(rig.drives[&leader.0].state.entries().is_empty());
-    assert_eq!(rig.drives[&leader.0].log.entries().len(), 1);
+    assert_eq!(
+        rig.drives[&leader.0].log.entries().len(),
+        2,
+        "its vote, and the newest entry that it had"
+    );
     rig.propose(GROUP, 200).await.unwrap();
     rig.replicas.change_voters(GROUP, &[leader]).await.unwrap();
     rig.propose(GROUP, 201).await.unwrap();
