@@ -252,9 +252,9 @@ fn authentication() -> Vec<Case> {
             |g| g.sign(g.put()).set("authorization", "Bearer abc"),
         ),
         case(
-            "signature version 2",
-            400,
-            &["InvalidRequest", "UnsupportedSignature"],
+            "wrong signature of version 2",
+            403,
+            &["SignatureDoesNotMatch"],
             |g| {
                 g.sign(g.put())
                     .set("authorization", "AWS HOLDFASTTESTKEY00001:c2lnbmF0dXJl")

@@ -120,8 +120,7 @@ impl Shared {
         nodes[rng.below(nodes.len() as u64) as usize]
     }
 
-    /// Counts an end.
-    pub fn count(&self, what: &'static str) {
+    fn count(&self, what: &'static str) {
         *self.tally.lock().entry(what).or_default() += 1;
     }
 
