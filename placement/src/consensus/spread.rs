@@ -13,6 +13,7 @@ use super::network::{Address, Transport};
 use super::remote::{
     self, IMAGE, Order, PROPOSE, Proposed, QUERY, Queried, RAFT, REPLICAS, RaftMessage, Remote,
 };
+use super::replica::Replica;
 use super::replicas::{Changed, Replicas, refused, voters_of};
 use super::{Groups, ProposeError, QueryError, QueryRunner, ReadError, Reading};
 use crate::ids::{DriveId, GroupId, NodeId};
@@ -245,9 +246,15 @@ impl Replicas {
             if group.leader().is_some() {
                 return None;
             }
-            if let Some(node) = group
-                .leader_elsewhere()
-                .and_then(|drive| remote.node_of(drive))
+            // Only by the word of a voter: one that was removed, and could not be told, believes for ever in the last
+            // leader that it heard of.
+            let map = remote.peers.map().load();
+            let voters = map.voters(id);
+            let is_voter = |replica: &Arc<Replica>| voters.contains(&replica.drive());
+            if group.here().iter().any(is_voter)
+                && let Some(node) = group
+                    .leader_elsewhere()
+                    .and_then(|drive| remote.node_of(drive))
             {
                 return Some((remote, node));
             }

@@ -278,12 +278,7 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
     let mut reader = Worker::new(100, stage.seed, shared.clone(), client);
     healthy(stage, "it does not become healthy again").await?;
     let hosts = world.begun();
-    for host in &hosts {
-        for key in 0..shape.keys {
-            let read = reader.read(*host, key).await;
-            read.map_err(|error| format!("key {key} cannot be read through {host}: {error}"))?;
-        }
-    }
+    read_all(stage, &mut reader, &hosts, Duration::from_secs(6)).await?;
     take_census(stage).await?;
     if hosts.len() >= 3 {
         let away = SeededRng::new(stage.seed ^ 0xA3A7).below(hosts.len() as u64) as usize;
@@ -372,15 +367,26 @@ async fn without(stage: &Stage, reader: &mut Worker, away: usize) -> Result<(), 
         .into_iter()
         .filter(|host| *host != away)
         .collect();
-    let end = stage.shared.trace.now() + Duration::from_secs(15);
-    for key in 0..stage.world.shape.keys {
-        for host in &others {
+    let patience = Duration::from_secs(15);
+    let read = read_all(stage, reader, &others, patience).await;
+    read.map_err(|error| format!("without {away}: {error}"))
+}
+
+/// Every key can be read through each of these nodes: where a lead is being moved, not at once.
+async fn read_all(
+    stage: &Stage,
+    reader: &mut Worker,
+    hosts: &[usize],
+    patience: Duration,
+) -> Result<(), String> {
+    let end = stage.shared.trace.now() + patience;
+    for host in hosts {
+        for key in 0..stage.world.shape.keys {
             while let Err(error) = reader.read(*host, key).await {
                 if stage.shared.trace.now() > end {
-                    return Err(format!(
-                        "key {key} cannot be read through {host} without {away}: {error}"
-                    ));
+                    return Err(format!("key {key} cannot be read through {host}: {error}"));
                 }
+                stage.shared.count("read again when healed");
                 sleep(Duration::from_millis(200)).await;
             }
         }

@@ -120,7 +120,8 @@ impl Shared {
         nodes[rng.below(nodes.len() as u64) as usize]
     }
 
-    fn count(&self, what: &'static str) {
+    /// Counts an end.
+    pub fn count(&self, what: &'static str) {
         *self.tally.lock().entry(what).or_default() += 1;
     }
 
