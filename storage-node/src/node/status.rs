@@ -19,7 +19,7 @@ pub struct NodeStatus {
     pub epoch: u64,
     /// `k+m` of new bodies.
     pub protection: String,
-    /// Every node and drive is up and every group has all its voters.
+    /// Every node and drive is up, and every group is known to be led and to have the voters that it should.
     pub healthy: bool,
     /// Every lost drive's replicas have been given to others, as far as there are others: the next loss may come.
     pub absorbed: bool,
@@ -157,7 +157,7 @@ impl Node {
         for report in reports.values() {
             redundancy.add(report.redundancy);
         }
-        let mut problems = problems(&groups, &nodes, &drives, full);
+        let mut problems = problems(&map, &groups, &nodes, &drives, full);
         if redundancy.repairs_open > 0 {
             problems.push(format!(
                 "{} shards of what was written while drives were down are still to be made: it goes on by itself when they are back",
@@ -172,14 +172,8 @@ impl Node {
             }
             let wanted = wanted_voters(&seen);
             wanted.iter().all(|(group, voters)| {
-                let mut voters = voters.clone();
-                voters.sort_unstable();
                 let actual = groups.iter().find(|known| known.group == group.0);
-                actual.is_some_and(|actual| {
-                    let mut actual = actual.voters.clone();
-                    actual.sort_unstable();
-                    actual == voters
-                })
+                actual.is_some_and(|actual| same_drives(&actual.voters, voters))
             })
         };
         NodeStatus {
@@ -318,7 +312,54 @@ fn notes(map: &ClusterMap, redundancy: Redundancy) -> Vec<String> {
     notes
 }
 
+/// Groups that nobody is known to lead, and those that vote otherwise than the map says.
+fn unsettled(map: &ClusterMap, groups: &[GroupSummary]) -> Vec<String> {
+    let named = |groups: Vec<u32>| {
+        let names: Vec<String> = groups.iter().map(u32::to_string).collect();
+        match names.len() {
+            0 => None,
+            1 => Some(format!("group {} is", names[0])),
+            _ => Some(format!("groups {} are", names.join(", "))),
+        }
+    };
+    let without_leader = groups
+        .iter()
+        .filter(|group| group.leader.is_none())
+        .map(|group| group.group)
+        .collect();
+    let otherwise = groups
+        .iter()
+        .filter(|group| {
+            group.leader.is_some() && !same_drives(map.voters(GroupId(group.group)), &group.voters)
+        })
+        .map(|group| group.group)
+        .collect();
+    let mut problems = Vec::new();
+    if let Some(groups) = named(without_leader) {
+        problems.push(format!(
+            "{groups} not known to have a leader: one is elected within seconds while a quorum of voters is up"
+        ));
+    }
+    if let Some(groups) = named(otherwise) {
+        problems.push(format!(
+            "{groups} still being given the voters that the map says: it goes on by itself"
+        ));
+    }
+    problems
+}
+
+/// The same drives, in whatever order.
+fn same_drives(some: &[DriveId], others: &[DriveId]) -> bool {
+    let sorted = |drives: &[DriveId]| {
+        let mut drives = drives.to_vec();
+        drives.sort_unstable();
+        drives
+    };
+    sorted(some) == sorted(others)
+}
+
 fn problems(
+    map: &ClusterMap,
     groups: &[GroupSummary],
     nodes: &[MemberStatus],
     drives: &[DriveStatus],
@@ -335,6 +376,7 @@ fn problems(
             ));
         }
     }
+    problems.extend(unsettled(map, groups));
     for node in nodes.iter().filter(|node| node.state == "down") {
         problems.push(format!(
             "{} ({}) does not answer. Its data is read from the other nodes; start it again",
@@ -360,4 +402,40 @@ fn problems(
         problems.push("a drive is full: delete objects or make room on it".to_owned());
     }
     problems
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn group(group: u32, leader: Option<u64>, voters: &[u64]) -> GroupSummary {
+        GroupSummary {
+            group,
+            leader: leader.map(DriveId),
+            term: 1,
+            voters: voters.iter().copied().map(DriveId).collect(),
+            voters_up: voters.len(),
+        }
+    }
+
+    #[test]
+    fn a_group_is_well_when_it_is_led_and_votes_as_the_map_says() {
+        let wanted = [1, 2, 3].map(DriveId).to_vec();
+        let map = ClusterMap {
+            groups: (1..=4).map(|id| (GroupId(id), wanted.clone())).collect(),
+            ..ClusterMap::nothing()
+        };
+        let well = [group(1, Some(3), &[3, 1, 2]), group(2, Some(1), &[1, 2, 3])];
+        assert!(unsettled(&map, &well).is_empty());
+        let ill = [
+            group(1, Some(1), &[1]),
+            group(2, None, &[1, 2, 3]),
+            group(3, Some(1), &[1, 2, 4]),
+            group(4, Some(1), &[1, 2, 3]),
+        ];
+        let problems = unsettled(&map, &ill);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].starts_with("group 2 is not known to have a leader"));
+        assert!(problems[1].starts_with("groups 1, 3 are still being given"));
+    }
 }
