@@ -1,22 +1,27 @@
 //! A node: the drives of one process, the replicas and shards on them, and the watch over both.
 
+mod config;
+mod drives;
 mod identity;
 mod join;
 mod media;
 mod open;
 mod orders;
+mod place;
 mod report;
+mod running;
 mod space;
 mod status;
 mod steward;
 mod visitor;
 mod watch;
 
+pub use config::{JoinConfig, NodeConfig, Opening, StartError, WorkConfig};
 pub use identity::{
     DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, read_secret, write_durably,
 };
 pub use media::{DriveParts, LocalMedia, Media};
-pub use open::{JoinConfig, Node, NodeConfig, Opening, StartError, WorkConfig};
+pub use open::Node;
 pub use orders::{NodeOrder, OrderError};
 pub use report::{DriveReport, LedGroup, Redundancy, Report};
 pub use space::SpaceGauge;

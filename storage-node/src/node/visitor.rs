@@ -11,8 +11,8 @@ use holdfast_placement::rpc::{NOBODY, Peers, PeersConfig};
 use holdfast_placement::seams::{Clock, Net, Rng, spawn};
 
 use super::StartError;
+use super::config::JoinConfig;
 use super::join::{self, JoinRequest};
-use super::open::JoinConfig;
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::ClusterShards;
 use crate::metadata::{Metadata, metadata_machine};

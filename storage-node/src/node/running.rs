@@ -1,0 +1,274 @@
+//! What a node does while it runs: its background work, and the ways to its parts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_placement::directory::Directory;
+use holdfast_placement::ids::{DriveId, Epoch, GroupId, NodeId, SiteId};
+use holdfast_placement::map::SharedMap;
+use holdfast_placement::rpc;
+use holdfast_placement::seams::{blocking, spawn};
+use tokio::sync::mpsc;
+
+use super::config::NodeConfig;
+use super::identity::write_map;
+use super::join::{self, change_map};
+use super::open::{Inner, Node};
+use super::report::{DriveReport, LedGroup, Report};
+use super::space::SpaceGauge;
+use super::{steward, watch};
+use crate::buffer::BufferPool;
+use crate::cluster_shards::ClusterShards;
+use crate::lifecycle::{LifecycleConfig, LifecycleWorker};
+use crate::metadata::Metadata;
+use crate::repair::{
+    IntentsWorker, LedGroups, MovedAway, OrphanScan, Rebuilder, ReencodeControl, Reencoder,
+};
+
+/// How long groups may take to find another leader when the node ends.
+const HAND_OVER_TIME: Duration = Duration::from_secs(2);
+
+/// Pause before the node says again where it is reached.
+const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
+
+impl Node {
+    pub(super) async fn begin_work(
+        &self,
+        config: &NodeConfig,
+        stopped: tokio::sync::watch::Receiver<bool>,
+    ) {
+        let inner = &self.inner;
+        spawn(keep_map(
+            inner.map.clone(),
+            config.data.clone(),
+            stopped.clone(),
+        ));
+        spawn(announce(inner.clone(), config.clone(), stopped.clone()));
+        spawn(inner.reclaimer.clone().run(stopped.clone()));
+        let orphans = OrphanScan::new(
+            self.metadata(),
+            inner.shards.clone(),
+            self.map(),
+            config.clock.clone(),
+        );
+        spawn(orphans.run(stopped.clone()));
+        let led: LedGroups = {
+            let replicas = inner.replicas.clone();
+            Arc::new(move || replicas.led_here())
+        };
+        let intents = IntentsWorker::new(
+            self.metadata(),
+            self.rebuilder(),
+            self.shards(),
+            self.map(),
+            led.clone(),
+            config.clock.clone(),
+            config.work.intents.clone(),
+        );
+        spawn(intents.run(stopped.clone()));
+        let reencoder = Reencoder {
+            metadata: self.metadata(),
+            rebuilder: self.rebuilder(),
+            shards: self.shards(),
+            map: self.map(),
+            pool: self.pool(),
+            clock: config.clock.clone(),
+            rng: config.rng.clone(),
+            led,
+            config: config.work.reencode.clone(),
+            control: self.reencode(),
+        };
+        spawn(reencoder.run(stopped.clone()));
+        watch::look(inner).await;
+        steward::renew_map_now(inner).await;
+        spawn(inner.rebalancer.clone().run(stopped.clone()));
+        spawn(watch::run(inner.clone(), stopped.clone()));
+        spawn(steward::run(inner.clone(), stopped));
+    }
+
+    /// The shards of all drives of the cluster.
+    pub fn shards(&self) -> Arc<ClusterShards> {
+        self.inner.all_shards.clone()
+    }
+
+    pub fn map(&self) -> SharedMap {
+        self.inner.map.clone()
+    }
+
+    pub fn pool(&self) -> BufferPool {
+        self.inner.pool.clone()
+    }
+
+    pub fn directory(&self) -> Arc<Directory> {
+        self.inner.directory.clone()
+    }
+
+    pub fn metadata(&self) -> Metadata {
+        self.inner.metadata.clone()
+    }
+
+    pub fn space(&self) -> SpaceGauge {
+        self.inner.space.clone()
+    }
+
+    pub fn site(&self) -> SiteId {
+        self.inner.site
+    }
+
+    /// What rebuilds shards that were found to be missing or bad; run it with the gateway's repair queue and
+    /// [`stopped`](Node::stopped).
+    pub fn rebuilder(&self) -> Rebuilder {
+        Rebuilder::new(
+            self.shards(),
+            self.map(),
+            self.pool(),
+            self.inner.clock.clone(),
+        )
+    }
+
+    /// What carries out the lifecycles of buckets; run it with [`stopped`](Node::stopped).
+    pub fn lifecycle(&self, config: LifecycleConfig) -> LifecycleWorker {
+        let replicas = self.inner.replicas.clone();
+        LifecycleWorker::new(
+            self.directory(),
+            self.metadata(),
+            self.map(),
+            Arc::new(move || replicas.led_here()),
+            self.inner.clock.clone(),
+            config,
+        )
+    }
+
+    /// Starts and stops the encoding anew of bodies that are below the cluster's protection, of the groups that this
+    /// node leads.
+    pub fn reencode(&self) -> ReencodeControl {
+        self.inner.reencode.clone()
+    }
+
+    /// Changes when background work has to end.
+    pub fn stopped(&self) -> tokio::sync::watch::Receiver<bool> {
+        self.inner.stop.subscribe()
+    }
+
+    /// The groups that this node leads: in which term, and on which drive.
+    pub fn leads(&self) -> Vec<(GroupId, u64, DriveId)> {
+        self.inner.replicas.leads()
+    }
+
+    /// Has others lead what this node leads, as far as that goes in a short time.
+    pub async fn hand_over(&self) {
+        self.inner.replicas.hand_over_all(HAND_OVER_TIME).await;
+    }
+
+    /// Stops the background work and the groups, and makes everything durable.
+    pub async fn shutdown(&self) {
+        let _ = self.inner.stop.send(true);
+        self.inner.replicas.shutdown().await;
+        let stores: Vec<_> = self
+            .inner
+            .drives
+            .lock()
+            .iter()
+            .filter_map(|drive| drive.store.clone())
+            .collect();
+        for store in stores {
+            store.close().await;
+        }
+    }
+}
+
+impl Inner {
+    /// What this node says of itself to those who probe it.
+    pub(super) fn report(&self) -> Report {
+        let drives = self.drives.lock().iter().map(DriveReport::from).collect();
+        let leads = self.replicas.status().into_iter().filter_map(|group| {
+            let leader = group.leader?;
+            let here = group.applied.iter().any(|(drive, _)| *drive == leader);
+            here.then_some(LedGroup {
+                group: group.group,
+                leader,
+                term: group.term,
+                voters: group.voters,
+            })
+        });
+        Report {
+            drives,
+            full: self.space.is_full(),
+            leads: leads.collect(),
+            redundancy: *self.redundancy.lock(),
+        }
+    }
+
+    /// What another node last said of itself; `None` before it was first probed.
+    pub(super) fn report_of(&self, node: NodeId) -> Option<Report> {
+        let report = self.peers.health().report(node);
+        if report.is_empty() {
+            return None;
+        }
+        rpc::decode(&report).ok()
+    }
+}
+
+/// Keeps the newest map in the data directory until `stopped` changes.
+async fn keep_map(map: SharedMap, data: PathBuf, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    let mut kept = Epoch(0);
+    loop {
+        let newest = tokio::select! {
+            newest = map.newer_than(kept) => newest,
+            _ = stopped.changed() => return,
+        };
+        kept = newest.epoch;
+        let data = data.clone();
+        let written = blocking(move || write_map(&data, &newest)).await;
+        if let Ok(Err(error)) = written {
+            tracing::warn!(%error, "the cluster map could not be kept");
+        }
+    }
+}
+
+/// Says in the map where the node is reached, as soon as there is a quorum to say it to.
+async fn announce(
+    inner: Arc<Inner>,
+    config: NodeConfig,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let announced = change_map(&inner.directory, &inner.map, |map| {
+            join::announce(map, inner.own, &config.address, config.rack, config.gateway)
+        });
+        tokio::select! {
+            announced = announced => if announced.is_ok() {
+                return;
+            },
+            _ = stopped.changed() => return,
+        }
+        inner.clock.sleep(ANNOUNCE_PAUSE).await;
+    }
+}
+
+/// Says in the map that drives have moved everything away. What is not heard is told again.
+pub(super) async fn tell_moved_away(
+    inner: Arc<Inner>,
+    mut moves: mpsc::UnboundedReceiver<MovedAway>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let moved = tokio::select! {
+            moved = moves.recv() => moved,
+            _ = stopped.changed() => return,
+        };
+        let Some(moved) = moved else { return };
+        let settled = change_map(&inner.directory, &inner.map, |map| {
+            let ring = map.rings.iter_mut().find(|(site, _)| *site == moved.site);
+            ring.is_some_and(|(_, ring)| {
+                ring.version() == moved.ring_version && ring.settle(moved.drive)
+            })
+        });
+        match settled.await {
+            Ok(true) => tracing::info!(drive = %moved.drive, "has moved everything away"),
+            Ok(false) => {}
+            Err(error) => tracing::debug!(%error, "it could not be said that a drive is done"),
+        }
+    }
+}
