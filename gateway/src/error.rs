@@ -40,6 +40,7 @@ codes! {
     ConditionalRequestConflict = 409, "A conflicting operation occurred; retry the request.";
     EntityTooLarge = 400, "Your proposed upload exceeds the maximum allowed size.";
     EntityTooSmall = 400, "Your proposed upload is smaller than the minimum allowed size.";
+    IdempotencyParameterMismatch = 400, "The client token was used for a request with other parameters.";
     IllegalVersioningConfigurationException = 400, "The versioning configuration has no status.";
     IllegalLocationConstraintException = 400, "The location constraint does not match this region.";
     IncompleteBody = 400, "The request ended before as many bytes came as its headers announced.";
@@ -66,6 +67,7 @@ codes! {
     InvalidTag = 400, "The tag provided was not valid.";
     InvalidToken = 400, "The provided token is malformed or otherwise not valid: no sessions are given out here.";
     InvalidURI = 400, "The specified URI could not be parsed.";
+    InvalidWriteOffset = 400, "The write offset value that you specified does not match the current object size.";
     KeyTooLongError = 400, "Your key is too long: the limit is 1024 bytes of UTF-8.";
     MalformedPOSTRequest = 400, "The body of your POST request is not well-formed multipart/form-data.";
     MalformedTrailerError = 400, "The request contained trailing data that was not well-formed or did not conform to the announced trailer.";
@@ -97,7 +99,7 @@ codes! {
     SignatureDoesNotMatch = 403, "The request signature that we calculated does not match the signature that you provided. Check your key and signing method.";
     SlowDown = 503, "The server is at its memory budget. Reduce your request rate or try again.";
     StorageFull = 507, "The storage is full: delete something or add drives.";
-    TooManyParts = 400, "Too many parts.";
+    TooManyParts = 400, "You have attempted to add more parts than the maximum of 10000 that are allowed for this object. You can use the CopyObject operation to copy this object to another and then add more data to the newly copied object.";
     UnexpectedContent = 400, "This request does not support content.";
     UnsupportedSignature = 400, "The provided request is signed with an unsupported signature type.";
     XAmzContentChecksumMismatch = 400, "The computed checksum does not match the one that was announced.";

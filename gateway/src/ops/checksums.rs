@@ -40,6 +40,16 @@ pub fn wanted(headers: &HeaderMap) -> bool {
         .is_some_and(|mode| mode.as_bytes().eq_ignore_ascii_case(b"ENABLED"))
 }
 
+/// A part came with a checksum of another algorithm than the whole has.
+pub fn mismatch(expected: ChecksumAlgorithm, actual: Option<ChecksumAlgorithm>) -> S3Error {
+    let lower = |algorithm| checksum::name(algorithm).to_ascii_lowercase();
+    invalid_request(format!(
+        "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
+        lower(expected),
+        actual.map_or("null".to_owned(), lower),
+    ))
+}
+
 /// The algorithm that `x-amz-checksum-algorithm` names, for a copy or an upload.
 pub fn algorithm(headers: &HeaderMap) -> Result<Option<ChecksumAlgorithm>, S3Error> {
     let Some(value) = headers.get("x-amz-checksum-algorithm") else {

@@ -66,7 +66,7 @@ impl ReadConditions {
 }
 
 /// Seconds since 1970 of an HTTP date; a date that is none is ignored.
-fn parse_date(value: &HeaderValue) -> Option<u64> {
+pub fn parse_date(value: &HeaderValue) -> Option<u64> {
     parse_http_date(value.to_str().ok()?)
 }
 
@@ -149,7 +149,8 @@ pub fn of_delete(headers: &HeaderMap) -> Result<Condition, S3Error> {
     Ok(condition)
 }
 
-fn etag_of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Error> {
+/// The one entity tag, or `*`, of a header.
+pub fn etag_of(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, S3Error> {
     let Some(value) = headers.get(name) else {
         return Ok(None);
     };

@@ -4,6 +4,7 @@ use holdfast_placement::directory::DirectoryError;
 use holdfast_storage_node::metadata::{MetadataError, WriteError};
 
 use crate::error::{Code, S3Error};
+use crate::router::not_implemented;
 
 fn unavailable(reason: &str) -> S3Error {
     tracing::debug!("no quorum: {reason}");
@@ -64,6 +65,13 @@ pub fn write(error: WriteError, bucket: &str, key: &str) -> S3Error {
             "Access Denied because object protected by object lock.",
         ),
         WriteError::NotLockable => not_lockable(),
+        WriteError::BaseChanged => S3Error::new(Code::ConditionalRequestConflict),
+        WriteError::TooManyParts => S3Error::new(Code::TooManyParts),
+        WriteError::KeepsVersions => {
+            not_implemented("Appending to and renaming objects of buckets that keep versions")
+        }
+        WriteError::RenameConflict => S3Error::new(Code::ConditionalRequestConflict),
+        WriteError::TokenMismatch => S3Error::new(Code::IdempotencyParameterMismatch),
         WriteError::Metadata(error) => metadata(error),
     }
 }
@@ -80,6 +88,11 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
         | WriteError::IsDeleteMarker
         | WriteError::Locked
         | WriteError::NotLockable
+        | WriteError::BaseChanged
+        | WriteError::TooManyParts
+        | WriteError::KeepsVersions
+        | WriteError::RenameConflict
+        | WriteError::TokenMismatch
         | WriteError::Metadata(
             MetadataError::Unavailable(_) | MetadataError::Full | MetadataError::BucketClosed,
         ) => true,

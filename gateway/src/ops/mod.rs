@@ -1,6 +1,7 @@
 //! The operations of S3, one file a family. [`perform`] tells what happens to every request; the files say the rest.
 
 mod access;
+mod append;
 mod attributes;
 mod authorise;
 mod bucket;
@@ -24,6 +25,7 @@ mod policy;
 mod post_object;
 mod put_object;
 mod range;
+mod rename_object;
 mod response;
 mod settings;
 mod tags;
@@ -316,6 +318,7 @@ impl Call<'_> {
             Operation::UploadPart => Box::pin(self.upload_part(key, body)).await,
             Operation::CopyObject => Box::pin(self.copy_object(key)).await,
             Operation::UploadPartCopy => Box::pin(self.upload_part_copy(key)).await,
+            Operation::RenameObject => Box::pin(self.rename_object(key)).await,
             Operation::CreateMultipartUpload => Box::pin(self.create_upload(key)).await,
             Operation::CompleteMultipartUpload => Box::pin(self.complete_upload(key, body)).await,
             Operation::AbortMultipartUpload => Box::pin(self.abort_upload(key)).await,

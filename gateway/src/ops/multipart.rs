@@ -134,8 +134,8 @@ impl Call<'_> {
         Ok(response)
     }
 
-    /// Refuses a part with a checksum of another algorithm than the upload's.
-    fn check_algorithm(
+    /// Refuses bytes with a checksum of another algorithm than that of the upload, or object, that they are to be part of.
+    pub(super) fn check_algorithm(
         &self,
         received: &Received,
         expected: ChecksumAlgorithm,
@@ -148,12 +148,7 @@ impl Call<'_> {
             return Ok(());
         }
         self.gateway.bodies.discard(&received.written.body);
-        Err(invalid_request(format!(
-            "Checksum Type mismatch occurred, expected checksum Type: {}, actual checksum Type: {}",
-            checksum::name(expected).to_ascii_lowercase(),
-            actual.map_or("null".to_owned(), |own| checksum::name(own)
-                .to_ascii_lowercase()),
-        )))
+        Err(checksums::mismatch(expected, actual))
     }
 
     async fn record_part(

@@ -50,6 +50,12 @@ pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
     Ok(kept)
 }
 
+/// Whether a request brings user metadata.
+pub fn has_user_metadata(headers: &HeaderMap) -> bool {
+    let mut names = headers.keys();
+    names.any(|name| name.as_str().starts_with(USER_PREFIX))
+}
+
 /// Where the object leads as a page of a website.
 fn website_redirect(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
     let Some(value) = headers.get(&REDIRECT_LOCATION) else {

@@ -41,6 +41,15 @@ impl Call<'_> {
     pub(super) async fn put_object(&self, key: &str, body: Body) -> Reply {
         let headers = &self.parts.headers;
         let condition = conditions::of_write(headers)?;
+        if let Some(offset) = self.write_offset()? {
+            return Box::pin(self.append(key, body, offset, condition)).await;
+        }
+        self.put_new(key, body, condition).await
+    }
+
+    /// Makes the body the key's version, if the condition holds.
+    pub(super) async fn put_new(&self, key: &str, body: Body, condition: Condition) -> Reply {
+        let headers = &self.parts.headers;
         let tags = tags::from_header(headers)?;
         let kept = object_headers::from_request(headers)?;
         let lock = self.lock_from_headers()?;
@@ -104,17 +113,7 @@ impl Call<'_> {
         source: &mut impl RequestBody,
         inline_len_max: usize,
     ) -> Result<Received, S3Error> {
-        let headers = &self.parts.headers;
-        let announced =
-            headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-        let Some(len) = source.payload().len().filter(|_| announced) else {
-            return Err(S3Error::new(Code::MissingContentLength));
-        };
-        if len > BODY_LEN_MAX {
-            return Err(S3Error::new(Code::EntityTooLarge)
-                .detail("ProposedSize", len.to_string())
-                .detail("MaxSizeAllowed", BODY_LEN_MAX.to_string()));
-        }
+        let len = self.announced_len(source.payload())?;
         let bodies = &self.gateway.bodies;
         let written = bodies.write(source, Some(len), inline_len_max).await?;
         let finished = source.payload().finished();
@@ -129,6 +128,22 @@ impl Call<'_> {
                 Err(S3Error::new(Code::InternalError))
             }
         }
+    }
+
+    /// How long the body is going to be.
+    pub(super) fn announced_len(&self, payload: &Payload) -> Result<u64, S3Error> {
+        let headers = &self.parts.headers;
+        let announced =
+            headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
+        let Some(len) = payload.len().filter(|_| announced) else {
+            return Err(S3Error::new(Code::MissingContentLength));
+        };
+        if len > BODY_LEN_MAX {
+            return Err(S3Error::new(Code::EntityTooLarge)
+                .detail("ProposedSize", len.to_string())
+                .detail("MaxSizeAllowed", BODY_LEN_MAX.to_string()));
+        }
+        Ok(len)
     }
 
     /// Makes `new` the key's version. Its body is freed again if that is refused.

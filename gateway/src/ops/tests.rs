@@ -1,6 +1,7 @@
 //! All operations through the whole gateway, with real signatures; below it metadata without consensus, and drives in
 //! memory.
 
+mod appends;
 mod browsers;
 mod buckets;
 mod copies;
@@ -11,6 +12,7 @@ mod lifecycles;
 mod listings;
 mod multipart;
 mod objects;
+mod renames;
 mod two_gateways;
 mod versions;
 mod websites;

@@ -62,6 +62,7 @@ pub enum Operation {
     DeleteBucketWebsite,
     /// A browser's form.
     PostObject,
+    RenameObject,
 }
 
 /// What somebody who is not the bucket's owner must have been given.
@@ -110,6 +111,7 @@ impl Operation {
             Operation::PutObject
             | Operation::PostObject
             | Operation::CopyObject
+            | Operation::RenameObject
             | Operation::DeleteObject
             | Operation::DeleteObjects
             | Operation::CreateMultipartUpload
@@ -198,6 +200,7 @@ impl Operation {
             Operation::CreateBucket
             | Operation::PutObject
             | Operation::CopyObject
+            | Operation::RenameObject
             | Operation::PutObjectTagging
             | Operation::CreateMultipartUpload
             | Operation::UploadPart
@@ -277,7 +280,6 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
 const OBJECT_UNSUPPORTED: &[&str] = &[
     "annotation",
     "encryption",
-    "renameObject",
     "restore",
     "select",
     "select-type",
@@ -397,6 +399,7 @@ fn object_operation(
         "retention",
         "legal-hold",
         "acl",
+        "renameObject",
     ]
     .into_iter()
     .find(|name| query.has(name));
@@ -413,6 +416,7 @@ fn object_operation(
         ("PUT", None) if is_copy => Ok(Operation::CopyObject),
         ("PUT", None) => Ok(Operation::PutObject),
         ("DELETE", None) => Ok(Operation::DeleteObject),
+        ("PUT", Some("renameObject")) => Ok(Operation::RenameObject),
         ("GET", Some("acl")) => Ok(Operation::GetObjectAcl),
         ("PUT", Some("acl")) => Ok(Operation::PutObjectAcl),
         ("GET", Some("tagging")) => Ok(Operation::GetObjectTagging),
@@ -509,8 +513,7 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-website-redirect-location",
 ];
 
-/// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, appending, and all that is not
-/// known. A request must never get less than it asked for without a word.
+/// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, and all that is not known. A request must never get less than it asked for without a word.
 pub fn refuse_unsupported_headers(
     operation: Operation,
     headers: &HeaderMap,
@@ -534,6 +537,13 @@ pub fn refuse_unsupported_headers(
                     || value == b"private"
                     || value == b"bucket-owner-full-control"
             }
+            "x-amz-client-token"
+            | "x-amz-rename-source"
+            | "x-amz-rename-source-if-match"
+            | "x-amz-rename-source-if-none-match"
+            | "x-amz-rename-source-if-modified-since"
+            | "x-amz-rename-source-if-unmodified-since" => operation == Operation::RenameObject,
+            "x-amz-write-offset-bytes" => operation == Operation::PutObject,
             "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
             _ => false,
         };

@@ -10,7 +10,7 @@ use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 
 use super::apply_versions::Written;
-use super::command::{Address, Command, DeleteVersion, Outcome, Refusal, decode_missed};
+use super::command::{Addition, Address, Command, DeleteVersion, Outcome, Refusal, decode_missed};
 use super::lock::VersionLock;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, PartRecord, VersionId, VersionRef,
@@ -20,7 +20,7 @@ use super::store::{Condition, DeleteOutcome, ReclaimId};
 use super::usage::Usage;
 use super::values::{self, LaneState, VersionDetails};
 use super::versioning::{BucketVersioning, Versioning};
-use super::{apply_redundancy, apply_upload, keys};
+use super::{apply_append, apply_redundancy, apply_rename, apply_upload, keys};
 use crate::repair::reclaim::{Entry, entry_id};
 
 /// Open lanes remembered at most; one more, and all are forgotten.
@@ -33,6 +33,8 @@ pub struct ObjectGroup {
     open: HashMap<(BucketId, Lane), BucketVersioning>,
     /// What the state says that the group holds; `None` until it is read.
     usage: Option<Usage>,
+    /// Whether any key is being renamed to another group's; `None` until it is looked at.
+    renaming: Option<bool>,
 }
 
 impl Decide for ObjectGroup {
@@ -49,7 +51,10 @@ impl Decide for ObjectGroup {
             Command::Put {
                 body: Body::Inline,
                 ..
-            }
+            } | Command::Append {
+                addition: Addition::Inline,
+                ..
+            } | Command::ReceiveRename(_)
         );
         let missed = match command.new_chunks() {
             Some(body) => decode_missed(tail, body),
@@ -67,7 +72,13 @@ impl Decide for ObjectGroup {
             promoted: false,
             turn,
         };
+        let renamed = match command.changed_key() {
+            Some(at) => self.is_renaming(&change, at)?,
+            None => false,
+        };
         let outcome = match command {
+            Command::ReplaceBody { .. } if renamed => Outcome::Refused(Refusal::BodyChanged),
+            _ if renamed => Outcome::Refused(Refusal::BeingRenamed),
             Command::Put {
                 at,
                 condition,
@@ -209,6 +220,92 @@ impl Decide for ObjectGroup {
                 let outcome = apply_upload::abort(&mut change, at, upload)?;
                 self.unless_closed(&change, at, outcome)?
             }
+            Command::Append {
+                at,
+                condition,
+                base,
+                size,
+                etag,
+                checksum,
+                addition,
+            } => {
+                let append = apply_append::Append {
+                    base,
+                    size,
+                    etag,
+                    checksum,
+                    addition,
+                    inline: tail,
+                    missed: &missed,
+                };
+                match self.check_open(&change, at.bucket, at.lane)? {
+                    Err(refusal) => Outcome::Refused(refusal),
+                    Ok(lane) if lane.keeps_versions() => Outcome::Refused(Refusal::KeepsVersions),
+                    Ok(_) => match apply_append::append(&mut change, at, &condition, append)? {
+                        Some(outcome) => outcome,
+                        None => return Ok(None),
+                    },
+                }
+            }
+            Command::Rename {
+                id,
+                from,
+                to,
+                source,
+                destination,
+                token,
+            } => {
+                let either = self.is_renaming(&change, from)? || self.is_renaming(&change, to)?;
+                let lanes = (
+                    self.check_open(&change, from.bucket, from.lane)?,
+                    self.check_open(&change, to.bucket, to.lane)?,
+                );
+                match lanes {
+                    _ if either => Outcome::Refused(Refusal::BeingRenamed),
+                    (Err(refusal), _) | (_, Err(refusal)) => Outcome::Refused(refusal),
+                    (Ok(lane), Ok(_)) if lane.keeps_versions() => {
+                        Outcome::Refused(Refusal::KeepsVersions)
+                    }
+                    (Ok(_), Ok(lane)) => {
+                        let conditions = (&source, &destination);
+                        Outcome::Renamed(apply_rename::within(
+                            &mut change,
+                            id,
+                            (from, to),
+                            &lane,
+                            conditions,
+                            token,
+                        )?)
+                    }
+                }
+            }
+            Command::BeginRename {
+                at,
+                condition,
+                intent,
+            } => match self.check_open(&change, at.bucket, at.lane)? {
+                Err(refusal) => Outcome::Refused(refusal),
+                Ok(lane) if lane.keeps_versions() => Outcome::Refused(Refusal::KeepsVersions),
+                Ok(_) => {
+                    self.renaming = None;
+                    Outcome::Renamed(apply_rename::begin(&mut change, at, &condition, intent)?)
+                }
+            },
+            Command::ReceiveRename(rename) => {
+                let at = rename.at;
+                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                let renaming = self.is_renaming(&change, at)?;
+                match apply_rename::receive(&mut change, rename, lane, renaming, tail)? {
+                    Some(verdict) => Outcome::Renamed(verdict),
+                    None => return Ok(None),
+                }
+            }
+            Command::EndRename { at, id, has_moved } => {
+                self.renaming = None;
+                apply_rename::end(&mut change, at, id, has_moved)?;
+                Outcome::Done
+            }
+            Command::RenameEnded { id } => apply_rename::ended(&mut change, id)?,
             Command::CloseLanes {
                 bucket,
                 lanes,
@@ -254,6 +351,7 @@ impl Decide for ObjectGroup {
     fn restored(&mut self, _state: &dyn IndexView) -> Result<(), IndexError> {
         self.open.clear();
         self.usage = None;
+        self.renaming = None;
         Ok(())
     }
 }
@@ -271,6 +369,23 @@ impl ObjectGroup {
             Some(value) => values::decode(&value, "what the group holds"),
             None => Ok(Usage::default()),
         }
+    }
+
+    /// Whether a key is being renamed to another group's.
+    fn is_renaming(
+        &mut self,
+        change: &Change<'_, '_>,
+        at: Address<'_>,
+    ) -> Result<bool, IndexError> {
+        let any = match self.renaming {
+            Some(any) => any,
+            None => {
+                let all = keys::all_rename_intents(change.turn.group);
+                change.has_any(Keyspace::Records, &all)?
+            }
+        };
+        self.renaming = Some(any);
+        Ok(any && apply_rename::intent(change, at)?.is_some())
     }
 
     fn check_open(
@@ -302,7 +417,15 @@ impl ObjectGroup {
     ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, IndexError> {
         let mut lanes = Vec::with_capacity(keys.len());
         for key in keys {
-            lanes.push(self.check_open(change, bucket, key.lane)?);
+            let at = Address {
+                bucket,
+                lane: key.lane,
+                key: key.key,
+            };
+            lanes.push(match self.is_renaming(change, at)? {
+                true => Err(Refusal::BeingRenamed),
+                false => self.check_open(change, bucket, key.lane)?,
+            });
         }
         let open = keys.iter().zip(&lanes).filter_map(|(key, lane)| {
             let at = Address {
@@ -708,7 +831,7 @@ impl Change<'_, '_> {
             }
             match entry {
                 Entry::Body(_) => {}
-                Entry::Table(table) => {
+                Entry::Table(table) | Entry::TableAlone(table) => {
                     self.delete_records(&keys::pages(self.turn.group, table))?;
                 }
                 Entry::Parts(upload) => {

@@ -89,6 +89,7 @@ pub fn sets_of(
     };
     match entry {
         Entry::Body(body) => sets.push(body.set),
+        Entry::TableAlone(_) => {}
         Entry::Table(table) => {
             change.each_record(&keys::pages(change.turn.group, *table), |value| {
                 let page: PartPage = values::decode(value, "a part table")?;

@@ -19,7 +19,7 @@ use super::versioning::BucketVersioning;
 use crate::repair::reclaim::Entry;
 
 /// Parts a page of a part table: a range read decodes one page, so they are few.
-const PAGE_PARTS: usize = 64;
+pub(super) const PAGE_PARTS: usize = 64;
 
 /// Completed uploads that a group remembers, so that a repeated CompleteMultipartUpload succeeds.
 const COMPLETED_REMEMBERED: u64 = 1024;
@@ -248,7 +248,8 @@ fn choose(
     Ok(same.then_some(Choice { chosen, unused }))
 }
 
-fn write_table(
+/// Writes a part table.
+pub(super) fn write_table(
     change: &mut Change<'_, '_>,
     table: UploadId,
     parts: Vec<PartRecord>,

@@ -4,12 +4,14 @@
 use holdfast_placement::ids::{BucketId, ChunkSetId, Lane, UploadId};
 use serde::{Deserialize, Serialize};
 
+use super::apply_rename::Intent;
 use super::lock::{LockChange, VersionLock};
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
-    ObjectHeaders, PartRecord, VersionRef, VersionSummary,
+    ObjectHeaders, PartRecord, VersionId, VersionRef, VersionSummary,
 };
 use super::redundancy::{BodyPlace, RepairId};
+use super::rename::{RenameCondition, RenameId, RenameToken};
 use super::store::{Condition, DeleteOutcome, ReclaimId};
 use super::versioning::BucketVersioning;
 
@@ -151,9 +153,115 @@ pub enum Command<'a> {
         /// `None`: private.
         acl: Option<&'a str>,
     },
+    /// Puts bytes behind those of the newest version, where no versions are kept.
+    Append {
+        #[serde(borrow)]
+        at: Address<'a>,
+        condition: Condition,
+        /// The version that the bytes go behind: etag and checksum are computed from its own.
+        base: VersionId,
+        /// Of the whole.
+        size: u64,
+        etag: Etag,
+        /// Of the whole; `None`: it has none from now on.
+        checksum: Option<ObjectChecksum>,
+        addition: Addition,
+    },
+    /// Gives an object another key of the group.
+    Rename {
+        id: RenameId,
+        #[serde(borrow)]
+        from: Address<'a>,
+        #[serde(borrow)]
+        to: Address<'a>,
+        source: RenameCondition,
+        destination: RenameCondition,
+        token: Option<RenameToken>,
+    },
+    /// Notes that an object is to go to another group.
+    BeginRename {
+        #[serde(borrow)]
+        at: Address<'a>,
+        condition: RenameCondition,
+        intent: Intent,
+    },
+    /// Takes an object from another group, or decides not to. The tail is its inline bytes.
+    ReceiveRename(#[serde(borrow)] ReceiveRename<'a>),
+    /// Ends a rename at its source, as it was decided.
+    EndRename {
+        #[serde(borrow)]
+        at: Address<'a>,
+        id: RenameId,
+        has_moved: bool,
+    },
+    /// Tells the destination's group that a rename was ended.
+    RenameEnded {
+        id: RenameId,
+    },
 }
 
-impl Command<'_> {
+/// A rename to be decided where it leads to.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ReceiveRename<'a> {
+    pub id: RenameId,
+    #[serde(borrow)]
+    pub at: Address<'a>,
+    pub condition: RenameCondition,
+    pub token: Option<RenameToken>,
+    #[serde(borrow)]
+    pub object: Moved<'a>,
+}
+
+/// An object as another group has it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Moved<'a> {
+    /// Its encoded version.
+    pub value: &'a [u8],
+    /// What its part table is called from now on, if it has one.
+    pub table: UploadId,
+    pub parts: Vec<PartRecord>,
+    /// Shards of its bodies that are still to be made.
+    pub missed: Vec<(ChunkedBody, Vec<MissedSlot>)>,
+}
+
+/// What came of a rename, or of a step of one. Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RenameVerdict {
+    Moved,
+    /// A request with the same token has done the same.
+    DoneBefore,
+    Refused(Refusal),
+}
+
+/// How bytes are added to a version. Persisted: the order of variants is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Addition {
+    /// The command's tail goes behind inline bytes or none, and all of them stay inline.
+    Inline,
+    /// All bytes, old and new, of a version that was inline or empty.
+    Whole(ChunkedBody),
+    /// Another part. A version in one body becomes one of two parts, in a table of this name; one that has a table keeps
+    /// it. The part's number and `modified` are ignored.
+    Part { table: UploadId, part: PartRecord },
+}
+
+impl<'a> Command<'a> {
+    /// The key of which the command changes a version, if it is one.
+    pub fn changed_key(&self) -> Option<Address<'a>> {
+        match self {
+            Command::Put { at, .. }
+            | Command::SetTags { at, .. }
+            | Command::SetVersionTags { at, .. }
+            | Command::SetLock { at, .. }
+            | Command::SetAcl { at, .. }
+            | Command::CompleteUpload { at, .. }
+            | Command::ReplaceBody { at, .. }
+            | Command::Append { at, .. }
+            | Command::BeginRename { at, .. } => Some(*at),
+            _ => None,
+        }
+    }
+
     /// The body in chunks that the command brings.
     pub fn new_chunks(&self) -> Option<&ChunkedBody> {
         match self {
@@ -169,7 +277,20 @@ impl Command<'_> {
                     },
                 ..
             }
-            | Command::ReplaceBody { new: body, .. } => Some(body),
+            | Command::ReplaceBody { new: body, .. }
+            | Command::Append {
+                addition:
+                    Addition::Whole(body)
+                    | Addition::Part {
+                        part:
+                            PartRecord {
+                                body: Body::Chunked(body),
+                                ..
+                            },
+                        ..
+                    },
+                ..
+            } => Some(body),
             _ => None,
         }
     }
@@ -208,7 +329,7 @@ pub struct DeleteKey<'a> {
 }
 
 /// A version to delete.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DeleteVersion<'a> {
     pub lane: Lane,
     pub key: &'a str,
@@ -242,6 +363,7 @@ pub enum Outcome {
     Closed(bool),
     /// In the order asked.
     VersionsDeleted(Vec<Result<DeleteOutcome, Refusal>>),
+    Renamed(RenameVerdict),
 }
 
 /// Why a command had no effect.
@@ -263,6 +385,18 @@ pub enum Refusal {
     Locked,
     /// The bucket has no object lock.
     NotLockable,
+    /// The newest version is not the one that bytes were to be put behind.
+    BaseChanged,
+    /// The object has as many parts as it may have.
+    TooManyParts,
+    /// The bucket keeps versions, of which this changes none.
+    KeepsVersions,
+    /// The key is being renamed: settle that first.
+    BeingRenamed,
+    /// The client's token came with another request.
+    TokenMismatch,
+    /// The rename was begun too long ago to be decided.
+    RenameExpired,
 }
 
 /// Tells whether an upload's parts are those that a completion was computed from, without sending them: blake3 over

@@ -22,6 +22,10 @@
 //! | `records` | `0E`, bucket (u64), lane (u8), key | which of those is the null version, if one is |
 //! | `records` | `0F`, upload (16) | the lock that the upload's object is to have, if any |
 //! | `records` | `10` | how often a version came back to `objects` |
+//! | `records` | `20`, bucket (u64), lane (u8), key | that the key is being renamed to another group's, see `apply_rename.rs` |
+//! | `records` | `21`, rename (16) | what was decided of a rename to the group |
+//! | `records` | `22`, rename (16) | what is remembered of a rename from the group |
+//! | `records` | `23`, token (16) | the request that a client's token came with |
 //! | `records` | `FE`, `FF` | belong to [`holdfast_placement::command`] and the consensus module |
 //!
 //! Object keys are raw: nothing follows them, or what follows has a fixed length and is only looked up, so byte order
@@ -33,6 +37,7 @@ use holdfast_placement::seams::UnixMillis;
 
 use super::record::VersionId;
 use super::redundancy::RepairId;
+use super::rename::RenameId;
 use super::store::ReclaimId;
 
 const LANE_STATE: u8 = 0x01;
@@ -51,6 +56,10 @@ const NONCURRENT: u8 = 0x0D;
 const NULL_VERSION: u8 = 0x0E;
 const UPLOAD_LOCK: u8 = 0x0F;
 const PROMOTIONS: u8 = 0x10;
+const RENAME_INTENT: u8 = 0x20;
+const RENAME_DECISION: u8 = 0x21;
+const RENAME_LEFT: u8 = 0x22;
+const RENAME_TOKEN: u8 = 0x23;
 
 /// The lane of a key: the first 8 bytes of blake3(bucket id, little endian, then the key), little endian, modulo the
 /// number of lanes. Persisted: it says where a key is.
@@ -216,6 +225,57 @@ pub fn upload_lock(group: GroupId, upload: UploadId) -> Vec<u8> {
 
 pub fn promotions(group: GroupId) -> Vec<u8> {
     record(group, PROMOTIONS, 0)
+}
+
+/// What the notes about all keys of a lane that are being renamed begin with.
+pub fn rename_intents(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
+    rename_intent(group, bucket, lane, "")
+}
+
+pub fn rename_intent(group: GroupId, bucket: BucketId, lane: Lane, key: &str) -> Vec<u8> {
+    let mut bytes = record(group, RENAME_INTENT, 9 + key.len());
+    bytes.extend_from_slice(&bucket.0.to_be_bytes());
+    bytes.push(lane.0);
+    bytes.extend_from_slice(key.as_bytes());
+    bytes
+}
+
+/// What the notes about all keys of a group that are being renamed begin with.
+pub fn all_rename_intents(group: GroupId) -> Vec<u8> {
+    record(group, RENAME_INTENT, 0)
+}
+
+/// What all decisions of renames to the group begin with.
+pub fn rename_decisions(group: GroupId) -> Vec<u8> {
+    record(group, RENAME_DECISION, 16)
+}
+
+pub fn rename_decision(group: GroupId, id: RenameId) -> Vec<u8> {
+    let mut key = rename_decisions(group);
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// What all that is remembered of renames from the group begins with.
+pub fn renames_left(group: GroupId) -> Vec<u8> {
+    record(group, RENAME_LEFT, 16)
+}
+
+pub fn rename_left(group: GroupId, id: RenameId) -> Vec<u8> {
+    let mut key = renames_left(group);
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// The rename of a key of either kind.
+pub fn parse_rename(key: &[u8]) -> Option<RenameId> {
+    Some(RenameId(key.get(5..)?.try_into().ok()?))
+}
+
+pub fn rename_token(group: GroupId, token: &[u8; 16]) -> Vec<u8> {
+    let mut key = record(group, RENAME_TOKEN, 16);
+    key.extend_from_slice(token);
+    key
 }
 
 /// What all parts of an upload begin with.

@@ -49,6 +49,7 @@ impl Ask for FindReclaimable {
                 keys::parse_reclaim(key).ok_or_else(|| values::damaged("the reclaim queue"))?;
             let bodies = match values::decode(value, "the reclaim queue")? {
                 Entry::Body(body) => vec![body],
+                Entry::TableAlone(_) => Vec::new(),
                 Entry::Table(table) => {
                     bodies(&*view, &keys::pages(group, table), |value, push| {
                         let page: PartPage = values::decode(value, "a part table")?;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::merge::Merge;
 use super::pages::merge_pages;
-use super::questions::{BucketClosed, is_closed, kind};
+use super::questions::{NotNow, is_closed, kind};
+use super::rename::are_renaming;
 use super::store::{
     ListEntry, ListObjects, ListPage, ListUploads, Metadata, MetadataError, UploadsPage,
 };
@@ -38,11 +39,22 @@ pub struct ListUploadLanes<'a> {
     list: Cow<'a, ListUploads>,
 }
 
-/// The page of a part, and whether all its lanes were closed; asked only where the page is empty.
+/// The page of a part, and what is to be known of its lanes.
 #[derive(Serialize, Deserialize)]
 pub struct PartPage<P> {
     pub page: P,
-    pub closed: bool,
+    pub lanes: LanesState,
+}
+
+/// The state of the lanes of a listing's part. On the wire: the order of variants is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LanesState {
+    Open,
+    /// All are closed; looked at only where the page is empty.
+    Closed,
+    /// Before the page was read, keys were being renamed to those of other groups: perhaps they were so already, and should
+    /// not be on it.
+    Renaming,
 }
 
 impl Ask for ListLanes<'_> {
@@ -50,11 +62,14 @@ impl Ask for ListLanes<'_> {
     type Answer = PartPage<ListPage>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let renaming = are_renaming(states, self.bucket, &self.lanes)?;
         let page = self.page(states).await?;
-        let closed = page.entries.is_empty()
-            && page.common_prefixes.is_empty()
-            && are_closed(states, self.bucket, &self.lanes)?;
-        Ok(PartPage { page, closed })
+        let is_empty = page.entries.is_empty() && page.common_prefixes.is_empty();
+        let lanes = match renaming {
+            true => LanesState::Renaming,
+            false => lanes_state(states, self.bucket, &self.lanes, is_empty)?,
+        };
+        Ok(PartPage { page, lanes })
     }
 }
 
@@ -114,10 +129,9 @@ impl Ask for ListUploadLanes<'_> {
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let page = self.page(states)?;
-        let closed = page.uploads.is_empty()
-            && page.common_prefixes.is_empty()
-            && are_closed(states, self.bucket, &self.lanes)?;
-        Ok(PartPage { page, closed })
+        let is_empty = page.uploads.is_empty() && page.common_prefixes.is_empty();
+        let lanes = lanes_state(states, self.bucket, &self.lanes, is_empty)?;
+        Ok(PartPage { page, lanes })
     }
 }
 
@@ -175,18 +189,22 @@ fn lane_views<'s>(
     views.collect()
 }
 
-/// Whether all lanes are.
-pub fn are_closed(
+/// The state of lanes of which a listing found something or nothing.
+pub fn lanes_state(
     states: &States,
     bucket: BucketId,
     lanes: &[(GroupId, Lane)],
-) -> Result<bool, IndexError> {
+    is_empty: bool,
+) -> Result<LanesState, IndexError> {
+    if !is_empty {
+        return Ok(LanesState::Open);
+    }
     for (group, lane) in lanes {
         if !is_closed(&**state_of(states, *group)?, *group, bucket, *lane)? {
-            return Ok(false);
+            return Ok(LanesState::Open);
         }
     }
-    Ok(true)
+    Ok(LanesState::Closed)
 }
 
 impl Metadata {
@@ -197,12 +215,18 @@ impl Metadata {
         bucket: BucketId,
         list: &ListObjects,
     ) -> Result<ListPage, MetadataError> {
-        let pages = self.ask_lanes(bucket, |lanes| ListLanes {
+        let question = |lanes| ListLanes {
             bucket,
             lanes,
             list: Cow::Borrowed(list),
-        });
-        Ok(merge_pages(open_pages(pages.await?)?, list.max))
+        };
+        let mut pages = self.ask_lanes(bucket, question).await?;
+        if are_to_be_settled(&pages) {
+            self.settle_renames(bucket).await?;
+            // Renames that are met now were begun after the listing: it may show what was before them.
+            pages = self.ask_lanes(bucket, question).await?;
+        }
+        Ok(merge_pages(open_pages(pages)?, list.max))
     }
 
     /// A page of the bucket's uploads, by key, then by upload id.
@@ -237,10 +261,16 @@ impl Metadata {
     }
 }
 
+/// Whether renames must be settled for the listing to be right.
+pub fn are_to_be_settled<P>(parts: &[PartPage<P>]) -> bool {
+    let mut states = parts.iter().map(|part| part.lanes);
+    states.any(|state| state == LanesState::Renaming)
+}
+
 /// The pages of all parts. If all lanes were closed, the bucket may have gone before the first was read.
-pub fn open_pages<P>(parts: Vec<PartPage<P>>) -> Result<Vec<P>, BucketClosed> {
-    if parts.iter().all(|part| part.closed) {
-        return Err(BucketClosed);
+pub fn open_pages<P>(parts: Vec<PartPage<P>>) -> Result<Vec<P>, NotNow> {
+    if parts.iter().all(|part| part.lanes == LanesState::Closed) {
+        return Err(NotNow::BucketClosed);
     }
     Ok(parts.into_iter().map(|part| part.page).collect())
 }

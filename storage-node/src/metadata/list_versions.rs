@@ -7,11 +7,14 @@ use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
-use super::list::{Fold, PartPage, are_closed, escaped, open_pages, text};
+use super::list::{
+    Fold, LanesState, PartPage, are_to_be_settled, escaped, lanes_state, open_pages, text,
+};
 use super::merge::Merge;
 use super::pages::merge_pages;
 use super::questions::kind;
 use super::record::{VersionId, VersionSummary};
+use super::rename::are_renaming;
 use super::store::{ListVersions, Metadata, MetadataError, VersionEntry, VersionsPage};
 use super::{keys, values};
 
@@ -31,11 +34,14 @@ impl Ask for ListVersionLanes<'_> {
     type Answer = PartPage<VersionsPage>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let renaming = are_renaming(states, self.bucket, &self.lanes)?;
         let page = self.page(states).await?;
-        let closed = page.entries.is_empty()
-            && page.common_prefixes.is_empty()
-            && are_closed(states, self.bucket, &self.lanes)?;
-        Ok(PartPage { page, closed })
+        let is_empty = page.entries.is_empty() && page.common_prefixes.is_empty();
+        let lanes = match renaming {
+            true => LanesState::Renaming,
+            false => lanes_state(states, self.bucket, &self.lanes, is_empty)?,
+        };
+        Ok(PartPage { page, lanes })
     }
 }
 
@@ -212,11 +218,16 @@ impl Metadata {
         bucket: BucketId,
         list: &ListVersions,
     ) -> Result<VersionsPage, MetadataError> {
-        let pages = self.ask_lanes(bucket, |lanes| ListVersionLanes {
+        let question = |lanes| ListVersionLanes {
             bucket,
             lanes,
             list: Cow::Borrowed(list),
-        });
-        Ok(merge_pages(open_pages(pages.await?)?, list.max))
+        };
+        let mut pages = self.ask_lanes(bucket, question).await?;
+        if are_to_be_settled(&pages) {
+            self.settle_renames(bucket).await?;
+            pages = self.ask_lanes(bucket, question).await?;
+        }
+        Ok(merge_pages(open_pages(pages)?, list.max))
     }
 }

@@ -1,7 +1,10 @@
 //! Object metadata: what a key's versions are, as replicated state machines.
 
+mod append;
 mod apply;
+mod apply_append;
 mod apply_redundancy;
+mod apply_rename;
 mod apply_upload;
 mod apply_versions;
 mod bucket_deletion;
@@ -22,6 +25,7 @@ mod raw_bytes;
 mod record;
 mod redundancy;
 mod references;
+mod rename;
 mod store;
 #[doc(hidden)]
 pub mod testing;
@@ -36,6 +40,7 @@ use holdfast_placement::command::Machine;
 use holdfast_placement::consensus::StateMachine;
 use holdfast_placement::ids::GroupId;
 
+pub use append::{Appended, NewBytes};
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
 pub use keys::lane_of;
@@ -50,6 +55,7 @@ pub use record::{
     VersionSummary,
 };
 pub use redundancy::{BodyPlace, OpenRepair, PlacedBodies, PlacedBody, RepairId, Seen};
+pub use rename::{REMEMBERED_MS, Rename, RenameCondition, RenameId, RenameToken};
 pub use store::{
     CompletePart, CompleteUpload, CompleteUploadError, Condition, DeleteOutcome, Deletion,
     ListEntry, ListObjects, ListPage, ListParts, ListUploads, ListVersions, Metadata,

@@ -13,8 +13,9 @@ use serde::{Deserialize, Serialize};
 use super::command::{Address, Command, DeleteVersion, Outcome, Refusal, encode_missed};
 use super::keys;
 use super::lock::LockChange;
-use super::questions::{BucketClosed, InBucket, kind, lane_state};
+use super::questions::{InBucket, NotNow, kind, lane_state};
 use super::record::{Body, Lookup, VersionRecord, VersionRef, VersionSummary};
+use super::rename::TRIES;
 use super::store::{
     Condition, DeleteOutcome, Deletion, Metadata, MetadataError, NewVersion, Place, StoredVersion,
     WriteError, strange,
@@ -38,6 +39,9 @@ impl Ask for Get<'_> {
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let state = state_of(states, self.at.group)?;
+        if self.at.is_being_renamed(&**state)? {
+            return Ok(Err(NotNow::Renaming));
+        }
         let object = self.at.object_key();
         for _ in 0..INLINE_READS_MAX {
             let newest = match self.version {
@@ -110,6 +114,9 @@ impl Ask for Head<'_> {
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let state = state_of(states, self.at.group)?;
+        if self.at.is_being_renamed(&**state)? {
+            return Ok(Err(NotNow::Renaming));
+        }
         if self.version.is_none()
             && let Some(value) = state.get(Keyspace::Objects, &self.at.object_key())?
         {
@@ -136,7 +143,7 @@ impl Place<'_> {
         let Address { bucket, lane, .. } = self.address;
         let state = lane_state(state, self.group, bucket, lane)?;
         Ok(match state.versioning.keeps_versions() {
-            _ if state.closed_by.is_some() => Some(Err(BucketClosed)),
+            _ if state.closed_by.is_some() => Some(Err(NotNow::BucketClosed)),
             false => Some(Ok(())),
             true => None,
         })
@@ -157,7 +164,7 @@ impl Place<'_> {
         }
         let state = lane_state(view, self.group, bucket, lane)?;
         if state.closed_by.is_some() {
-            return Ok(Err(BucketClosed));
+            return Ok(Err(NotNow::BucketClosed));
         }
         if !state.versioning.keeps_versions() {
             return Ok(Ok(Lookup::Nothing));
@@ -236,7 +243,7 @@ impl Metadata {
             body: new.body,
             details: &values::encode_details(&details, &new.lock).map_err(unencodable)?,
         };
-        written(self.decide(place.group, &command, tail).await?.1)
+        written(self.decide_at(&place, &command, tail).await?)
     }
 
     /// The newest version, with its inline bytes.
@@ -265,7 +272,7 @@ impl Metadata {
         version: Option<VersionRef>,
     ) -> Result<Lookup<StoredVersion>, MetadataError> {
         let at = self.place(bucket, key);
-        Ok(self.asker.ask(at.group, &Get { at, version }).await??)
+        self.ask_at(&at, &Get { at, version }).await
     }
 
     /// A version (`None`: the newest); never reads inline bytes.
@@ -276,7 +283,7 @@ impl Metadata {
         version: Option<VersionRef>,
     ) -> Result<Lookup<VersionRecord>, MetadataError> {
         let at = self.place(bucket, key);
-        Ok(self.asker.ask(at.group, &Head { at, version }).await??)
+        self.ask_at(&at, &Head { at, version }).await
     }
 
     /// Deletes a key, as [`Metadata::delete_version`].
@@ -367,6 +374,30 @@ impl Metadata {
         bucket: BucketId,
         keys: Vec<DeleteVersion<'_>>,
     ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, MetadataError> {
+        let mut verdicts = self.delete_once(group, bucket, &keys).await?;
+        // Keys that were being renamed: that is settled, and they are deleted after the others.
+        for (verdict, key) in verdicts.iter_mut().zip(&keys) {
+            for _ in 0..TRIES {
+                if *verdict != Err(Refusal::BeingRenamed) {
+                    break;
+                }
+                self.settle_rename(&self.place(bucket, key.key)).await?;
+                let again = self.delete_once(group, bucket, std::slice::from_ref(key));
+                if let Some(second) = again.await?.into_iter().next() {
+                    *verdict = second;
+                }
+            }
+        }
+        Ok(verdicts)
+    }
+
+    async fn delete_once(
+        &self,
+        group: GroupId,
+        bucket: BucketId,
+        keys: &[DeleteVersion<'_>],
+    ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, MetadataError> {
+        let keys = keys.to_vec();
         let command = Command::DeleteVersions { bucket, keys };
         match self.decide(group, &command, &[]).await?.1 {
             Outcome::VersionsDeleted(verdicts) => Ok(verdicts),
@@ -399,7 +430,7 @@ impl Metadata {
             Some(version) => Command::SetVersionTags { at, version, tags },
             None => Command::SetTags { at, tags },
         };
-        written(self.decide(place.group, &command, &[]).await?.1)
+        written(self.decide_at(&place, &command, &[]).await?)
     }
 
     /// Sets the canned access control list (`None`: private) of a version (`None`: of the newest); gives the version.
@@ -413,7 +444,7 @@ impl Metadata {
         let place = self.place(bucket, key);
         let at = place.address;
         let command = Command::SetAcl { at, version, acl };
-        written(self.decide(place.group, &command, &[]).await?.1)
+        written(self.decide_at(&place, &command, &[]).await?)
     }
 
     /// Changes the lock of a version (`None`: of the newest). `bypass_governance`: retention in governance mode may be
@@ -433,7 +464,7 @@ impl Metadata {
             change,
             bypass_governance,
         };
-        written(self.decide(place.group, &command, &[]).await?.1)
+        written(self.decide_at(&place, &command, &[]).await?)
     }
 }
 
@@ -447,7 +478,7 @@ fn delete_at<'a>(place: &Place<'a>, deletion: &'a Deletion) -> DeleteVersion<'a>
     }
 }
 
-fn written(outcome: Outcome) -> Result<VersionSummary, WriteError> {
+pub(super) fn written(outcome: Outcome) -> Result<VersionSummary, WriteError> {
     match outcome {
         Outcome::Written(summary) => Ok(summary),
         Outcome::Refused(refusal) => Err(refusal.into()),

@@ -19,6 +19,7 @@ use super::objects::{Get, Head};
 use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
 use super::redundancy::{FindBodiesBelow, FindRepairs, FindUsage};
 use super::references::FindReferenced;
+use super::rename::{FindRename, FindRenames, FindVerdict};
 use super::store::Place;
 use super::values::LaneState;
 
@@ -40,14 +41,22 @@ pub mod kind {
     pub const USAGE: u8 = 14;
     pub const BODIES_BELOW: u8 = 15;
     pub const LIST_VERSIONS: u8 = 16;
+    pub const RENAME: u8 = 32;
+    pub const RENAMES: u8 = 33;
+    pub const RENAME_VERDICT: u8 = 34;
 }
 
-/// There is nothing, and the bucket is closed: whoever took it from a cache must look whether it is there still.
+/// Why there is no answer yet. On the wire: the order of variants is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BucketClosed;
+pub enum NotNow {
+    /// There is nothing, and the bucket is closed: whoever took it from a cache must look whether it is there still.
+    BucketClosed,
+    /// The key is being renamed to another group's: settle that, and ask again.
+    Renaming,
+}
 
 /// An answer about what is in a bucket.
-pub type InBucket<T> = Result<T, BucketClosed>;
+pub type InBucket<T> = Result<T, NotNow>;
 
 /// Whether the lane refuses writes. Those of a bucket that was deleted stay closed for ever.
 pub fn is_closed(
@@ -77,7 +86,7 @@ impl Place<'_> {
     pub fn nothing<T: Default>(&self, state: &dyn Index) -> Result<InBucket<T>, IndexError> {
         let at = self.address;
         match is_closed(state, self.group, at.bucket, at.lane)? {
-            true => Ok(Err(BucketClosed)),
+            true => Ok(Err(NotNow::BucketClosed)),
             false => Ok(Ok(T::default())),
         }
     }
@@ -119,6 +128,9 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindRepairs::KIND => query::answer::<FindRepairs>(question, states).await,
         FindUsage::KIND => query::answer::<FindUsage>(question, states).await,
         ListVersionLanes::KIND => query::answer::<ListVersionLanes<'_>>(question, states).await,
+        FindRename::KIND => query::answer::<FindRename<'_>>(question, states).await,
+        FindRenames::KIND => query::answer::<FindRenames>(question, states).await,
+        FindVerdict::KIND => query::answer::<FindVerdict<'_>>(question, states).await,
         FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),
     }

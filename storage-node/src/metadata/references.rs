@@ -12,6 +12,7 @@ use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{Index, IndexError, Keyspace, blocking};
 use serde::{Deserialize, Serialize};
 
+use super::apply_rename::Left;
 use super::keys;
 use super::questions::kind;
 use super::record::{Body, PartRecord};
@@ -105,7 +106,8 @@ const RESTARTS_MAX: u32 = 3;
 /// A reference that moves while questions are asked moves forward in this order and to a later key: a version's body
 /// and a part go onto the end of the reclaim queue, a part into a part table, and the newest version among the others. So
 /// one that was there from the start is met, though each question sees another state. Only a version that becomes the
-/// newest again moves back: then all is looked at once more.
+/// newest again, or is renamed within the group, may move back: then all is looked at once more. What is renamed to another
+/// group is named by `RenamedAway`, which is looked at last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Region {
     Objects,
@@ -114,6 +116,8 @@ enum Region {
     ReclaimQueue,
     /// Looked at after `Objects`.
     Noncurrent,
+    /// What was renamed to other groups not long ago: they have it now, but may have been looked at before.
+    RenamedAway,
 }
 
 impl Region {
@@ -123,16 +127,19 @@ impl Region {
             Self::Noncurrent => Some(Self::Parts),
             Self::Parts => Some(Self::PartTables),
             Self::PartTables => Some(Self::ReclaimQueue),
-            Self::ReclaimQueue => None,
+            Self::ReclaimQueue => Some(Self::RenamedAway),
+            Self::RenamedAway => None,
         }
     }
 
     fn space(self) -> Keyspace {
         match self {
             Self::Objects => Keyspace::Objects,
-            Self::Noncurrent | Self::Parts | Self::PartTables | Self::ReclaimQueue => {
-                Keyspace::Records
-            }
+            Self::Noncurrent
+            | Self::Parts
+            | Self::PartTables
+            | Self::ReclaimQueue
+            | Self::RenamedAway => Keyspace::Records,
         }
     }
 
@@ -144,17 +151,24 @@ impl Region {
             Self::Parts => keys::all_parts(group),
             Self::PartTables => keys::all_pages(group),
             Self::ReclaimQueue => keys::reclaims(group),
+            Self::RenamedAway => keys::renames_left(group),
         }
     }
 
     /// Visits the bodies that a record refers to.
     fn bodies(self, value: &[u8], visit: &mut impl FnMut(ChunkSetId)) -> Result<(), IndexError> {
+        if self == Self::RenamedAway {
+            let left: Left = values::decode(value, "a rename")?;
+            left.sets.into_iter().for_each(visit);
+            return Ok(());
+        }
         let mut visit = |body: &Body| {
             if let Body::Chunked(body) = body {
                 visit(body.set);
             }
         };
         match self {
+            Self::RenamedAway => {}
             Self::Objects | Self::Noncurrent => visit(&values::version_body(value)?.1),
             Self::Parts => visit(&values::decode::<PartRecord>(value, "a part")?.body),
             Self::PartTables => {

@@ -14,11 +14,12 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{Address, Command, Outcome, Refusal};
 use super::lock::VersionLock;
-use super::questions::BucketClosed;
+use super::questions::NotNow;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
     ObjectHeaders, PartRecord, UploadRecord, VersionId, VersionRecord, VersionRef, VersionSummary,
 };
+use super::rename::busy;
 use super::{keys, values};
 
 /// What must hold of a key's newest version for a write to take effect; decided when the command is applied.
@@ -107,6 +108,21 @@ pub enum WriteError {
     /// The bucket locks no versions (400).
     #[error("the bucket has no object lock")]
     NotLockable,
+    /// Another write came first (409, or as the new state says).
+    #[error("the newest version is another by now")]
+    BaseChanged,
+    /// The object has 10,000 parts (400).
+    #[error("the object has as many parts as it may have")]
+    TooManyParts,
+    /// The bucket keeps versions (501).
+    #[error("the bucket keeps versions")]
+    KeepsVersions,
+    /// Other renames came between again and again; nothing happened (409).
+    #[error("other renames of these keys are under way")]
+    RenameConflict,
+    /// The client's token came with another request (400).
+    #[error("the token was used for another request")]
+    TokenMismatch,
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }
@@ -392,6 +408,12 @@ impl From<Refusal> for WriteError {
             Refusal::IsDeleteMarker => Self::IsDeleteMarker,
             Refusal::Locked => Self::Locked,
             Refusal::NotLockable => Self::NotLockable,
+            Refusal::BaseChanged => Self::BaseChanged,
+            Refusal::TooManyParts => Self::TooManyParts,
+            Refusal::KeepsVersions => Self::KeepsVersions,
+            Refusal::BeingRenamed => Self::Metadata(busy()),
+            Refusal::TokenMismatch => Self::TokenMismatch,
+            Refusal::RenameExpired => Self::RenameConflict,
             Refusal::PartsChanged | Refusal::DeletionCancelled | Refusal::BodyChanged => {
                 Self::Metadata(strange(&Outcome::Refused(refusal)))
             }
@@ -419,9 +441,12 @@ impl From<AskError> for MetadataError {
     }
 }
 
-impl From<BucketClosed> for MetadataError {
-    fn from(_: BucketClosed) -> Self {
-        Self::BucketClosed
+impl From<NotNow> for MetadataError {
+    fn from(not_now: NotNow) -> Self {
+        match not_now {
+            NotNow::BucketClosed => Self::BucketClosed,
+            NotNow::Renaming => busy(),
+        }
     }
 }
 

@@ -146,8 +146,8 @@ impl Metadata {
             etag: complete.etag,
             checksum: complete.checksum,
         };
-        let decided = self.decide(place.group, &command, &[]).await;
-        match decided.map_err(WriteError::from)?.1 {
+        let decided = self.decide_at(&place, &command, &[]).await;
+        match decided.map_err(WriteError::from)? {
             Outcome::Written(summary) => Ok(summary),
             Outcome::Refused(Refusal::PartsChanged) => Err(CompleteUploadError::PartsChanged),
             Outcome::Refused(refusal) => Err(WriteError::from(refusal).into()),

@@ -124,6 +124,12 @@ pub fn with_body(value: &[u8], body: &Body) -> Result<Vec<u8>, IndexError> {
     encode_version(&summary, body, details)
 }
 
+/// The version's value with another summary.
+pub fn with_summary(value: &[u8], summary: &VersionSummary) -> Result<Vec<u8>, IndexError> {
+    let (_, body, details) = version_body(value)?;
+    encode_version(summary, &body, details)
+}
+
 /// All of a version.
 pub fn version(value: &[u8]) -> Result<VersionRecord, IndexError> {
     let (summary, body, details) = version_body(value)?;

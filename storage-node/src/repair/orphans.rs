@@ -11,6 +11,8 @@
 //!   an earlier leader that is not in it never takes effect.
 //! - These ages are compared by the wall clock. If that was set while the process ran, by more than [`CLOCK_SLACK`],
 //!   nothing is deleted until the process starts again (no upload outlives it).
+//! - A body that is renamed from one group's key to another's while groups are read one after the other is remembered by
+//!   the group that it left, for [`REMEMBERED_MS`]: a scan that takes half of that from the first group to the last ends.
 //! - A record that cannot be read, or a group without a leader, ends the scan before anything is deleted.
 
 use std::collections::HashSet;
@@ -22,7 +24,7 @@ use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
 use tokio::sync::watch;
 
-use crate::metadata::{Metadata, MetadataError};
+use crate::metadata::{Metadata, MetadataError, REMEMBERED_MS};
 use crate::shard_store::{DeleteShardError, GetShardError, ShardId};
 use crate::shards::Shards;
 
@@ -62,6 +64,8 @@ pub enum ScanOrphansError {
         "the clock was set while the process ran: ages cannot be trusted until it starts again"
     )]
     ClockWasSet,
+    #[error("reading the metadata took so long that renames between groups may have been missed")]
+    TooSlow,
     #[error(transparent)]
     Metadata(#[from] MetadataError),
     #[error(transparent)]
@@ -128,6 +132,7 @@ impl OrphanScan {
             let (suspects, last) = self.suspects(after, before).await?;
             found.suspects += suspects.len() as u64;
             let mut orphans = suspects;
+            let began = self.clock.monotonic();
             for group in (1..=self.map.load().metadata_groups).map(GroupId) {
                 if orphans.is_empty() {
                     break;
@@ -135,6 +140,10 @@ impl OrphanScan {
                 orphans = self.metadata.clear_referenced(group, orphans).await?;
             }
             self.suspect_before()?;
+            let took = self.clock.monotonic().saturating_sub(began);
+            if took > Duration::from_millis(REMEMBERED_MS / 2) {
+                return Err(ScanOrphansError::TooSlow);
+            }
             found.orphans += orphans.len() as u64;
             found.shards_deleted += self.delete(orphans).await?;
             match last {

@@ -23,6 +23,8 @@ pub(crate) enum Entry {
     Table(UploadId),
     /// All bodies of an aborted upload's parts, and the parts' records.
     Parts(UploadId),
+    /// A part table whose bodies another group's object has now.
+    TableAlone(UploadId),
 }
 
 /// The id of the entry of a stamp.

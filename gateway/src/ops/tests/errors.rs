@@ -76,9 +76,9 @@ async fn table() {
             "NotImplemented",
         ),
         (
-            ask("PUT", "/bucket/k").header("x-amz-write-offset-bytes", "0"),
-            501,
-            "NotImplemented",
+            ask("PUT", "/bucket/k").header("x-amz-write-offset-bytes", "-1"),
+            400,
+            "InvalidArgument",
         ),
         (
             ask("PUT", "/bucket/k").header("x-amz-storage-class", "GLACIER"),

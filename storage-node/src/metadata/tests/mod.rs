@@ -5,6 +5,7 @@ mod list_speed;
 mod model;
 mod objects;
 mod races;
+mod renames;
 mod spread;
 mod strange;
 mod uploads;

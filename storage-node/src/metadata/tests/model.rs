@@ -1550,6 +1550,11 @@ fn verdict<T>(result: Result<T, &WriteError>) -> Result<T, &'static str> {
         WriteError::IsDeleteMarker => "IsDeleteMarker",
         WriteError::Locked => "Locked",
         WriteError::NotLockable => "NotLockable",
+        WriteError::BaseChanged => "BaseChanged",
+        WriteError::TooManyParts => "TooManyParts",
+        WriteError::KeepsVersions => "KeepsVersions",
+        WriteError::RenameConflict => "RenameConflict",
+        WriteError::TokenMismatch => "TokenMismatch",
         WriteError::Metadata(error) => panic!("{error}"),
     })
 }
