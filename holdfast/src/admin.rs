@@ -46,6 +46,8 @@ enum AdminCommand {
     Protection(ProtectionArgs),
     /// Encode anew what is protected less than new objects are, or stop doing so.
     Reencode(ReencodeArgs),
+    /// Have everything checked for what is bad or missing, or say what was found.
+    Scrub(ScrubArgs),
     /// Who has a key: add, list, remove.
     Identity(identity::IdentityArgs),
 }
@@ -78,6 +80,23 @@ struct ReencodeArgs {
 enum StartStop {
     Start,
     Stop,
+}
+
+#[derive(Args)]
+struct ScrubArgs {
+    #[command(flatten)]
+    target: NodeArgs,
+
+    #[arg(value_enum)]
+    what: ScrubWhat,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum ScrubWhat {
+    /// Have all drives checked from their beginning, and all bodies for missing shards. Returns at once.
+    Start,
+    /// Say what was found. Ends with status 1 unless everything is known to be whole.
+    Status,
 }
 
 #[derive(Args)]
@@ -144,6 +163,8 @@ pub enum AdminError {
     Simulate(#[from] SimulateError),
     #[error("the request could not be signed: {0}")]
     Signing(String),
+    #[error("not everything is known to be whole")]
+    NotWhole,
 }
 
 fn parse_number(text: &str) -> Result<u64, String> {
@@ -161,25 +182,30 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
             tables::nodes(out, status)?;
             tables::drives(out, status)?;
             tables::groups(out, status)
-        }),
+        })
+        .map(drop),
         AdminCommand::Nodes(args) => show(&args, Some("nodes"), |out, status| {
             tables::problems(out, status)?;
             tables::nodes(out, status)
-        }),
+        })
+        .map(drop),
         AdminCommand::Drives(args) => show(&args, Some("drives"), |out, status| {
             tables::problems(out, status)?;
             tables::drives(out, status)
-        }),
-        AdminCommand::Ring(args) => show(&args, Some("ring"), tables::ring),
+        })
+        .map(drop),
+        AdminCommand::Ring(args) => show(&args, Some("ring"), tables::ring).map(drop),
         AdminCommand::Groups(args) => show(&args, Some("groups"), |out, status| {
             tables::problems(out, status)?;
             tables::groups(out, status)
-        }),
+        })
+        .map(drop),
         AdminCommand::Identity(args) => identity::run(&args),
         AdminCommand::Simulate(args) => Ok(simulate::run(&args)?),
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),
         AdminCommand::Keep(args) => order(&args.target, &args.keep()),
+        AdminCommand::Scrub(args) => scrub(&args),
         AdminCommand::Reencode(args) => order(
             &args.target,
             &NodeOrder::Reencode(args.what == StartStop::Start),
@@ -208,18 +234,48 @@ impl DrainArgs {
 
 /// Gives an order to the node, which makes it the cluster's.
 fn order(args: &NodeArgs, order: &NodeOrder) -> Result<(), AdminError> {
+    give(
+        args,
+        order,
+        "taken; `holdfast admin ring` shows what is on its way",
+    )
+}
+
+fn give(args: &NodeArgs, order: &NodeOrder, taken: &str) -> Result<(), AdminError> {
     let (endpoint, root) = target(args)?;
     let body = serde_json::to_vec(order).map_err(|error| AdminError::Signing(error.to_string()))?;
     client::post(&endpoint, "/-/order", &body, &root)?;
-    writeln!(
-        io::stdout(),
-        "taken; `holdfast admin ring` shows what is on its way"
-    )
-    .map_err(|error| AdminError::Io("standard output".to_owned(), error))
+    said(writeln!(io::stdout(), "{taken}"))
+}
+
+/// What became of writing to standard output; a reader that went away has seen enough.
+fn said(written: io::Result<()>) -> Result<(), AdminError> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(AdminError::Io("standard output".to_owned(), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has everything checked, or says what was found.
+fn scrub(args: &ScrubArgs) -> Result<(), AdminError> {
+    if args.what == ScrubWhat::Start {
+        return give(
+            &args.target,
+            &NodeOrder::Scrub,
+            "begun; `holdfast admin scrub status` tells what is found",
+        );
+    }
+    let status = show(&args.target, Some("mending"), tables::mending)?;
+    match status["mending"]["whole"].as_bool() {
+        Some(true) => Ok(()),
+        _ => Err(AdminError::NotWhole),
+    }
 }
 
 /// Shows a node's status as `table`, or for machines its `part` as JSON.
-fn show(args: &NodeArgs, part: Option<&str>, table: Table) -> Result<(), AdminError> {
+fn show(args: &NodeArgs, part: Option<&str>, table: Table) -> Result<Value, AdminError> {
     let (endpoint, root) = target(args)?;
     let body = client::get(&endpoint, "/-/status", &root)?;
     let status: Value = serde_json::from_slice(&body)
@@ -231,7 +287,8 @@ fn show(args: &NodeArgs, part: Option<&str>, table: Table) -> Result<(), AdminEr
     } else {
         table(&mut out, &status)
     };
-    shown.map_err(|error| AdminError::Io("standard output".to_owned(), error))
+    said(shown)?;
+    Ok(status)
 }
 
 /// The node to ask, and the key to ask with.

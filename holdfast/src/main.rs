@@ -1,5 +1,6 @@
 //! The one binary of Holdfast.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -54,7 +55,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("holdfast: {error}");
+            // Not `eprintln!`, which panics where nobody reads.
+            let _nobody_reads = writeln!(io::stderr(), "holdfast: {error}");
             ExitCode::FAILURE
         }
     }

@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
@@ -18,6 +19,7 @@ use holdfast_storage_node::node::{
     JoinConfig, LocalMedia, Node, NodeConfig, NodeOrder, StartError, Visitor, VisitorConfig,
     WorkConfig, read_secret,
 };
+use holdfast_storage_node::repair::ScrubConfig;
 use tokio::net::TcpListener;
 
 use crate::credentials::{self, CredentialsError, RootCredentials, Source};
@@ -53,6 +55,14 @@ pub struct ServeArgs {
     /// What fails together with this node (power, switch) has the same number.
     #[arg(long, value_name = "NUMBER", default_value_t = 0, value_parser = parse_rack, allow_negative_numbers = true)]
     rack: u32,
+
+    /// Bytes a second of each drive that are read to check what lies there, at most.
+    #[arg(long, value_name = "SIZE", default_value = "16MiB", value_parser = parse_scrub_rate)]
+    scrub_bytes_per_sec: ByteSize,
+
+    /// Hours from the beginning of one check of a whole drive to that of the next, unless it takes longer.
+    #[arg(long, value_name = "HOURS", default_value_t = 24, value_parser = clap::value_parser!(u64).range(1..=8784))]
+    scrub_every_hours: u64,
 
     /// Seconds of a day of lifecycle rules, for tests; the same on all nodes.
     #[arg(long, value_name = "SECONDS", default_value_t = DAY_SECS, value_parser = clap::value_parser!(u64).range(1..))]
@@ -285,7 +295,14 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         join,
         secret: args.common.secret()?,
         media: Arc::new(LocalMedia::new(args.common.memory_budget.0)),
-        work: WorkConfig::default(),
+        work: WorkConfig {
+            scrub: ScrubConfig {
+                bytes_per_sec: args.scrub_bytes_per_sec.0,
+                interval: Duration::from_secs(args.scrub_every_hours * 3600),
+                ..ScrubConfig::default()
+            },
+            ..WorkConfig::default()
+        },
         net: Arc::new(SystemNet),
         clock: clock.clone(),
         rng: rng.clone(),
@@ -595,6 +612,17 @@ fn parse_advertise(text: &str) -> Result<String, String> {
 fn parse_rack(text: &str) -> Result<u32, String> {
     text.parse()
         .map_err(|_| format!("write a whole number from 0 to {}", u32::MAX))
+}
+
+fn parse_scrub_rate(text: &str) -> Result<ByteSize, String> {
+    let rate: ByteSize = text.parse()?;
+    match rate.0 {
+        0..=65_535 => Err(
+            "give at least 64KiB: a drive that is never gone over hides what is bad on it"
+                .to_owned(),
+        ),
+        _ => Ok(rate),
+    }
 }
 
 fn parse_domain(text: &str) -> Result<String, String> {

@@ -256,3 +256,56 @@ async fn orders_go_to_the_leader_that_was_heard_of() {
         .unwrap();
     assert_eq!(nodes[2].list().await, [1]);
 }
+
+/// A node is away while its voter is given to another: when it is back it learns that, and removes what it has.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_was_removed_while_its_node_was_away_is_tidied_up() {
+    let mut nodes = cluster().await;
+    let all: Vec<_> = (1..=3).map(DriveId).collect();
+    nodes[0].replicas.change_voters(GROUP, &all).await.unwrap();
+    let away = nodes.pop().unwrap();
+    let mut wire = away.wire;
+    wire.close();
+    away.replicas.shutdown().await;
+    let rest: Vec<_> = (1..=2).map(DriveId).collect();
+    nodes[0].replicas.change_voters(GROUP, &rest).await.unwrap();
+    for token in 0..5 {
+        let decided = nodes[0].replicas.propose(GROUP, append(token, 20)).await;
+        decided.unwrap();
+    }
+    let listener = TcpListener::bind(wire.address).await.unwrap();
+    let mut map = wire.map.load().as_ref().clone();
+    let again = Wire::new(NodeId(3), map.clone(), &secret(1));
+    let back = Node::start(again, away.drive, listener).await;
+    let hosts = |node: &Node| {
+        let groups = node.replicas.status();
+        groups
+            .iter()
+            .any(|group| group.group == GROUP && !group.applied.is_empty())
+    };
+    assert!(hosts(&back), "it has its replica still");
+    // As long as the map says that it votes, it is about to be made a voter again.
+    assert_eq!(back.replicas.tidy().await, 0);
+    map.epoch.0 += 1;
+    for (group, voters) in &mut map.groups {
+        if *group == GROUP {
+            voters.clone_from(&rest);
+        }
+    }
+    for node in nodes.iter().chain([&back]) {
+        node.wire.map.update(map.clone());
+    }
+    for _ in 0..200 {
+        back.replicas.tidy().await;
+        if !hosts(&back) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(!hosts(&back), "{:?}", back.replicas.status());
+    // Those who vote lose nothing by it.
+    for node in &nodes {
+        assert_eq!(node.replicas.tidy().await, 0);
+        assert!(hosts(node));
+    }
+}

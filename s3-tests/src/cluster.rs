@@ -253,6 +253,19 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
+    /// The directories of a node's drives.
+    pub fn drives(&self, node: usize) -> Vec<PathBuf> {
+        let within = self.dir().join(format!("node-{node}"));
+        let mut drives: Vec<PathBuf> = std::fs::read_dir(&within)
+            .expect("the node's directory")
+            .map(|entry| entry.expect("an entry").path())
+            .flat_map(|path| [path.join("drive"), path])
+            .filter(|path| path.join("drive.json").is_file())
+            .collect();
+        drives.sort();
+        drives
+    }
+
     fn dir(&self) -> PathBuf {
         self.scratch.join("cluster")
     }

@@ -9,6 +9,7 @@ pub mod client;
 pub mod cluster;
 pub mod connection;
 pub mod content;
+pub mod damage;
 pub mod liar;
 pub mod linearizable;
 pub mod load;

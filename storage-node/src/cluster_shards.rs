@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::buffer::{Buffer, BufferPool};
 use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
-use crate::shards::{LocalShards, ShardFacts, Shards, read_capacity};
+use crate::shards::{Held, LocalShards, ShardFacts, Shards, read_capacity};
 
 const PUT: Service = Service {
     name: "shard-put",
@@ -36,6 +36,14 @@ const LIST: Service = Service {
     name: "shard-list",
     fenced: true,
 };
+
+const HOLDS: Service = Service {
+    name: "shard-holds",
+    fenced: true,
+};
+
+/// Shards that are asked for with one call, at most.
+const HOLDS_MAX: usize = 16_384;
 
 /// How long small calls may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
@@ -218,6 +226,26 @@ impl Shards for ClusterShards {
         }
     }
 
+    async fn holds(&self, drive: DriveId, ids: &[ShardId]) -> Result<Vec<Held>, GetShardError> {
+        let Some(node) = self.elsewhere(drive) else {
+            return self.local.holds(drive, ids).await;
+        };
+        let mut held = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(HOLDS_MAX) {
+            let found: Result<Result<Vec<Held>, WireGetError>, CallError> =
+                self.ask(node, HOLDS, &(drive, ids)).await;
+            let found = match found {
+                Ok(found) => found?,
+                Err(error) => return Err(GetShardError::Down(error.to_string())),
+            };
+            if found.len() != ids.len() {
+                return Err(GetShardError::Io("not all shards were told of".to_owned()));
+            }
+            held.extend(found);
+        }
+        Ok(held)
+    }
+
     fn is_down(&self, drive: DriveId) -> bool {
         match self.elsewhere(drive) {
             None => self.local.is_down(drive),
@@ -267,6 +295,21 @@ pub fn offer(server: &mut PeerServer, local: &Arc<LocalShards>, pool: &BufferPoo
             Box::pin(async move {
                 let (drive, id) = rpc::decode(&call.head)?;
                 answer(&shards.info(drive, id).await.map_err(WireGetError::from))
+            })
+        }),
+    );
+    let shards = local.clone();
+    server.offer(
+        HOLDS,
+        Box::new(move |call| {
+            let shards = shards.clone();
+            Box::pin(async move {
+                let (drive, ids): (DriveId, Vec<ShardId>) = rpc::decode(&call.head)?;
+                if ids.len() > HOLDS_MAX {
+                    return Err("too many shards are asked for".to_owned());
+                }
+                let held = shards.holds(drive, &ids).await;
+                answer(&held.map_err(WireGetError::from))
             })
         }),
     );

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_placement::ids::{DriveId, Epoch};
+use holdfast_placement::seams::blocking;
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::Buffer;
@@ -58,8 +59,37 @@ pub trait Shards: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<ShardInfo>, GetShardError>;
 
+    /// Whether the drive has each of the shards, in their order, by its index alone.
+    async fn holds(&self, drive: DriveId, ids: &[ShardId]) -> Result<Vec<Held>, GetShardError> {
+        let mut held = Vec::with_capacity(ids.len());
+        for id in ids {
+            held.push(Held::of(self.info(drive, *id).await?.as_ref()));
+        }
+        Ok(held)
+    }
+
     /// Whether the drive is known to be out of use; a hint for planning, never proof.
     fn is_down(&self, drive: DriveId) -> bool;
+}
+
+/// Whether a drive has a shard. On the wire: append only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Held {
+    Missing,
+    /// It was found to be bad and has to be replaced.
+    Bad,
+    /// As far as the index knows.
+    Sound,
+}
+
+impl Held {
+    fn of(info: Option<&ShardInfo>) -> Self {
+        match info {
+            None => Self::Missing,
+            Some(info) if info.bad => Self::Bad,
+            Some(_) => Self::Sound,
+        }
+    }
 }
 
 /// Capacity of the buffer that [`Shards::get`] needs for `range`, bytes: the blocks that the range touches.
@@ -196,6 +226,18 @@ impl Shards for LocalShards {
     ) -> Result<Vec<ShardInfo>, GetShardError> {
         let local = self.up(drive).map_err(GetShardError::Down)?;
         local.store.list(after, max)
+    }
+
+    async fn holds(&self, drive: DriveId, ids: &[ShardId]) -> Result<Vec<Held>, GetShardError> {
+        let local = self.up(drive).map_err(GetShardError::Down)?;
+        let ids = ids.to_vec();
+        // Thousands of look-ups: not on a thread that serves requests.
+        let looked = blocking(move || {
+            let look = |id: &ShardId| Ok(Held::of(local.store.info(*id)?.as_ref()));
+            ids.iter().map(look).collect()
+        });
+        let looked = looked.await;
+        looked.unwrap_or_else(|error| Err(GetShardError::Io(error.to_string())))
     }
 
     fn is_down(&self, drive: DriveId) -> bool {

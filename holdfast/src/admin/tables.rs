@@ -123,6 +123,84 @@ pub(super) fn ring(out: &mut impl Write, status: &Value) -> io::Result<()> {
     Ok(())
 }
 
+/// What censuses and scrubs have found.
+pub(super) fn mending(out: &mut impl Write, status: &Value) -> io::Result<()> {
+    let mending = &status["mending"];
+    let count = |name: &str| mending[name].as_u64().unwrap_or(0);
+    let verdict = match mending["whole"].as_bool() {
+        Some(true) => "everything is whole".to_owned(),
+        _ if count("missing") + count("bad") > 0 => {
+            format!(
+                "{} shards are missing and {} bad",
+                count("missing"),
+                count("bad")
+            )
+        }
+        _ => format!(
+            "not known yet: the census of {} groups is open",
+            list(&mending["groups_open"]).len()
+        ),
+    };
+    writeln!(out, "{verdict}")?;
+    writeln!(
+        out,
+        "bodies checked {}   shards {}   rebuilt {}   still missing {}   still bad {}   on drives that do not answer {}",
+        count("bodies"),
+        count("shards"),
+        count("rebuilt"),
+        count("missing"),
+        count("bad"),
+        count("away"),
+    )?;
+    let reasons = [
+        (
+            "too_few",
+            "too few others of their chunk can be read: bring lost drives back",
+        ),
+        (
+            "disagree",
+            "the others of their chunk do not belong together",
+        ),
+        ("no_place", "the ring has no drive for them: add drives"),
+        ("full", "their drive is full: make room"),
+        ("drive_down", "a drive that is needed is down"),
+        ("other", "tried again"),
+    ];
+    for (name, why) in reasons {
+        let left = mending["left"][name].as_u64().unwrap_or(0);
+        if left > 0 {
+            writeln!(out, "! {left} were not rebuilt: {why}")?;
+        }
+    }
+    writeln!(
+        out,
+        "{:<8} {:>8} {:>24} {:>24} BAD NOW",
+        "DRIVE", "SCRUB", "THIS PASS", "LAST PASS"
+    )?;
+    let pass = |pass: &Value| match pass {
+        Value::Null => "-".to_owned(),
+        pass => format!(
+            "{} shards, {:.1} MiB",
+            text(&pass["shards"]),
+            pass["bytes"].as_u64().unwrap_or(0) as f64 / f64::from(1 << 20)
+        ),
+    };
+    for drive in list(&mending["drives"]) {
+        let state = &drive["state"];
+        let is_going = drive["asked"] == true || !state["pass"].is_null();
+        writeln!(
+            out,
+            "{:<8} {:>8} {:>24} {:>24} {}",
+            text(&drive["drive"]),
+            if is_going { "running" } else { "resting" },
+            pass(&state["pass"]),
+            pass(&state["last"]),
+            text(&drive["bad"]),
+        )?;
+    }
+    Ok(())
+}
+
 fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

@@ -114,7 +114,7 @@ pub async fn run(args: BenchArgs) -> Result<(), BenchError> {
     let result = tokio::select! {
         result = &mut run => result,
         () = interrupted => {
-            eprintln!("interrupted: finishing the requests under way");
+            tell("interrupted: finishing the requests under way");
             stop.store(true, Ordering::Relaxed);
             run.await
         }
@@ -416,6 +416,11 @@ fn server_cost(
     Server::Measured(Box::new(cost))
 }
 
+/// Writes a line to standard error. That nobody reads it any more is no reason to end: `eprintln!` would.
+pub(super) fn tell(line: &str) {
+    let _nobody_reads = writeln!(io::stderr(), "{line}");
+}
+
 /// Text to standard output and JSON to its file; with `--json -`, JSON to standard output and text to standard
 /// error.
 fn write_results<T: serde::Serialize>(
@@ -426,7 +431,7 @@ fn write_results<T: serde::Serialize>(
     let to_stdout = json == Some(Path::new("-"));
     let mut stdout = io::stdout().lock();
     if to_stdout {
-        eprintln!("{text}");
+        tell(text);
     } else {
         // A reader that went away has seen enough.
         let _ = writeln!(stdout, "{text}");
@@ -435,7 +440,10 @@ fn write_results<T: serde::Serialize>(
     let failed = |e: io::Error| BenchError::Json(path.to_owned(), e);
     let document = serde_json::to_string_pretty(results).map_err(|e| failed(e.into()))?;
     if to_stdout {
-        writeln!(stdout, "{document}").map_err(failed)
+        match writeln!(stdout, "{document}") {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(failed(error)),
+            _ => Ok(()),
+        }
     } else {
         std::fs::write(path, document + "\n").map_err(failed)
     }

@@ -48,14 +48,14 @@ impl Progress {
         } else {
             String::new()
         };
-        eprintln!(
+        super::tell(&format!(
             "{} {:>4}s  {:>8} ops/s  {:>8} MiB/s  {listing}{done} done, {} errors",
             self.name,
             elapsed.as_secs(),
             show_number((done - self.done) as f64 / seconds),
             show_number((bytes - self.bytes) as f64 / seconds / 1_048_576.0),
             shared.failures.load(Ordering::Relaxed),
-        );
+        ));
         (self.at, self.done, self.bytes, self.listed) = (elapsed, done, bytes, listed);
     }
 }

@@ -16,6 +16,7 @@ mod replicas;
 mod snapshot;
 mod spread;
 mod state_machine;
+mod tidy;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -60,6 +60,7 @@ impl Replicas {
 
     /// Offers what other nodes ask of the replicas here. `queries` runs their queries.
     pub fn offer(self: &Arc<Self>, server: &mut PeerServer, queries: Arc<dyn QueryRunner>) {
+        self.offer_members(server);
         let replicas = self.clone();
         server.offer(
             RAFT,

@@ -22,6 +22,8 @@ enum Fault {
     Stall(Vec<(Host, Host)>),
     /// Messages between the two are late, or lost and the connections with them.
     Lossy(Host, Host),
+    /// Some connections between the two stand still, and others do not.
+    Overtaken(Host, Host),
     /// The connections between the two break, and what was on its way is lost; new ones can be made at once.
     Reset(Host, Host),
     /// The node does not run.
@@ -119,6 +121,7 @@ impl Faults {
                 }
             }
             Fault::Lossy(a, b) => sim.set_link_fail_rate(name(*a), name(*b), 0.02),
+            Fault::Overtaken(a, b) => world.wires.hold(*a, *b, || self.rng.below(2) == 0),
             Fault::Reset(a, b) => return world.wires.reset(*a, *b),
             Fault::Down(host, end) => world.stop(sim, *host, *end),
             Fault::Slow(host, drive) => {
@@ -156,9 +159,13 @@ impl Faults {
                 let (a, b) = self.some_pair()?;
                 (Fault::Lossy(a, b), self.between(500, 4000))
             }
-            62..=71 => {
+            62..=66 => {
                 let (a, b) = self.some_pair()?;
                 (Fault::Reset(a, b), Duration::ZERO)
+            }
+            67..=71 => {
+                let (a, b) = self.some_pair()?;
+                (Fault::Overtaken(a, b), self.between(300, 4000))
             }
             72..=87 => {
                 let end = match self.rng.below(2) {
@@ -237,6 +244,7 @@ impl Faults {
                 sim.repair(name(*a), name(*b));
                 world.wires.reset(*a, *b);
             }
+            Fault::Overtaken(a, b) => world.wires.release(*a, *b),
             Fault::Reset(..) => {}
             Fault::Down(host, _) => world.start(sim, *host),
             Fault::Slow(host, drive) => world.slow_down(*host, *drive, Duration::ZERO),
@@ -254,7 +262,10 @@ fn links(fault: &Fault) -> Vec<(Host, Host)> {
     };
     match fault {
         Fault::Cut(pairs) | Fault::Stall(pairs) => both(pairs),
-        Fault::CutOneWay(a, b) | Fault::Lossy(a, b) | Fault::Reset(a, b) => both(&[(*a, *b)]),
+        Fault::CutOneWay(a, b)
+        | Fault::Lossy(a, b)
+        | Fault::Overtaken(a, b)
+        | Fault::Reset(a, b) => both(&[(*a, *b)]),
         Fault::Down(..) | Fault::Slow(..) => Vec::new(),
     }
 }

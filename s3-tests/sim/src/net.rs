@@ -43,7 +43,17 @@ type Open = (Host, Host, Weak<State>);
 #[derive(Default)]
 struct State {
     reset: AtomicBool,
+    /// What came over it is not read yet.
+    held: AtomicBool,
     wakers: Mutex<Vec<Waker>>,
+}
+
+impl State {
+    fn wake(&self) {
+        for waker in std::mem::take(&mut *self.wakers.lock()) {
+            waker.wake();
+        }
+    }
 }
 
 impl Wires {
@@ -79,16 +89,37 @@ impl Wires {
 
     /// Resets the connections between two hosts at both ends.
     pub fn reset(&self, a: Host, b: Host) {
-        for (from, to, state) in self.open.lock().iter() {
-            if ((*from, *to) == (a, b) || (*from, *to) == (b, a))
-                && let Some(state) = state.upgrade()
-            {
-                state.reset.store(true, Ordering::Relaxed);
-                for waker in std::mem::take(&mut *state.wakers.lock()) {
-                    waker.wake();
-                }
+        for state in self.between(a, b) {
+            state.reset.store(true, Ordering::Relaxed);
+            state.wake();
+        }
+    }
+
+    /// Holds some of the connections between two hosts, one end or the other: what comes over them is read later, while
+    /// what goes over the others passes. So a call or its answer is overtaken by what was said long after it.
+    pub fn hold(&self, a: Host, b: Host, chosen: impl Fn() -> bool) {
+        for state in self.between(a, b) {
+            if chosen() {
+                state.held.store(true, Ordering::Relaxed);
             }
         }
+    }
+
+    /// Reads again what was held.
+    pub fn release(&self, a: Host, b: Host) {
+        for state in self.between(a, b) {
+            state.held.store(false, Ordering::Relaxed);
+            state.wake();
+        }
+    }
+
+    /// The ends of the connections between two hosts, in the order in which they were made.
+    fn between(&self, a: Host, b: Host) -> Vec<Arc<State>> {
+        let open = self.open.lock();
+        let ends = open
+            .iter()
+            .filter(|(from, to, _)| (*from, *to) == (a, b) || (*from, *to) == (b, a));
+        ends.filter_map(|(_, _, state)| state.upgrade()).collect()
     }
 
     /// Connects `own` to `HOST:PORT`.
@@ -127,6 +158,9 @@ impl AsyncRead for Wire {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(cx)?;
+        if self.state.held.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }

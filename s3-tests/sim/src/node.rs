@@ -12,7 +12,7 @@ use holdfast_placement::rpc::ClusterSecret;
 use holdfast_placement::seams::{Clock, Rng, SeededRng, spawn};
 use holdfast_s3_tests::request::{Keys, REGION};
 use holdfast_storage_node::node::{JoinConfig, Node, NodeConfig, WorkConfig};
-use holdfast_storage_node::repair::{IntentsConfig, ReclaimConfig};
+use holdfast_storage_node::repair::{CensusConfig, IntentsConfig, ReclaimConfig, ScrubConfig};
 use holdfast_storage_node::shard_store::ShardStoreConfig;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
@@ -25,6 +25,9 @@ use crate::trace::Trace;
 
 /// Bodies longer than this are cut into chunks.
 pub const INLINE_LEN_MAX: usize = 2048;
+
+/// Longer than any run.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Bytes of a chunk.
 pub const CHUNK_LEN: u32 = 64 * 1024;
@@ -209,6 +212,15 @@ fn work(metadata_groups: u32) -> WorkConfig {
             pause_min: Duration::from_millis(500),
             pause_max: Duration::from_secs(4),
             ..IntentsConfig::default()
+        },
+        // A census would make anew what bugs that are planted lose.
+        census: CensusConfig {
+            look_pause: NEVER,
+            ..CensusConfig::default()
+        },
+        scrub: ScrubConfig {
+            interval: NEVER,
+            ..ScrubConfig::default()
         },
         ..WorkConfig::default()
     }

@@ -306,7 +306,10 @@ async fn move_about(stage: Arc<Stage>, end: Duration) {
         sleep(Duration::from_millis(rng.below(1200))).await;
         while let Err(error) = order(&stage, &rng, NodeOrder::KeepDrive(drive)).await {
             // One that has gone stays away.
-            if matches!(error, Some(OrderError::NoDrive(_))) {
+            if matches!(
+                error,
+                Some(OrderError::NoDrive(_) | OrderError::NothingToKeep(_))
+            ) {
                 break;
             }
             sleep(Duration::from_millis(200)).await;

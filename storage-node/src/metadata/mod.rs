@@ -7,6 +7,7 @@ mod apply_redundancy;
 mod apply_rename;
 mod apply_upload;
 mod apply_versions;
+mod bodies;
 mod bucket_deletion;
 mod buckets;
 mod command;
@@ -41,6 +42,7 @@ use holdfast_placement::consensus::StateMachine;
 use holdfast_placement::ids::GroupId;
 
 pub use append::{Appended, NewBytes};
+pub use bodies::Bodies;
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
 pub use keys::lane_of;

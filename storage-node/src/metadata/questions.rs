@@ -11,6 +11,7 @@ use holdfast_placement::query::{self, Ask, States};
 use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
+use super::bodies::FindBodies;
 use super::keys;
 use super::leftovers::{FindReclaimable, FindStaleUploads};
 use super::list::{ListLanes, ListUploadLanes};
@@ -41,6 +42,7 @@ pub mod kind {
     pub const USAGE: u8 = 14;
     pub const BODIES_BELOW: u8 = 15;
     pub const LIST_VERSIONS: u8 = 16;
+    pub const BODIES: u8 = 17;
     pub const RENAME: u8 = 32;
     pub const RENAMES: u8 = 33;
     pub const RENAME_VERDICT: u8 = 34;
@@ -132,6 +134,7 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindRenames::KIND => query::answer::<FindRenames>(question, states).await,
         FindVerdict::KIND => query::answer::<FindVerdict<'_>>(question, states).await,
         FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
+        FindBodies::KIND => query::answer::<FindBodies<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),
     }
 }

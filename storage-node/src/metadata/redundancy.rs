@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use holdfast_placement::ids::{BucketId, ChunkSetId, GroupId, Lane, UploadId};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{IndexError, IndexView, Keyspace};
+use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Address, Command, Outcome, Refusal, encode_missed};
@@ -239,39 +239,51 @@ impl Ask for FindBodiesBelow<'_> {
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let state = state_of(states, self.group)?;
-        // One view: a version and its parts go together.
-        let view = state.view();
-        let mut walk = Walk {
-            view: &*view,
-            group: self.group,
-            floor: &self.floor,
-            max: self.max,
-            looked_at: 0,
-            found: Vec::new(),
-        };
-        let next = match &self.after {
-            Seen::Versions(after) => match walk.versions(after)? {
-                Some(last) => Some(Seen::Versions(last)),
-                None => Some(Seen::Noncurrent(Vec::new())),
-            },
-            Seen::Noncurrent(after) => match walk.noncurrent(after)? {
-                Some(last) => Some(Seen::Noncurrent(last)),
-                None => Some(Seen::Uploads(Vec::new())),
-            },
-            Seen::Uploads(after) => walk.uploads(after)?.map(Seen::Uploads),
-        };
-        Ok(PlacedBodies {
-            bodies: walk.found,
-            next,
-        })
+        let is_below = |body: &ChunkedBody| self.floor.is_weaker(body);
+        step(&**state, self.group, &is_below, &self.after, self.max)
     }
+}
+
+/// A step of a walk over a group's bodies: those that `is_wanted` says, from where an earlier step ended.
+pub(super) fn step(
+    state: &dyn Index,
+    group: GroupId,
+    is_wanted: &dyn Fn(&ChunkedBody) -> bool,
+    after: &Seen,
+    max: usize,
+) -> Result<PlacedBodies, IndexError> {
+    // One view: a version and its parts go together.
+    let view = state.view();
+    let mut walk = Walk {
+        view: &*view,
+        group,
+        is_wanted,
+        max,
+        looked_at: 0,
+        found: Vec::new(),
+    };
+    let next = match after {
+        Seen::Versions(after) => match walk.versions(after)? {
+            Some(last) => Some(Seen::Versions(last)),
+            None => Some(Seen::Noncurrent(Vec::new())),
+        },
+        Seen::Noncurrent(after) => match walk.noncurrent(after)? {
+            Some(last) => Some(Seen::Noncurrent(last)),
+            None => Some(Seen::Uploads(Vec::new())),
+        },
+        Seen::Uploads(after) => walk.uploads(after)?.map(Seen::Uploads),
+    };
+    Ok(PlacedBodies {
+        bodies: walk.found,
+        next,
+    })
 }
 
 /// A step of a walk over a group's bodies.
 struct Walk<'a> {
     view: &'a dyn IndexView,
     group: GroupId,
-    floor: &'a Floor,
+    is_wanted: &'a dyn Fn(&ChunkedBody) -> bool,
     max: usize,
     looked_at: usize,
     found: Vec<PlacedBody>,
@@ -380,7 +392,7 @@ impl Walk<'_> {
     }
 
     fn look_at(&mut self, at: At<'_>, place: BodyPlace, body: ChunkedBody) {
-        if self.floor.is_weaker(&body) {
+        if (self.is_wanted)(&body) {
             self.found.push(PlacedBody {
                 bucket: at.bucket,
                 lane: at.lane,

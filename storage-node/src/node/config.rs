@@ -10,7 +10,9 @@ use holdfast_placement::seams::{Clock, Net, Rng};
 
 use super::media::Media;
 use super::place::DRIVES_MAX;
-use crate::repair::{IntentsConfig, RebalanceConfig, ReclaimConfig, ReencodeConfig};
+use crate::repair::{
+    CensusConfig, IntentsConfig, RebalanceConfig, ReclaimConfig, ReencodeConfig, ScrubConfig,
+};
 use crate::shard_store::ShardStoreConfig;
 
 /// How a node is started.
@@ -55,6 +57,8 @@ pub struct WorkConfig {
     pub intents: IntentsConfig,
     pub rebalance: RebalanceConfig,
     pub reencode: ReencodeConfig,
+    pub scrub: ScrubConfig,
+    pub census: CensusConfig,
 }
 
 impl Default for WorkConfig {
@@ -66,6 +70,8 @@ impl Default for WorkConfig {
             intents: IntentsConfig::default(),
             rebalance: RebalanceConfig::default(),
             reencode: ReencodeConfig::default(),
+            scrub: ScrubConfig::default(),
+            census: CensusConfig::default(),
         }
     }
 }

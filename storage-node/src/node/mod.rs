@@ -5,6 +5,7 @@ mod drives;
 mod identity;
 mod join;
 mod media;
+mod mending;
 mod open;
 mod orders;
 mod place;
@@ -21,9 +22,10 @@ pub use identity::{
     DRIVE_FILE, DriveIdentity, KnownDrive, NodeIdentity, read_secret, write_durably,
 };
 pub use media::{DriveParts, LocalMedia, Media};
+pub use mending::MendingStatus;
 pub use open::Node;
 pub use orders::{NodeOrder, OrderError};
-pub use report::{DriveReport, LedGroup, Redundancy, Report};
+pub use report::{DriveReport, LedGroup, Mending, Redundancy, Report};
 pub use space::SpaceGauge;
 pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};
 pub use visitor::{Visitor, VisitorConfig};

@@ -13,7 +13,7 @@ use holdfast_placement::map::SharedMap;
 use holdfast_placement::rpc::{
     self, Answer, ClusterSecret, PeerServer, PeerServerConfig, Peers, PeersConfig,
 };
-use holdfast_placement::seams::{Clock, spawn};
+use holdfast_placement::seams::{Clock, UnixMillis, spawn};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ use super::drives::{NodeDrive, open_drives, open_replicas};
 use super::identity::{read_map, read_secret, write_secret};
 use super::join;
 use super::media::Media;
+use super::orders;
 use super::place::{first_map, identify, lock, named, voters_of};
 use super::report::Redundancy;
 use super::running::tell_moved_away;
@@ -29,7 +30,9 @@ use super::space::SpaceGauge;
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::{self, ClusterShards};
 use crate::metadata::{Metadata, query_runner};
-use crate::repair::{LedGroups, Rebalancer, Reclaimer, ReencodeControl};
+use crate::repair::{
+    CensusControl, LedGroups, Rebalancer, Reclaimer, ReencodeControl, ScrubControl,
+};
 use crate::shards::LocalShards;
 
 /// How long a start waits for the groups to have leaders.
@@ -60,6 +63,10 @@ pub(super) struct Inner {
     pub(super) reencode: ReencodeControl,
     pub(super) reencoding: AtomicBool,
     pub(super) redundancy: Mutex<Redundancy>,
+    pub(super) scrub: ScrubControl,
+    pub(super) census: CensusControl,
+    /// Wall-clock time when the process began, for those who want to know whether it is the same one still.
+    pub(super) started: UnixMillis,
     pub(super) pool: BufferPool,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -184,6 +191,9 @@ impl Node {
                 reencode: ReencodeControl::default(),
                 reencoding: AtomicBool::new(false),
                 redundancy: Mutex::default(),
+                scrub: ScrubControl::default(),
+                census: CensusControl::default(),
+                started: config.clock.wall(),
                 pool,
                 stop,
                 _lock: lock,
@@ -235,6 +245,7 @@ impl Node {
         cluster_shards::offer(&mut server, &inner.shards, pool);
         server.offer_map(inner.map.clone(), config.clock.clone());
         join::offer(&mut server, &inner.directory, &inner.map);
+        orders::offer(&mut server, inner);
         let reporting = Arc::downgrade(inner);
         server.offer(
             rpc::PROBE,

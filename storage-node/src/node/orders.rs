@@ -1,12 +1,18 @@
 //! What an operator may ask of a cluster, through any node.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
 use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, DriveState};
 use holdfast_placement::protection::Protection;
+use holdfast_placement::rpc::{Answer, PeerServer, Service};
 use serde::{Deserialize, Serialize};
 
 use super::join::change_map;
-use super::open::Node;
+use super::open::{Inner, Node};
 
 /// An order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +27,8 @@ pub enum NodeOrder {
     KeepNode(NodeId),
     /// What new bodies are written with, `K+M`; `auto`: what suits the drives best.
     Protection(String),
+    /// Check all shards of all drives, and whether every body has all of its shards.
+    Scrub,
     /// Encode bodies anew that are protected less than new ones are, or stop doing so.
     Reencode(bool),
 }
@@ -32,20 +40,59 @@ pub enum OrderError {
     NoDrive(DriveId),
     #[error("there is no {0}: `holdfast admin nodes` lists them")]
     NoNode(NodeId),
+    #[error("{0} is not being drained: there is nothing to keep")]
+    NothingToKeep(String),
     #[error("{0}")]
     Protection(String),
     #[error(
         "there are objects whose chunks lie on {slots} drives each, and {left} would be left: add drives first, or delete these objects"
     )]
     TooFewDrives { slots: usize, left: usize },
+    #[error(
+        "not all nodes were told: {0}. The others have begun; order it again when these are back"
+    )]
+    NotTold(String),
     #[error("the cluster cannot decide it now: {0}")]
     Unavailable(String),
+}
+
+/// Has a node look for what is bad or missing.
+const SCRUB: Service = Service {
+    name: "scrub",
+    fenced: false,
+};
+
+/// How long a node may take to answer that it does.
+const SCRUB_TIME: Duration = Duration::from_secs(3);
+
+/// Takes orders that are told to each node.
+pub(super) fn offer(server: &mut PeerServer, inner: &Arc<Inner>) {
+    let inner = Arc::downgrade(inner);
+    server.offer(
+        SCRUB,
+        Box::new(move |_| {
+            if let Some(inner) = inner.upgrade() {
+                inner.look_for_damage();
+            }
+            Box::pin(std::future::ready(Ok(Answer::head(Bytes::new()))))
+        }),
+    );
+}
+
+impl Inner {
+    fn look_for_damage(&self) {
+        self.scrub.ask();
+        self.census.ask();
+    }
 }
 
 impl Node {
     /// Takes an order: it is part of the map when this returns, and carried out in the background.
     pub async fn order(&self, order: &NodeOrder) -> Result<(), OrderError> {
         let inner = &self.inner;
+        if *order == NodeOrder::Scrub {
+            return self.scrub_everywhere().await;
+        }
         let slots = match order {
             NodeOrder::DrainDrive(_) | NodeOrder::DrainNode(_) => self.slots_in_use().await?,
             _ => 0,
@@ -63,6 +110,25 @@ impl Node {
         .await
         .map_err(|error| OrderError::Unavailable(error.to_string()))?;
         taken
+    }
+
+    /// Has every node begin to look for what is bad or missing.
+    async fn scrub_everywhere(&self) -> Result<(), OrderError> {
+        let inner = &self.inner;
+        inner.look_for_damage();
+        let map = inner.map.load();
+        let others = map.nodes.iter().filter(|node| node.id != inner.own);
+        let told = others.map(|node| async move {
+            let told = inner.peers.call(node.id, SCRUB, Bytes::new(), SCRUB_TIME);
+            told.await
+                .err()
+                .map(|error| format!("{}: {error}", node.id))
+        });
+        let silent: Vec<String> = join_all(told).await.into_iter().flatten().collect();
+        match silent.is_empty() {
+            true => Ok(()),
+            false => Err(OrderError::NotTold(silent.join("; "))),
+        }
     }
 
     /// The most shards that a chunk of any body has, or would have if it were written now.
@@ -86,16 +152,28 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result
         NodeOrder::DrainDrive(drive) => set_draining(map, |id, _| id == *drive, true)
             .then_some(())
             .ok_or(OrderError::NoDrive(*drive))?,
-        NodeOrder::KeepDrive(drive) => set_draining(map, |id, _| id == *drive, false)
-            .then_some(())
-            .ok_or(OrderError::NoDrive(*drive))?,
+        NodeOrder::KeepDrive(drive) => {
+            let is_meant = |id: DriveId, _| id == *drive;
+            match is_drained(map, is_meant) {
+                None => return Err(OrderError::NoDrive(*drive)),
+                Some(false) => return Err(OrderError::NothingToKeep(drive.to_string())),
+                Some(true) => set_draining(map, is_meant, false),
+            };
+        }
         NodeOrder::DrainNode(node) => set_draining(map, |_, of| of == *node, true)
             .then_some(())
             .ok_or(OrderError::NoNode(*node))?,
-        NodeOrder::KeepNode(node) => set_draining(map, |_, of| of == *node, false)
-            .then_some(())
-            .ok_or(OrderError::NoNode(*node))?,
+        NodeOrder::KeepNode(node) => {
+            let is_meant = |_, of: NodeId| of == *node;
+            match is_drained(map, is_meant) {
+                None => return Err(OrderError::NoNode(*node)),
+                Some(false) => return Err(OrderError::NothingToKeep(node.to_string())),
+                Some(true) => set_draining(map, is_meant, false),
+            };
+        }
         NodeOrder::Reencode(wanted) => map.reencode = *wanted,
+        // Of no map: each node is told.
+        NodeOrder::Scrub => {}
         NodeOrder::Protection(text) if text == "auto" => map.protection_chosen = None,
         NodeOrder::Protection(text) => {
             let chosen: Protection = text
@@ -116,6 +194,16 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result
         return Err(OrderError::TooFewDrives { slots, left });
     }
     Ok(())
+}
+
+/// Whether any of the drives that are meant is on its way out; `None`: there are none.
+fn is_drained(map: &ClusterMap, is_meant: impl Fn(DriveId, NodeId) -> bool) -> Option<bool> {
+    let meant = map.drives.iter();
+    let mut meant = meant
+        .filter(|drive| is_meant(drive.id, drive.node))
+        .peekable();
+    meant.peek()?;
+    Some(meant.any(|drive| drive.state.is_draining()))
 }
 
 /// Whether there was any such drive.
@@ -173,6 +261,27 @@ mod tests {
             apply(&mut map(6), &NodeOrder::DrainNode(NodeId(6)), 5),
             Ok(())
         );
+    }
+
+    #[test]
+    fn what_is_not_drained_cannot_be_kept() {
+        let mut map = map(7);
+        let nothing = |order: NodeOrder, map: &mut ClusterMap| {
+            let refused = apply(map, &order, 1).unwrap_err().to_string();
+            assert!(
+                refused.ends_with("is not being drained: there is nothing to keep"),
+                "{refused}"
+            );
+        };
+        nothing(NodeOrder::KeepDrive(DriveId(2)), &mut map);
+        nothing(NodeOrder::KeepNode(NodeId(2)), &mut map);
+        assert_eq!(
+            apply(&mut map, &NodeOrder::DrainDrive(DriveId(2)), 1),
+            Ok(())
+        );
+        assert_eq!(apply(&mut map, &NodeOrder::KeepNode(NodeId(2)), 1), Ok(()));
+        assert_eq!(map.drives[1].state, DriveState::Up);
+        nothing(NodeOrder::KeepDrive(DriveId(2)), &mut map);
     }
 
     #[test]

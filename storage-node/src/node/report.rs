@@ -1,7 +1,11 @@
 //! What a node says of itself when it is probed.
 
 use holdfast_placement::ids::{DriveId, GroupId};
+use holdfast_placement::rpc;
+use holdfast_placement::seams::UnixMillis;
 use serde::{Deserialize, Serialize};
+
+use crate::repair::{DriveScrub, GroupCensus};
 
 /// Spoken between versions: append only.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -13,6 +17,30 @@ pub struct Report {
     pub leads: Vec<LedGroup>,
     /// Of these groups.
     pub redundancy: Redundancy,
+    /// Not said by nodes of earlier versions.
+    pub mending: Mending,
+}
+
+/// How the search for shards that are bad or missing stands at a node.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Mending {
+    /// When the process began.
+    pub started: UnixMillis,
+    /// Of the drives that are in use.
+    pub drives: Vec<DriveScrub>,
+    /// Of the groups that it leads.
+    pub groups: Vec<GroupCensus>,
+}
+
+impl Report {
+    /// What a node said, of this version or an earlier one; `None` if it says nothing that is understood.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        if let Ok(report) = rpc::decode(bytes) {
+            return Some(report);
+        }
+        let with_nothing = [bytes, &rpc::encode(&Mending::default()).ok()?].concat();
+        rpc::decode(&with_nothing).ok()
+    }
 }
 
 /// What is missing of the safety that bodies should have.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use holdfast_placement::directory::Directory;
 use holdfast_placement::ids::{DriveId, Epoch, GroupId, NodeId, SiteId};
 use holdfast_placement::map::SharedMap;
-use holdfast_placement::rpc;
 use holdfast_placement::seams::{blocking, spawn};
 use tokio::sync::mpsc;
 
@@ -15,7 +14,7 @@ use super::config::NodeConfig;
 use super::identity::write_map;
 use super::join::{self, change_map};
 use super::open::{Inner, Node};
-use super::report::{DriveReport, LedGroup, Report};
+use super::report::{DriveReport, LedGroup, Mending, Report};
 use super::space::SpaceGauge;
 use super::{steward, watch};
 use crate::buffer::BufferPool;
@@ -23,11 +22,15 @@ use crate::cluster_shards::ClusterShards;
 use crate::lifecycle::{LifecycleConfig, LifecycleWorker};
 use crate::metadata::Metadata;
 use crate::repair::{
-    IntentsWorker, LedGroups, MovedAway, OrphanScan, Rebuilder, ReencodeControl, Reencoder,
+    Census, IntentsWorker, LedGroups, MovedAway, OrphanScan, Rebuilder, ReencodeControl, Reencoder,
+    Scrubber, Spoiled,
 };
 
 /// How long groups may take to find another leader when the node ends.
 const HAND_OVER_TIME: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether replicas here are voters still.
+const TIDY_PAUSE: Duration = Duration::from_secs(10);
 
 /// Pause before the node says again where it is reached.
 const ANNOUNCE_PAUSE: Duration = Duration::from_secs(1);
@@ -75,16 +78,60 @@ impl Node {
             pool: self.pool(),
             clock: config.clock.clone(),
             rng: config.rng.clone(),
-            led,
+            led: led.clone(),
             config: config.work.reencode.clone(),
             control: self.reencode(),
         };
         spawn(reencoder.run(stopped.clone()));
+        self.begin_mending(led, config, &stopped);
+        spawn(tidy(inner.clone(), stopped.clone()));
         watch::look(inner).await;
         steward::renew_map_now(inner).await;
         spawn(inner.rebalancer.clone().run(stopped.clone()));
         spawn(watch::run(inner.clone(), stopped.clone()));
         spawn(steward::run(inner.clone(), stopped));
+    }
+
+    /// Looks for shards that are bad or missing, and has them made anew.
+    fn begin_mending(
+        &self,
+        led: LedGroups,
+        config: &NodeConfig,
+        stopped: &tokio::sync::watch::Receiver<bool>,
+    ) {
+        let inner = &self.inner;
+        let scrubber = Scrubber {
+            shards: inner.shards.clone(),
+            clock: config.clock.clone(),
+            config: config.work.scrub.clone(),
+            control: inner.scrub.clone(),
+        };
+        spawn(scrubber.run(stopped.clone()));
+        let spoiled = Spoiled {
+            metadata: self.metadata(),
+            rebuilder: self.rebuilder(),
+            shards: inner.shards.clone(),
+            map: self.map(),
+            clock: config.clock.clone(),
+        };
+        spawn(spoiled.run(stopped.clone()));
+        let asking = Arc::downgrade(inner);
+        let census = Census {
+            metadata: self.metadata(),
+            rebuilder: self.rebuilder(),
+            shards: self.shards(),
+            map: self.map(),
+            led,
+            lives: Arc::new(move || {
+                asking
+                    .upgrade()
+                    .map_or_else(Vec::new, |inner| inner.lives())
+            }),
+            clock: config.clock.clone(),
+            config: config.work.census.clone(),
+            control: inner.census.clone(),
+        };
+        spawn(census.run(stopped.clone()));
     }
 
     /// The shards of all drives of the cluster.
@@ -197,7 +244,35 @@ impl Inner {
             full: self.space.is_full(),
             leads: leads.collect(),
             redundancy: *self.redundancy.lock(),
+            mending: self.mending(),
         }
+    }
+
+    /// How the search for what is bad or missing stands here.
+    fn mending(&self) -> Mending {
+        let drives = self.drives.lock();
+        let stores = drives.iter().filter(|drive| drive.failure.is_none());
+        let stores = stores.filter_map(|drive| Some((drive.id, drive.store.as_ref()?)));
+        Mending {
+            started: self.started,
+            drives: stores
+                .map(|(id, store)| self.scrub.report(id, store))
+                .collect(),
+            groups: self.census.report(&self.replicas.led_here()),
+        }
+    }
+
+    /// When each node was started, by what it says.
+    fn lives(&self) -> Vec<(NodeId, u64)> {
+        let map = self.map.load();
+        let lives = map.nodes.iter().filter_map(|node| {
+            let started = match node.id == self.own {
+                true => self.started,
+                false => self.report_of(node.id)?.mending.started,
+            };
+            Some((node.id, started.0))
+        });
+        lives.collect()
     }
 
     /// What another node last said of itself; `None` before it was first probed.
@@ -206,7 +281,7 @@ impl Inner {
         if report.is_empty() {
             return None;
         }
-        rpc::decode(&report).ok()
+        Report::decode(&report)
     }
 }
 
@@ -224,6 +299,17 @@ async fn keep_map(map: SharedMap, data: PathBuf, mut stopped: tokio::sync::watch
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, "the cluster map could not be kept");
         }
+    }
+}
+
+/// Removes replicas that are voters no more and were not told, now and then.
+async fn tidy(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            () = inner.clock.sleep(TIDY_PAUSE) => {}
+            _ = stopped.changed() => return,
+        }
+        inner.replicas.tidy().await;
     }
 }
 

@@ -6,6 +6,7 @@ use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, DriveState, NodeState};
 use serde::Serialize;
 
+use super::mending::MendingStatus;
 use super::open::Node;
 use super::report::{DriveReport, LedGroup, Redundancy, Report};
 use super::steward::wanted_voters;
@@ -31,6 +32,8 @@ pub struct NodeStatus {
     pub ring: RingStatus,
     /// What is missing of the safety that bodies should have, as the leaders of the groups last counted it.
     pub redundancy: Redundancy,
+    /// Whether all shards are there and right, as far as that was looked at.
+    pub mending: MendingStatus,
     /// Bodies that are protected less than new ones are being encoded anew.
     pub reencoding: bool,
     /// What is worth knowing and no fault.
@@ -149,7 +152,11 @@ impl Node {
                     (false, true) => "storage",
                     (false, false) => "placement",
                 },
-                leads: reports.get(&node.id).map_or(0, |report| report.leads.len()),
+                // What a node said before it went down says nothing of who leads now.
+                leads: match is_node_up(node.id) {
+                    true => reports.get(&node.id).map_or(0, |report| report.leads.len()),
+                    false => 0,
+                },
             })
             .collect();
         let full = inner.space.is_full();
@@ -164,7 +171,10 @@ impl Node {
                 redundancy.repairs_open
             ));
         }
-        let notes = notes(&map, redundancy);
+        let mending = MendingStatus::of(&map, &reports, &is_node_up);
+        problems.extend(mending.problem());
+        let mut notes = notes(&map, redundancy);
+        notes.extend(mending.note());
         let absorbed = {
             let mut seen = map.as_ref().clone();
             for drive in &mut seen.drives {
@@ -189,6 +199,7 @@ impl Node {
             groups,
             ring: ring_status(&map),
             redundancy,
+            mending,
             reencoding: map.reencode,
             notes,
             problems,

@@ -1,5 +1,6 @@
 //! Keeps what is stored whole and frees what nobody refers to.
 
+mod census;
 mod floor;
 mod forget;
 mod intents;
@@ -10,7 +11,12 @@ mod rebuild;
 pub mod reclaim;
 mod reclaimer;
 mod reencode;
+mod scrubber;
+mod spoiled;
 
+pub use census::{
+    Census, CensusConfig, CensusControl, CensusCount, CensusLeft, GroupCensus, Lives,
+};
 pub use floor::Floor;
 pub use forget::{Forgotten, forget, shards_of};
 pub use intents::{IntentsConfig, IntentsDone, IntentsWorker};
@@ -20,6 +26,8 @@ pub use rebalance::{MovedAway, Pass, Progress, RebalanceConfig, Rebalancer, Tell
 pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
 pub use reencode::{ReencodeConfig, ReencodeControl, ReencodeProgress, ReencodeState, Reencoder};
+pub use scrubber::{DriveScrub, ScrubConfig, ScrubControl, Scrubber};
+pub use spoiled::{Spoiled, SpoiledDone};
 
 /// Says which groups this process leads: background work on a group is its leader's.
 pub type LedGroups =

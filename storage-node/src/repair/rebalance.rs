@@ -396,6 +396,10 @@ impl Rebalancer {
         let bytes = match self.shards.get(drive, info.id, range, buffer).await {
             Ok(bytes) => bytes,
             Err(GetShardError::NotFound) => return Err(Moved::Gone),
+            // It may have been made anew there already; what is deleted here then is of no use to anybody.
+            Err(GetShardError::Corrupt(_)) if self.is_sound_at(target, info.id).await => {
+                return Ok(());
+            }
             Err(error @ GetShardError::Corrupt(_)) => {
                 tracing::error!(%drive, shard = %info.id, %error, "a shard that should move is bad: it has to be rebuilt");
                 return Err(Moved::Unreadable);
@@ -414,6 +418,11 @@ impl Rebalancer {
                 Err(Moved::Left)
             }
         }
+    }
+
+    async fn is_sound_at(&self, target: DriveId, id: ShardId) -> bool {
+        let known = self.shards.info(target, id).await;
+        known.is_ok_and(|known| known.is_some_and(|info| !info.bad))
     }
 
     /// Keeps to the configured bytes a second.

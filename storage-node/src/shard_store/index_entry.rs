@@ -10,6 +10,7 @@
 //! | 3 | extent number, offset | tombstone: the record there is dead, should a rescan find it |
 //! | 4 | shard id | the shard was found to be bad |
 //! | 5 | | the number for the next extent |
+//! | 6 | | how far the scrub is, see `scrub.rs` |
 
 use bytes::Bytes;
 use holdfast_placement::ids::{ChunkSetId, Epoch};

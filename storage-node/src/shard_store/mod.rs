@@ -24,7 +24,7 @@ mod walk;
 pub use compact::CompactReport;
 pub use config::ShardStoreConfig;
 pub use record::block_checksums;
-pub use scrub::ScrubReport;
+pub use scrub::{ScrubPass, ScrubReport, ScrubState, ScrubStep};
 pub use store::{ShardInfo, ShardStore, ShardStoreStats};
 
 use disk::DiskError;

@@ -18,7 +18,7 @@ use super::flush::{Flusher, Kind, Pending};
 use super::index_entry::{Phase, ShardEntry, decode_id, shard_key, shard_range};
 use super::ledger::Ledger;
 use super::record::{ExtentHeader, Header, Location, Nonce, Shard, block_checksums, crc64};
-use super::scrub::ScrubReport;
+use super::scrub::{ScrubReport, ScrubState, ScrubStep};
 use super::space::{OpenExtent, Reservation, Space, reserve};
 use super::{
     BLOCK_LEN, DeleteShardError, GetShardError, OpenShardStoreError, PutShardError,
@@ -227,6 +227,30 @@ impl ShardStore {
     /// Reads and checks every shard.
     pub async fn scrub(&self) -> Result<ScrubReport, GetShardError> {
         self.core.scrub().await
+    }
+
+    /// Reads and checks the shards that follow `after` in order of id, until `bytes_max` were read.
+    pub async fn scrub_some(
+        &self,
+        after: Option<ShardId>,
+        bytes_max: u64,
+    ) -> Result<ScrubStep, GetShardError> {
+        self.core.scrub_some(after, bytes_max).await
+    }
+
+    /// Looks once more at shards that are listed as bad. How many are right after all, and not listed any more.
+    pub async fn recheck(&self, ids: &[ShardId]) -> Result<u64, GetShardError> {
+        self.core.recheck(ids).await
+    }
+
+    /// How far the scrub was when that was last kept.
+    pub fn scrub_state(&self) -> ScrubState {
+        self.core.scrub_state()
+    }
+
+    /// Keeps how far the scrub is; not durable at once.
+    pub fn keep_scrub_state(&self, state: &ScrubState) -> Result<(), GetShardError> {
+        self.core.keep_scrub_state(state)
     }
 
     /// Does all compaction that is worth it, at full speed.
