@@ -259,3 +259,116 @@ async fn calls_survive_a_restart_of_the_other_side() {
         callee.serve(listener.unwrap(), server);
     }
 }
+
+/// Small calls share one connection, and none waits for another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_calls_go_over_one_line_and_none_waits_for_another() {
+    let (map, mut listeners) = lay(2).await;
+    let secret = secret(1);
+    let caller = Wire::new(NodeId(1), map.clone(), &secret);
+    let mut callee = Wire::new(NodeId(2), map, &secret);
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let mut server = callee.server(&secret);
+    offer_echo(&mut server, ECHO, Arc::default());
+    let opened = gate.clone();
+    server.offer(
+        OPEN,
+        Box::new(move |call| {
+            let opened = opened.clone();
+            Box::pin(async move {
+                let _permit = opened.acquire().await.map_err(|error| error.to_string())?;
+                Ok(Answer::head(call.head))
+            })
+        }),
+    );
+    callee.serve(listeners.remove(1), server);
+    let head = |number: u32| Bytes::copy_from_slice(&number.to_be_bytes());
+    let waiting: Vec<_> = (0..100)
+        .map(|number| {
+            let peers = caller.peers.clone();
+            let head = head(number);
+            tokio::spawn(async move { peers.call(NodeId(2), OPEN, head, TIME).await })
+        })
+        .collect();
+    let calls = (100..1100).map(|number| {
+        let (peers, head) = (&caller.peers, head(number));
+        async move { (head.clone(), peers.call(NodeId(2), ECHO, head, TIME).await) }
+    });
+    for (sent, back) in futures_util::future::join_all(calls).await {
+        assert_eq!(back.unwrap(), sent);
+    }
+    assert!(waiting.iter().all(|call| !call.is_finished()));
+    // Who stops takes no more calls, but answers those that it has.
+    callee.stop();
+    gate.add_permits(1);
+    for (number, call) in waiting.into_iter().enumerate() {
+        assert_eq!(call.await.unwrap().unwrap(), head(number as u32));
+    }
+    assert_eq!(callee.accepted.load(Ordering::Relaxed), 1);
+}
+
+/// What is changed on its way is no call and no answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_line_that_somebody_tampers_with_gives_errors_and_no_wrong_answers() {
+    let (caller, callee, calls) = pair().await;
+    // Between the two: passes everything on, but from the given byte of the given direction on one bit is wrong.
+    for (outward, at) in [(true, 700), (false, 400), (true, 900), (false, 612)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut map = caller.map.load().as_ref().clone();
+        map.nodes[1].address = listener.local_addr().unwrap().to_string();
+        let through = Wire::new(NodeId(1), map, &secret(1));
+        let to = callee.address;
+        tokio::spawn(async move {
+            while let Ok((near, _)) = listener.accept().await {
+                let far = TcpStream::connect(to).await.unwrap();
+                let (near_out, near_in) = near.into_split();
+                let (far_out, far_in) = far.into_split();
+                tokio::spawn(pass(near_out, far_in, outward.then_some(at)));
+                tokio::spawn(pass(far_out, near_in, (!outward).then_some(at)));
+            }
+        });
+        let before = calls.load(Ordering::Relaxed);
+        let mut good = 0;
+        let mut bad = 0;
+        for number in 0..40u32 {
+            let head = Bytes::copy_from_slice(&number.to_be_bytes());
+            match through
+                .peers
+                .call(NodeId(2), ECHO, head.clone(), TIME)
+                .await
+            {
+                Ok(back) => {
+                    assert_eq!(back, head);
+                    good += 1;
+                }
+                Err(_) => bad += 1,
+            }
+        }
+        assert!(good > 0 && bad > 0, "{good} good, {bad} bad");
+        let done = calls.load(Ordering::Relaxed) - before;
+        assert!(
+            done >= good && done < 40 + 1,
+            "{done} done, {good} answered"
+        );
+    }
+}
+
+async fn pass(
+    mut from: tokio::net::tcp::OwnedReadHalf,
+    mut to: tokio::net::tcp::OwnedWriteHalf,
+    wrong_at: Option<usize>,
+) {
+    let mut passed = 0;
+    let mut bytes = [0; 4096];
+    while let Ok(len @ 1..) = from.read(&mut bytes).await {
+        if let Some(at) = wrong_at
+            && (passed..passed + len).contains(&at)
+        {
+            bytes[at - passed] ^= 1;
+        }
+        passed += len;
+        if to.write_all(&bytes[..len]).await.is_err() {
+            return;
+        }
+    }
+}

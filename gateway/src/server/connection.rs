@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use axum::body::Body;
 use futures_util::future::BoxFuture;
-use holdfast_placement::rpc::{self, PeerServer};
+use holdfast_placement::rpc::{self, LineSlot, PeerServer};
 use holdfast_placement::seams::{Clock, Connection, spawn};
-use http::header::{CONNECTION, EXPECT};
+use http::header::{CONNECTION, EXPECT, UPGRADE};
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -175,9 +175,15 @@ pub async fn converse(
         linger.clone(),
     );
     let header_read_timeout = front.config.header_read_timeout;
-    let service = service_fn(move |request| {
+    let slot = LineSlot::default();
+    let line = slot.clone();
+    let mut line_stopped = stopped.clone();
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let front = front.clone();
         let linger = linger.clone();
+        if request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(slot.clone());
+        }
         async move { Ok::<_, Infallible>(exchange(&front, request, &linger).await) }
     });
     let mut builder = http1::Builder::new();
@@ -189,7 +195,8 @@ pub async fn converse(
         .max_headers(HEADERS_MAX)
         .timer(TokioTimer::new())
         .header_read_timeout(header_read_timeout);
-    let mut connection = std::pin::pin!(builder.serve_connection(socket, service));
+    let connection = builder.serve_connection(socket, service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         biased;
         ended = connection.as_mut() => ended,
@@ -200,6 +207,13 @@ pub async fn converse(
     };
     if let Err(error) = ended {
         tracing::debug!("connection: {error}");
+    }
+    if let Some(line) = line.take() {
+        line.run(async {
+            // An error: whoever would say it is gone.
+            let _stopped = line_stopped.changed().await;
+        })
+        .await;
     }
 }
 

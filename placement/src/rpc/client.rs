@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::{self, Either};
+use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -19,10 +20,11 @@ use parking_lot::Mutex;
 
 use super::envelope::{AnswerEnvelope, CallEnvelope, ENVELOPE, Mac, Sealer};
 use super::health::Health;
+use super::line::{LINE, LINE_HEAD_LEN_MAX, LineKeys, Lines, NONCE_LEN, PROTOCOL};
 use super::{CallError, ClusterSecret, HEAD_LEN_MAX, NOBODY, PATH, Payload, Service, Verdict};
 use crate::ids::{Epoch, NodeId};
 use crate::map::{ClusterMap, SharedMap};
-use crate::seams::{Clock, Net, spawn};
+use crate::seams::{Clock, Connection, Net, Rng, spawn};
 
 /// Idle connections kept to a node.
 const IDLE_MAX: usize = 64;
@@ -61,7 +63,9 @@ struct Inner {
     clock: Arc<dyn Clock>,
     sealer: Sealer,
     config: PeersConfig,
+    rng: Arc<dyn Rng>,
     health: Health,
+    lines: Lines,
     idle: Mutex<HashMap<String, Vec<SendRequest<CallBody>>>>,
 }
 
@@ -83,8 +87,17 @@ struct Link {
 
 /// An answer whose head was read.
 struct Answered {
-    envelope: AnswerEnvelope,
+    verdict: Verdict,
     reply: Reply,
+}
+
+/// How a call goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// On the line to the node, with others.
+    Line,
+    /// On a connection that it has for itself while it lasts.
+    Own,
 }
 
 /// A failed attempt, and whether the connection, which had been idle, was found closed before anything was sent.
@@ -101,6 +114,7 @@ impl Peers {
         map: SharedMap,
         net: Arc<dyn Net>,
         clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
         config: PeersConfig,
     ) -> Self {
         Self {
@@ -108,6 +122,8 @@ impl Peers {
                 own,
                 map,
                 net,
+                rng,
+                lines: Lines::default(),
                 health: Health::new(clock.clone(), config.silence_max),
                 clock,
                 sealer: Sealer::new(secret),
@@ -132,7 +148,7 @@ impl Peers {
         &self.inner.map
     }
 
-    /// A call without payloads. `within` bounds it.
+    /// A call without payloads, answered by a head alone. `within` bounds it.
     pub async fn call(
         &self,
         to: NodeId,
@@ -140,19 +156,39 @@ impl Peers {
         head: Bytes,
         within: Duration,
     ) -> Result<Bytes, CallError> {
-        let call = std::pin::pin!(self.send(to, service, head, Payload::None));
+        let way = match head.len() <= LINE_HEAD_LEN_MAX {
+            true => Way::Line,
+            false => Way::Own,
+        };
+        let call = std::pin::pin!(self.send_by(way, to, service, head, Payload::None));
         match future::select(call, self.inner.clock.sleep(within)).await {
             Either::Left((reply, _)) => reply?.into_head().await,
-            Either::Right(_) => Err(CallError::NoAnswer {
-                to,
-                reason: format!("none within {within:?}"),
-            }),
+            Either::Right(_) => {
+                if way == Way::Line {
+                    self.inner.lines.end_if_silent(to, within);
+                }
+                Err(CallError::NoAnswer {
+                    to,
+                    reason: format!("none within {within:?}"),
+                })
+            }
         }
     }
 
     /// A call with payloads; returns when the answer's head was read. Ends when the node is suspected of being gone.
     pub async fn send(
         &self,
+        to: NodeId,
+        service: Service,
+        head: Bytes,
+        payload: Payload,
+    ) -> Result<Reply, CallError> {
+        self.send_by(Way::Own, to, service, head, payload).await
+    }
+
+    async fn send_by(
+        &self,
+        way: Way,
         to: NodeId,
         service: Service,
         head: Bytes,
@@ -172,13 +208,13 @@ impl Peers {
             Payload::Pieces(_) => None,
         };
         let calling = std::pin::pin!(async {
-            let answered = self.send_once(to, service, &head, payload).await?;
-            if answered.envelope.verdict != Verdict::Stale {
+            let answered = self.send_once(way, to, service, &head, payload).await?;
+            if answered.verdict != Verdict::Stale {
                 return Ok(answered);
             }
             self.take_map(&answered.reply.head);
             match again {
-                Some(payload) => self.send_once(to, service, &head, payload).await,
+                Some(payload) => self.send_once(way, to, service, &head, payload).await,
                 None => Err(CallError::Stale { to }),
             }
         });
@@ -186,6 +222,7 @@ impl Peers {
         let answered = match future::select(calling, suspicion).await {
             Either::Left((answered, _)) => answered?,
             Either::Right(_) => {
+                self.inner.lines.end(to);
                 return Err(CallError::NoAnswer {
                     to,
                     reason: "it does not answer any more".to_owned(),
@@ -193,7 +230,7 @@ impl Peers {
             }
         };
         let text = |head: &[u8]| String::from_utf8_lossy(head).into_owned();
-        match answered.envelope.verdict {
+        match answered.verdict {
             Verdict::Done => Ok(answered.reply),
             Verdict::Stale => Err(CallError::Stale { to }),
             Verdict::Failed => Err(CallError::Failed {
@@ -223,7 +260,7 @@ impl Peers {
             }
         };
         let text = |head: &[u8]| String::from_utf8_lossy(head).into_owned();
-        let verdict = answered.envelope.verdict;
+        let verdict = answered.verdict;
         let head = answered.reply.into_head().await?;
         match verdict {
             Verdict::Done => Ok(head),
@@ -242,13 +279,13 @@ impl Peers {
     /// Probes a node, also one that is suspected; what it says of itself is kept.
     pub(super) async fn probe(&self, to: NodeId, service: Service) {
         let head = Bytes::new();
-        let probing = std::pin::pin!(self.send_once(to, service, &head, Payload::None));
+        let probing = std::pin::pin!(self.send_once(Way::Own, to, service, &head, Payload::None));
         let timeout = self.inner.clock.sleep(self.inner.config.silence_max);
         let answered = match future::select(probing, timeout).await {
             Either::Left((Ok(answered), _)) => answered,
             _ => return self.inner.health.missed(to),
         };
-        match answered.envelope.verdict {
+        match answered.verdict {
             Verdict::Done => self.inner.health.note_report(to, answered.reply.head),
             Verdict::Stale => self.take_map(&answered.reply.head),
             Verdict::Failed | Verdict::Refused => {}
@@ -274,6 +311,7 @@ impl Peers {
 
     async fn send_once(
         &self,
+        way: Way,
         to: NodeId,
         service: Service,
         head: &Bytes,
@@ -298,7 +336,11 @@ impl Peers {
                 Payload::Whole(bytes) => Some(Payload::Whole(bytes.clone())),
                 Payload::Pieces(_) => None,
             };
-            match self.attempt(to, &address, service, head, payload).await {
+            let attempted = match way {
+                Way::Line => self.attempt_on_line(to, &address, service, head).await,
+                Way::Own => self.attempt(to, &address, service, head, payload).await,
+            };
+            match attempted {
                 Ok(answered) => {
                     self.inner.health.heard(to);
                     return Ok(answered);
@@ -376,6 +418,41 @@ impl Peers {
             })
     }
 
+    async fn attempt_on_line(
+        &self,
+        to: NodeId,
+        address: &str,
+        service: Service,
+        head: &Bytes,
+    ) -> Result<Answered, Failure> {
+        let open = || Box::pin(self.inner.clone().open_line(to, address.to_owned())) as _;
+        let clock = &self.inner.clock;
+        let (line, was_there) = self.inner.lines.to(to, address, clock, open);
+        let epoch = self.inner.map.load().epoch;
+        let called = line.call(service, epoch, head.clone()).await;
+        let arrived = called.map_err(|error| Failure {
+            closed: was_there && matches!(error, CallError::Unreachable { .. }),
+            error,
+        })?;
+        self.note_epoch(arrived.epoch);
+        Ok(Answered {
+            verdict: arrived.verdict,
+            reply: Reply {
+                head: arrived.head,
+                rest: Bytes::new(),
+                body: None,
+                link: None,
+                to,
+            },
+        })
+    }
+
+    fn note_epoch(&self, theirs: Epoch) {
+        if theirs > self.inner.map.load().epoch {
+            self.inner.map.note_newer(theirs);
+        }
+    }
+
     async fn read_head(
         &self,
         to: NodeId,
@@ -387,22 +464,7 @@ impl Peers {
             to,
             reason: reason.to_owned(),
         };
-        let status = response.status();
-        let sealed = response.headers().get(ENVELOPE);
-        let envelope = sealed.and_then(|text| self.inner.sealer.open_answer(&mac, text.as_bytes()));
-        let Some(envelope) = envelope else {
-            // Nobody who knows the secret has answered, so nobody has done anything.
-            let reason = match status {
-                StatusCode::UNAUTHORIZED => {
-                    "it does not take our token: the cluster's secret differs"
-                }
-                _ => "what answers there is no node of this cluster",
-            };
-            return Err(CallError::Unreachable {
-                to,
-                reason: reason.to_owned(),
-            });
-        };
+        let envelope = self.inner.open_envelope(to, mac, &response)?;
         let mut body = response.into_body();
         let wanted = envelope.head_len as usize;
         let (head, rest) = read_exactly(&mut body, wanted)
@@ -411,9 +473,7 @@ impl Peers {
         if *blake3::hash(&head).as_bytes() != envelope.digest {
             return Err(no_answer("the answer was damaged on its way"));
         }
-        if envelope.epoch > self.inner.map.load().epoch {
-            self.inner.map.note_newer(envelope.epoch);
-        }
+        self.note_epoch(envelope.epoch);
         let mut reply = Reply {
             head,
             rest,
@@ -422,7 +482,10 @@ impl Peers {
             to,
         };
         reply.release_at_end();
-        Ok(Answered { envelope, reply })
+        Ok(Answered {
+            verdict: envelope.verdict,
+            reply,
+        })
     }
 
     /// An idle connection, or a new one; and whether it was idle.
@@ -443,32 +506,128 @@ impl Peers {
                 return Ok((sender, true));
             }
         }
-        let connecting = self.inner.net.connect(address);
-        let timeout = self.inner.clock.sleep(self.inner.config.connect_timeout);
-        let stream = match future::select(connecting, timeout).await {
-            Either::Left((stream, _)) => stream,
-            Either::Right(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        };
-        let unreachable = |error: &dyn std::fmt::Display| CallError::Unreachable {
-            to,
-            reason: format!("{address}: {error}"),
-        };
-        let stream = stream.map_err(|error| {
-            if error.kind() == io::ErrorKind::ConnectionRefused && to != NOBODY {
-                self.inner.health.refused(to);
-            }
-            unreachable(&error)
-        })?;
-        let (sender, connection) = http1::Builder::new()
-            .max_buf_size(1 << 20)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| unreachable(&error))?;
+        let (sender, connection) = self.inner.connect(to, address).await?;
         spawn(async move {
             // Whoever waits for an answer hears of it.
             let _ended = connection.await;
         });
         Ok((sender, false))
+    }
+}
+
+type Http = http1::Connection<TokioIo<Box<dyn Connection>>, CallBody>;
+
+impl Inner {
+    async fn connect(
+        &self,
+        to: NodeId,
+        address: &str,
+    ) -> Result<(SendRequest<CallBody>, Http), CallError> {
+        let connecting = self.net.connect(address);
+        let timeout = self.clock.sleep(self.config.connect_timeout);
+        let stream = match future::select(connecting, timeout).await {
+            Either::Left((stream, _)) => stream,
+            Either::Right(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+        };
+        let stream = stream.map_err(|error| {
+            if error.kind() == io::ErrorKind::ConnectionRefused && to != NOBODY {
+                self.health.refused(to);
+            }
+            unreachable_at(to, address, &error)
+        })?;
+        http1::Builder::new()
+            .max_buf_size(1 << 20)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| unreachable_at(to, address, &error))
+    }
+
+    /// The envelope of an answer.
+    fn open_envelope<B>(
+        &self,
+        to: NodeId,
+        mac: Mac,
+        response: &Response<B>,
+    ) -> Result<AnswerEnvelope, CallError> {
+        let sealed = response.headers().get(ENVELOPE);
+        let envelope = sealed.and_then(|text| self.sealer.open_answer(&mac, text.as_bytes()));
+        envelope.ok_or_else(|| {
+            // Nobody who knows the secret has answered, so nobody has done anything.
+            let reason = match response.status() {
+                StatusCode::UNAUTHORIZED => {
+                    "it does not take our token: the cluster's secret differs"
+                }
+                _ => "what answers there is no node of this cluster",
+            };
+            CallError::Unreachable {
+                to,
+                reason: reason.to_owned(),
+            }
+        })
+    }
+
+    /// A new line to a node. Nothing was done where this fails.
+    async fn open_line(
+        self: Arc<Self>,
+        to: NodeId,
+        address: String,
+    ) -> Result<(Box<dyn Connection>, LineKeys), CallError> {
+        let timeout = self.clock.sleep(self.config.connect_timeout * 2);
+        let opening = std::pin::pin!(self.negotiate_line(to, &address));
+        match future::select(opening, timeout).await {
+            Either::Left((opened, _)) => opened,
+            Either::Right(_) => Err(unreachable_at(to, &address, &"no line was opened in time")),
+        }
+    }
+
+    async fn negotiate_line(
+        &self,
+        to: NodeId,
+        address: &str,
+    ) -> Result<(Box<dyn Connection>, LineKeys), CallError> {
+        let (mut sender, connection) = self.connect(to, address).await?;
+        let mut nonce = [0; NONCE_LEN];
+        self.rng.fill(&mut nonce);
+        let head = Bytes::copy_from_slice(&nonce);
+        let (sealed, mac) = self.sealer.seal_call(
+            LINE.name,
+            &CallEnvelope {
+                from: self.own,
+                to,
+                epoch: self.map.load().epoch,
+                head_len: head.len() as u32,
+                digest: *blake3::hash(&head).as_bytes(),
+            },
+        );
+        let mut request = request(address, LINE, sealed, head, Payload::None)
+            .map_err(|error| unreachable_at(to, address, &error))?;
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+        let connection = connection.with_upgrades();
+        spawn(async move {
+            // Whoever waits for an answer hears of it.
+            let _ended = connection.await;
+        });
+        let response = sender.send_request(request).await;
+        let response = response.map_err(|error| unreachable_at(to, address, &error))?;
+        let envelope = self.open_envelope(to, mac, &response)?;
+        if envelope.verdict != Verdict::Done || response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            return Err(unreachable_at(to, address, &"it opens no line for us"));
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        let upgraded = upgraded.map_err(|error| unreachable_at(to, address, &error))?;
+        // In the place of a head's digest.
+        let keys = self.sealer.line_keys(&mac, &envelope.digest);
+        Ok((Box::new(TokioIo::new(upgraded)), keys))
+    }
+}
+
+fn unreachable_at(to: NodeId, address: &str, error: &dyn std::fmt::Display) -> CallError {
+    CallError::Unreachable {
+        to,
+        reason: format!("{address}: {error}"),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The header of calls and answers, and its MAC.
 
 use crate::ids::{Epoch, NodeId};
+use crate::rpc::line::{LineKeys, NONCE_LEN};
 use crate::rpc::{ClusterSecret, HEAD_LEN_MAX, Verdict};
 
 /// Name of the header that calls and answers carry.
@@ -33,6 +34,7 @@ pub(super) type Mac = [u8; 32];
 pub(super) struct Sealer {
     calls: [u8; 32],
     answers: [u8; 32],
+    lines: [u8; 32],
 }
 
 const CALL_LEN: usize = 1 + 8 + 8 + 8 + 4 + 32;
@@ -44,6 +46,7 @@ impl Sealer {
         Self {
             calls: secret.key("holdfast 2026 calls between nodes"),
             answers: secret.key("holdfast 2026 answers between nodes"),
+            lines: secret.key("holdfast 2026 lines between nodes"),
         }
     }
 
@@ -95,6 +98,22 @@ impl Sealer {
         AnswerEnvelope::parse(sealed)
     }
 
+    /// The keys of a line that was opened by the call with `call`, to which the answerer added `nonce`. The call has a random
+    /// head, so neither side can be made to believe what was recorded of another line.
+    pub fn line_keys(&self, call: &Mac, nonce: &[u8; NONCE_LEN]) -> LineKeys {
+        let key = |direction: u8| {
+            let mut hasher = blake3::Hasher::new_keyed(&self.lines);
+            hasher.update(call);
+            hasher.update(nonce);
+            hasher.update(&[direction]);
+            *hasher.finalize().as_bytes()
+        };
+        LineKeys {
+            calls: key(0),
+            answers: key(1),
+        }
+    }
+
     fn answer_mac(&self, call: &Mac, sealed: &[u8]) -> Mac {
         let mut hasher = blake3::Hasher::new_keyed(&self.answers);
         hasher.update(sealed);
@@ -131,12 +150,7 @@ impl AnswerEnvelope {
     fn bytes(&self) -> [u8; ANSWER_LEN] {
         let mut bytes = [0; ANSWER_LEN];
         bytes[0] = FORMAT;
-        bytes[1] = match self.verdict {
-            Verdict::Done => 0,
-            Verdict::Stale => 1,
-            Verdict::Failed => 2,
-            Verdict::Refused => 3,
-        };
+        bytes[1] = self.verdict.number();
         bytes[2..10].copy_from_slice(&self.epoch.0.to_be_bytes());
         bytes[10..14].copy_from_slice(&self.head_len.to_be_bytes());
         bytes[14..].copy_from_slice(&self.digest);
@@ -144,15 +158,8 @@ impl AnswerEnvelope {
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {
-        let verdict = match *bytes.get(1)? {
-            0 => Verdict::Done,
-            1 => Verdict::Stale,
-            2 => Verdict::Failed,
-            3 => Verdict::Refused,
-            _ => return None,
-        };
         let envelope = Self {
-            verdict,
+            verdict: Verdict::of(*bytes.get(1)?)?,
             epoch: Epoch(number(bytes, 2)?),
             head_len: length(bytes, 10)?,
             digest: bytes.get(14..46)?.try_into().ok()?,

@@ -9,11 +9,14 @@
 //! do what it was asked but answers with the map ([`Verdict::Stale`]); the caller takes it and calls once more. A
 //! caller that learns of a newer epoch asks for the map in the background. So a node that slept through a change can
 //! do no harm with what it believes.
+//!
+//! **Lines.** Small calls without payloads go over one connection for all, many at once: see [`line`].
 
 mod client;
 mod envelope;
 mod follow;
 mod health;
+mod line;
 mod secret;
 mod server;
 
@@ -29,6 +32,7 @@ pub use client::{Peers, PeersConfig, Reply};
 pub use envelope::ENVELOPE;
 pub use follow::{MAP, PROBE};
 pub use health::Health;
+pub use line::{LineServer, LineSlot};
 pub use secret::{ClusterSecret, ParseSecretError};
 pub use server::{CallPayload, PeerServer, PeerServerConfig};
 
@@ -125,6 +129,27 @@ pub enum Verdict {
     Failed,
     /// The head is text; nothing was done.
     Refused,
+}
+
+impl Verdict {
+    fn number(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Stale => 1,
+            Self::Failed => 2,
+            Self::Refused => 3,
+        }
+    }
+
+    fn of(number: u8) -> Option<Self> {
+        Some(match number {
+            0 => Self::Done,
+            1 => Self::Stale,
+            2 => Self::Failed,
+            3 => Self::Refused,
+            _ => return None,
+        })
+    }
 }
 
 /// Encodes a message of a service.

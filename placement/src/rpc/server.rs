@@ -1,6 +1,7 @@
 //! The answering side.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -8,20 +9,23 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 
 use super::client::{CallBody, is_stale, next_bytes, read_exactly};
 use super::envelope::{AnswerEnvelope, ENVELOPE, Mac, Sealer};
+use super::line::{LINE, NONCE_LEN, Opener, switching};
 use super::{Answer, Call, ClusterSecret, Handler, NOBODY, PATH, Payload, Service, Verdict};
-use crate::ids::NodeId;
+use crate::ids::{Epoch, NodeId};
 use crate::map::SharedMap;
 use crate::planted::{Bug, planted};
+use crate::seams::Rng;
 
 /// Who answers.
 pub struct PeerServerConfig {
     pub own: NodeId,
     pub secret: ClusterSecret,
     pub map: SharedMap,
+    pub rng: Arc<dyn Rng>,
 }
 
 /// Answers the calls of other nodes. Give it the requests for [`PATH`].
@@ -29,6 +33,7 @@ pub struct PeerServer {
     own: NodeId,
     sealer: Sealer,
     map: SharedMap,
+    rng: Arc<dyn Rng>,
     services: HashMap<&'static str, (Service, Handler)>,
 }
 
@@ -41,6 +46,14 @@ pub struct CallPayload {
 }
 
 impl CallPayload {
+    /// Of a call that has none.
+    pub(super) fn none() -> Self {
+        Self {
+            rest: Bytes::new(),
+            body: Box::pin(Empty::new().map_err(|never: Infallible| match never {})),
+        }
+    }
+
     /// The next bytes; `None` at the end. An error where the caller broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
         if !self.rest.is_empty() {
@@ -56,6 +69,7 @@ impl PeerServer {
             own: config.own,
             sealer: Sealer::new(&config.secret),
             map: config.map,
+            rng: config.rng,
             services: HashMap::new(),
         }
     }
@@ -63,6 +77,11 @@ impl PeerServer {
     /// Offers a service.
     pub fn offer(&mut self, service: Service, handler: Handler) {
         self.services.insert(service.name, (service, handler));
+    }
+
+    /// The epoch of the map that is known here.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.map.load().epoch
     }
 
     /// Answers one request. Who does not know the secret gets 401 and nothing else.
@@ -74,20 +93,20 @@ impl PeerServer {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        match self.admit(request).await {
-            Ok((mac, verdict, answer)) => self.respond(&mac, verdict, answer),
-            Err(status) => {
-                let mut response = Response::new(CallBody {
-                    head: None,
-                    payload: Payload::None,
-                });
-                *response.status_mut() = status;
-                response
-            }
-        }
+        self.admit(request).await.unwrap_or_else(|status| {
+            let mut response = Response::new(CallBody {
+                head: None,
+                payload: Payload::None,
+            });
+            *response.status_mut() = status;
+            response
+        })
     }
 
-    async fn admit<B>(&self, request: Request<B>) -> Result<(Mac, Verdict, Answer), StatusCode>
+    async fn admit<B>(
+        self: &Arc<Self>,
+        mut request: Request<B>,
+    ) -> Result<Response<CallBody>, StatusCode>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
@@ -98,14 +117,15 @@ impl PeerServer {
         let Some((envelope, mac)) = opened.filter(|_| request.method() == Method::POST) else {
             return Err(StatusCode::UNAUTHORIZED);
         };
-        let refuse = |text: String| Ok((mac, Verdict::Refused, Answer::head(text)));
         if envelope.to != self.own && envelope.to != NOBODY {
-            return refuse(format!("{} is here, not {}", self.own, envelope.to));
+            let reason = format!("{} is here, not {}", self.own, envelope.to);
+            return Ok(self.respond(&mac, Verdict::Refused, Answer::head(reason)));
         }
-        let Some((service, handler)) = self.services.get(name) else {
-            return refuse(format!("there is no service {name:?} here"));
+        let opener = match name == LINE.name {
+            true => Opener::of(&mut request),
+            false => None,
         };
-        let mut body = request.into_body();
+        let (parts, mut body) = request.into_parts();
         let read = read_exactly(&mut body, envelope.head_len as usize).await;
         let Ok((head, rest)) = read else {
             return Err(StatusCode::BAD_REQUEST);
@@ -113,43 +133,87 @@ impl PeerServer {
         if *blake3::hash(&head).as_bytes() != envelope.digest {
             return Err(StatusCode::BAD_REQUEST);
         }
-        let map = self.map.load();
-        let is_stale = is_stale(*service, envelope.epoch, map.epoch);
-        if is_stale && envelope.to != NOBODY && !planted(Bug::IgnoreEpoch) {
-            return Ok((mac, Verdict::Stale, Answer::head(map.encode())));
+        if let Some(opener) = opener {
+            return Ok(self.open_line(opener, &mac, envelope.from));
         }
-        if envelope.epoch > map.epoch {
-            self.map.note_newer(envelope.epoch);
+        let body: Bytestream = Box::pin(body.map_err(|error| error.to_string()));
+        let name = parts.uri.path().strip_prefix(PATH).unwrap_or_default();
+        // Who does not know the nodes yet has no map that could be old.
+        let epoch = match envelope.to {
+            NOBODY => envelope.epoch.max(self.epoch()),
+            _ => envelope.epoch,
+        };
+        let payload = CallPayload { rest, body };
+        let (verdict, answer) = self.decide(name, envelope.from, epoch, head, payload).await;
+        Ok(self.respond(&mac, verdict, answer))
+    }
+
+    fn open_line(self: &Arc<Self>, opener: Opener, mac: &Mac, from: NodeId) -> Response<CallBody> {
+        let mut nonce = [0; NONCE_LEN];
+        self.rng.fill(&mut nonce);
+        opener.open(self, self.sealer.line_keys(mac, &nonce), from);
+        let sealed = AnswerEnvelope {
+            verdict: Verdict::Done,
+            epoch: self.epoch(),
+            head_len: 0,
+            // In the place of the digest of a head: nothing follows but frames.
+            digest: nonce,
+        };
+        let mut response = self.sealed(mac, &sealed, Answer::head(Bytes::new()));
+        switching(&mut response);
+        response
+    }
+
+    /// Does a call of a service, if the caller's map is as new as what is known here.
+    pub(super) async fn decide(
+        &self,
+        name: &str,
+        from: NodeId,
+        epoch: Epoch,
+        head: Bytes,
+        payload: CallPayload,
+    ) -> (Verdict, Answer) {
+        let Some((service, handler)) = self.services.get(name) else {
+            let reason = format!("there is no service {name:?} here");
+            return (Verdict::Refused, Answer::head(reason));
+        };
+        let map = self.map.load();
+        if is_stale(*service, epoch, map.epoch) && !planted(Bug::IgnoreEpoch) {
+            return (Verdict::Stale, Answer::head(map.encode()));
+        }
+        if epoch > map.epoch {
+            self.map.note_newer(epoch);
         }
         drop(map);
-        let body: Bytestream = Box::pin(body.map_err(|error| error.to_string()));
         let call = Call {
-            from: envelope.from,
-            epoch: envelope.epoch,
+            from,
+            epoch,
             head,
-            payload: CallPayload { rest, body },
+            payload,
         };
         let done = std::panic::AssertUnwindSafe(handler(call)).catch_unwind();
-        Ok(match done.await {
-            Ok(Ok(answer)) => (mac, Verdict::Done, answer),
-            Ok(Err(reason)) => (mac, Verdict::Failed, Answer::head(reason)),
+        match done.await {
+            Ok(Ok(answer)) => (Verdict::Done, answer),
+            Ok(Err(reason)) => (Verdict::Failed, Answer::head(reason)),
             Err(_) => {
                 tracing::error!(service = service.name, "a service panicked");
-                (mac, Verdict::Failed, Answer::head("it panicked"))
+                (Verdict::Failed, Answer::head("it panicked"))
             }
-        })
+        }
     }
 
     fn respond(&self, mac: &Mac, verdict: Verdict, answer: Answer) -> Response<CallBody> {
-        let sealed = self.sealer.seal_answer(
-            mac,
-            &AnswerEnvelope {
-                verdict,
-                epoch: self.map.load().epoch,
-                head_len: answer.head.len() as u32,
-                digest: *blake3::hash(&answer.head).as_bytes(),
-            },
-        );
+        let envelope = AnswerEnvelope {
+            verdict,
+            epoch: self.epoch(),
+            head_len: answer.head.len() as u32,
+            digest: *blake3::hash(&answer.head).as_bytes(),
+        };
+        self.sealed(mac, &envelope, answer)
+    }
+
+    fn sealed(&self, mac: &Mac, envelope: &AnswerEnvelope, answer: Answer) -> Response<CallBody> {
+        let sealed = self.sealer.seal_answer(mac, envelope);
         let mut response = Response::new(CallBody {
             head: Some(answer.head),
             payload: answer.payload,

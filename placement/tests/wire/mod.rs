@@ -10,20 +10,24 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use holdfast_placement::ids::{DriveId, NodeId};
 use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::rpc::{
-    Answer, ClusterSecret, PROBE, PeerServer, PeerServerConfig, Peers, PeersConfig,
+    Answer, ClusterSecret, LineSlot, PROBE, PeerServer, PeerServerConfig, Peers, PeersConfig,
 };
-use holdfast_placement::seams::{SeededRng, SystemClock, SystemNet};
+use holdfast_placement::seams::{SeededRng, SystemClock, SystemNet, SystemRng};
 use holdfast_placement::testing::map_of;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
 /// One node's way to the others.
@@ -32,7 +36,10 @@ pub struct Wire {
     pub map: SharedMap,
     pub peers: Peers,
     pub address: SocketAddr,
+    /// Connections that were accepted.
+    pub accepted: Arc<AtomicUsize>,
     serving: Option<AbortHandle>,
+    stop: Option<watch::Sender<()>>,
 }
 
 pub fn secret(seed: u64) -> ClusterSecret {
@@ -64,11 +71,14 @@ impl Wire {
                 map.clone(),
                 Arc::new(SystemNet),
                 Arc::new(SystemClock),
+                Arc::new(SystemRng),
                 PeersConfig::default(),
             ),
             map,
             address: address.unwrap_or_else(|| ([127, 0, 0, 1], 1).into()),
+            accepted: Arc::default(),
             serving: None,
+            stop: None,
         }
     }
 
@@ -78,6 +88,7 @@ impl Wire {
             own: self.own,
             secret: secret.clone(),
             map: self.map.clone(),
+            rng: Arc::new(SystemRng),
         });
         server.offer(
             PROBE,
@@ -88,23 +99,43 @@ impl Wire {
 
     pub fn serve(&mut self, listener: TcpListener, server: PeerServer) {
         let server = Arc::new(server);
+        let accepted = self.accepted.clone();
+        let (stop, stopped) = watch::channel(());
+        self.stop = Some(stop);
         let serving = tokio::spawn(async move {
             let mut connections = JoinSet::new();
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Ordering::Relaxed);
+                let mut stopped = stopped.clone();
                 let server = server.clone();
                 connections.spawn(async move {
-                    let service = service_fn(move |request| {
+                    let slot = LineSlot::default();
+                    let line = slot.clone();
+                    let service = service_fn(move |mut request: Request<Incoming>| {
                         let server = server.clone();
+                        request.extensions_mut().insert(slot.clone());
                         async move { Ok::<_, Infallible>(server.answer(request).await) }
                     });
                     let _ended = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
+                        .with_upgrades()
                         .await;
+                    if let Some(line) = line.take() {
+                        line.run(async {
+                            let _stopped = stopped.changed().await;
+                        })
+                        .await;
+                    }
                 });
             }
         });
         self.serving = Some(serving.abort_handle());
+    }
+
+    /// Has lines take no more calls.
+    pub fn stop(&mut self) {
+        self.stop = None;
     }
 
     /// Closes the listener and all connections at once, as the end of the process does.

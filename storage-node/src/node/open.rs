@@ -122,6 +122,7 @@ impl Node {
             map.clone(),
             config.net.clone(),
             config.clock.clone(),
+            config.rng.clone(),
             PeersConfig::default(),
         );
         let replicas = open_replicas(&opened, &map, &peers, &config).await?;
@@ -240,6 +241,7 @@ impl Node {
             own: inner.own,
             secret: secret.clone(),
             map: inner.map.clone(),
+            rng: config.rng.clone(),
         });
         inner.replicas.offer(&mut server, query_runner());
         cluster_shards::offer(&mut server, &inner.shards, pool);

@@ -138,6 +138,7 @@ async fn join_cluster(
         nobody,
         config.net.clone(),
         config.clock.clone(),
+        config.rng.clone(),
         PeersConfig::default(),
     );
     let request = JoinRequest {

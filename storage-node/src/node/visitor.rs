@@ -55,6 +55,7 @@ impl Visitor {
             map.clone(),
             config.net.clone(),
             config.clock.clone(),
+            config.rng.clone(),
             PeersConfig::default(),
         );
         let request = JoinRequest {
