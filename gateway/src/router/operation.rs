@@ -296,7 +296,7 @@ pub fn route(
     match target {
         Target::Service => match *method {
             Method::GET => Ok(Operation::ListBuckets),
-            Method::POST | Method::OPTIONS => Err(not_implemented("This request")),
+            Method::OPTIONS => Err(not_implemented("This request")),
             _ => Err(method_not_allowed(method, "SERVICE")),
         },
         Target::Bucket(_) => {
@@ -400,6 +400,7 @@ fn object_operation(
         "legal-hold",
         "acl",
         "renameObject",
+        "versions",
     ]
     .into_iter()
     .find(|name| query.has(name));
@@ -428,15 +429,16 @@ fn object_operation(
         ("GET", Some("legal-hold")) => Ok(Operation::GetObjectLegalHold),
         ("PUT", Some("legal-hold")) => Ok(Operation::PutObjectLegalHold),
         ("POST", Some("uploads")) => Ok(Operation::CreateMultipartUpload),
+        ("GET", Some(name @ ("uploads" | "versions"))) => Err(S3Error::with(
+            Code::InvalidRequest,
+            format!("There is no such thing as the ?{name} sub-resource for a key."),
+        )),
         ("GET", Some("uploadId")) => Ok(Operation::ListParts),
         ("POST", Some("uploadId")) => Ok(Operation::CompleteMultipartUpload),
         ("DELETE", Some("uploadId")) => Ok(Operation::AbortMultipartUpload),
-        ("PUT", Some("uploadId")) if !query.has("partNumber") => Err(S3Error::with(
-            Code::InvalidArgument,
-            "This operation does not accept an uploadId without a partNumber.",
-        )
-        .detail("ArgumentName", "partNumber")
-        .detail("ArgumentValue", "null")),
+        ("PUT", Some("uploadId")) if !query.has("partNumber") => {
+            Err(method_not_allowed(method, "UPLOAD"))
+        }
         ("PUT", Some("uploadId")) if is_copy => Ok(Operation::UploadPartCopy),
         ("PUT", Some("uploadId")) => Ok(Operation::UploadPart),
         _ => Err(method_not_allowed(method, "OBJECT")),

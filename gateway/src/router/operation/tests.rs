@@ -228,7 +228,8 @@ fn finds_operations() {
 #[test]
 fn refuses_by_name() {
     for (method, on, query, headers, code) in [
-        ("POST", "service", "", &[][..], Code::NotImplemented),
+        ("OPTIONS", "service", "", &[][..], Code::NotImplemented),
+        ("POST", "service", "", &[], Code::MethodNotAllowed),
         ("DELETE", "service", "", &[], Code::MethodNotAllowed),
         ("PATCH", "bucket", "", &[], Code::MethodNotAllowed),
         ("POST", "bucket", "", &[], Code::MethodNotAllowed),
@@ -263,10 +264,12 @@ fn refuses_by_name() {
             &[],
             Code::InvalidArgument,
         ),
-        ("GET", "object", "uploads", &[], Code::MethodNotAllowed),
+        ("GET", "object", "uploads", &[], Code::InvalidRequest),
+        ("GET", "object", "versions", &[], Code::InvalidRequest),
+        ("PUT", "object", "versions", &[], Code::MethodNotAllowed),
         ("POST", "object", "tagging", &[], Code::MethodNotAllowed),
         ("PUT", "object", "partNumber=1", &[], Code::InvalidArgument),
-        ("PUT", "object", "uploadId=u", &[], Code::InvalidArgument),
+        ("PUT", "object", "uploadId=u", &[], Code::MethodNotAllowed),
     ] {
         assert_eq!(
             find(method, on, query, headers),
