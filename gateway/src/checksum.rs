@@ -193,8 +193,9 @@ pub fn from_headers(headers: &HeaderMap) -> Result<Option<(ChecksumAlgorithm, Ve
     let value = value.to_str().ok().and_then(|text| parse(algorithm, text));
     match value {
         Some(value) => Ok(Some((algorithm, value))),
+        // No bytes have it (API reference, "List of error codes", BadDigest).
         None => Err(S3Error::with(
-            Code::InvalidRequest,
+            Code::BadDigest,
             format!("Value for {} header is invalid.", header(algorithm)),
         )),
     }

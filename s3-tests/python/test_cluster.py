@@ -190,3 +190,87 @@ def test_cli_and_sdk_go_on_while_each_node_dies(cluster, aws, tmp_path):
     readers = itertools.cycle(cluster.client(node) for node in range(1, NODES + 1))
     for key, body in acknowledged.items():
         assert next(readers).get_object(Bucket="alive", Key=key)["Body"].read() == body, key
+
+
+@pytest.mark.skipif(NODES < 3, reason="a node may die only where there are three")
+def test_an_object_on_its_way_is_in_one_place_while_nodes_die(cluster):
+    """One object goes from key to key; readers at other nodes follow it, and never find it gone, or where it was."""
+    cluster.client(1).create_bucket(Bucket="moving")
+    cluster.client(1).put_object(Bucket="moving", Key="at/0000", Body=b"here")
+    stop, enough, failures = threading.Event(), threading.Event(), []
+    # The object is on its way to, or at, this key at most.
+    begun = [0]
+
+    def patiently(nodes, call):
+        """What `call` gives with the client of a node, the next if one fails; `None`: no such key."""
+        began = time.monotonic()
+        while True:
+            try:
+                return call(nodes[0])
+            except (BotoCoreError, ClientError) as error:
+                response = getattr(error, "response", None) or {}
+                if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 503) == 404:
+                    return None
+                assert time.monotonic() - began < PATIENCE_S, error
+                nodes.append(nodes.pop(0))
+
+    def clients(first):
+        nodes = [cluster.client(node) for node in range(1, NODES + 1)]
+        return nodes[first:] + nodes[:first]
+
+    def key(step):
+        return f"at/{step:04}"
+
+    def move():
+        nodes = clients(0)
+        for step in range(1, 10_000):
+            if enough.is_set() or stop.is_set():
+                return
+            begun[0] = step
+            rename = {"Bucket": "moving", "Key": key(step), "RenameSource": key(step - 1), "ClientToken": f"t{step}"}
+            moved = patiently(nodes, lambda client: client.rename_object(**rename))
+            assert moved is not None, f"step {step} found nothing to rename"
+
+    def follow(first):
+        nodes, at = clients(first), 0
+        while not stop.is_set():
+            get = {"Bucket": "moving", "Key": key(at)}
+            if patiently(nodes, lambda client: client.get_object(**get)["Body"].read()) is None:
+                at += 1
+                assert at <= begun[0], f"the object is nowhere: past {at - 1}"
+                continue
+            listed = patiently(nodes, lambda client: client.list_objects_v2(Bucket="moving"))
+            found = [entry["Key"] for entry in listed.get("Contents", [])]
+            assert not [name for name in found if name < key(at)], f"seen at {at}, then listed as {found}"
+
+    def guarded(work, *arguments):
+        try:
+            work(*arguments)
+        except BaseException as error:
+            failures.append(error)
+            stop.set()
+
+    readers = [threading.Thread(target=guarded, args=(follow, first)) for first in range(NODES)]
+    mover = threading.Thread(target=guarded, args=(move,))
+    for thread in [*readers, mover]:
+        thread.start()
+    try:
+        for victim in range(1, NODES + 1):
+            cluster.run("kill", str(victim))
+            before = begun[0]
+            # It goes on without the node.
+            deadline = time.monotonic() + PATIENCE_S
+            while begun[0] < before + 5 and mover.is_alive() and time.monotonic() < deadline:
+                time.sleep(0.1)
+            cluster.run("start", str(victim))
+            cluster.wait_healthy()
+        enough.set()
+        mover.join(timeout=300)
+    finally:
+        stop.set()
+        for thread in [*readers, mover]:
+            thread.join()
+    assert not failures, failures
+    listed = cluster.client(2).list_objects_v2(Bucket="moving")["Contents"]
+    assert [entry["Key"] for entry in listed] == [key(begun[0])]
+    print(f"{begun[0]} renames")

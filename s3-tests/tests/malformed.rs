@@ -908,13 +908,13 @@ fn digests() -> Vec<Case> {
         case(
             "CRC32 of the wrong length",
             400,
-            &["InvalidRequest"],
+            &["BadDigest"],
             put("x-amz-checksum-crc32", "AAAA"),
         ),
         case(
             "CRC32 that is no base64",
             400,
-            &["InvalidRequest"],
+            &["BadDigest"],
             put("x-amz-checksum-crc32", "?"),
         ),
         case(

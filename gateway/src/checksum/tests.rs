@@ -106,8 +106,11 @@ fn headers() {
         Code::InvalidRequest
     );
     assert_eq!(
-        read(&[("x-amz-checksum-sha1", crc)]).unwrap_err().1,
-        "Value for x-amz-checksum-sha1 header is invalid."
+        read(&[("x-amz-checksum-sha1", crc)]).unwrap_err(),
+        (
+            Code::BadDigest,
+            "Value for x-amz-checksum-sha1 header is invalid.".into()
+        )
     );
     assert_eq!(
         code(&[("x-amz-checksum-sha512", crc)]),

@@ -35,8 +35,7 @@ impl Call<'_> {
         let about = ChecksumHeader::Object;
         let document = self.read_document(body, requests::COMPLETE_LEN_MAX, about);
         let document = document.await?;
-        let named = requests::complete_upload(&document)?;
-        check_order(&named)?;
+        let named = in_order(requests::complete_upload(&document)?)?;
         for _ in 0..COMPLETE_TRIES_MAX {
             let Some((upload, parts)) = self.all_parts(key, id).await? else {
                 return self.completed_before(key, id).await;
@@ -248,11 +247,15 @@ impl Call<'_> {
     }
 }
 
-fn check_order(named: &[NamedPart]) -> Result<(), S3Error> {
-    let ascending = named.windows(2).all(|pair| pair[0].number < pair[1].number);
-    if !ascending {
+/// The named parts, which must be in order; of one that is named several times in a row the last naming counts, as its last
+/// upload does.
+fn in_order(mut named: Vec<NamedPart>) -> Result<Vec<NamedPart>, S3Error> {
+    if !named.is_sorted_by_key(|part| part.number) {
         return Err(S3Error::new(Code::InvalidPartOrder));
     }
+    named.reverse();
+    named.dedup_by_key(|part| part.number);
+    named.reverse();
     let numbers = 1..=PARTS_MAX as u32;
     match named.iter().find(|part| !numbers.contains(&part.number)) {
         Some(part) => Err(invalid_argument(
@@ -260,7 +263,7 @@ fn check_order(named: &[NamedPart]) -> Result<(), S3Error> {
             &part.number.to_string(),
             "PartNumber must be >= 1 and <= 10000",
         )),
-        None => Ok(()),
+        None => Ok(named),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use holdfast_storage_node::metadata::{ListObjects, ListPage};
+use holdfast_storage_node::metadata::{ListObjects, ListPage, UploadRecord};
 
 use super::failure::invalid_argument;
 use super::object_headers::STANDARD_CLASS;
@@ -177,6 +177,22 @@ impl Call<'_> {
     /// The owner of everything in the bucket.
     pub(super) fn write_owner(&self, document: &mut XmlWriter, element: &str) {
         self.write_user(document, element, element);
+    }
+
+    /// Who began an upload; the owner, where that is not known.
+    pub(super) fn write_initiator(
+        &self,
+        document: &mut XmlWriter,
+        element: &str,
+        upload: &UploadRecord,
+    ) {
+        let Some((id, name)) = upload.headers.initiator() else {
+            return self.write_owner(document, element);
+        };
+        document.open(element);
+        document.text("ID", id);
+        document.text("DisplayName", name);
+        document.close(element);
     }
 
     /// The same with an opening tag that may have attributes.

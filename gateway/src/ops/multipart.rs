@@ -13,6 +13,7 @@ use holdfast_storage_node::metadata::{
     WriteError,
 };
 
+use super::authorise::Permit;
 use super::failure::{self, invalid_argument, invalid_request};
 use super::put_object::{BODY_LEN_MAX, Received, RequestBody};
 use super::response::{empty, set, set_etag, xml};
@@ -46,8 +47,11 @@ pub(super) fn parse_upload_id(text: &str) -> Option<UploadId> {
 impl Call<'_> {
     pub(super) async fn create_upload(&self, key: &str) -> Reply {
         let headers = &self.parts.headers;
+        let mut kept = object_headers::from_request(headers)?;
+        let identity = &self.auth.identity;
+        kept.set_initiator(Some((&identity.owner_id, &identity.display_name)));
         let new = NewUpload {
-            headers: object_headers::from_request(headers)?,
+            headers: kept,
             tags: tags::from_header(headers)?,
             lock: self.lock_from_headers()?,
             checksum: checksums::of_upload(headers)?,
@@ -90,6 +94,19 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         let found = in_bucket!(self, |bucket| metadata.upload(bucket, key, id))?;
         found.ok_or_else(|| self.no_such_upload())
+    }
+
+    /// Those who are not the bucket's owner may look at, and end, what they have begun themselves.
+    pub(super) fn check_initiator(&self, upload: &UploadRecord) -> Result<(), S3Error> {
+        let identity = &self.auth.identity;
+        let is_own = upload
+            .headers
+            .initiator()
+            .is_some_and(|(id, _)| !identity.is_anonymous() && id == identity.owner_id);
+        match self.permit == Permit::All || is_own {
+            true => Ok(()),
+            false => Err(S3Error::new(Code::AccessDenied)),
+        }
     }
 
     fn part_number(&self) -> Result<u16, S3Error> {
@@ -231,6 +248,9 @@ impl Call<'_> {
             ));
         }
         let upload = self.upload_id()?;
+        if self.permit != Permit::All {
+            self.check_initiator(&self.find_upload(key).await?)?;
+        }
         let metadata = &self.gateway.metadata;
         match on_bucket!(self, |bucket| metadata.abort_upload(bucket, key, upload)) {
             Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),

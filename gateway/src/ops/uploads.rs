@@ -28,6 +28,7 @@ impl Call<'_> {
         let page = page.ok_or_else(|| {
             S3Error::new(Code::NoSuchUpload).detail("UploadId", upload.to_string())
         })?;
+        self.check_initiator(&page.upload)?;
 
         let mut document = XmlWriter::new("ListPartsResult", 1024 + 256 * page.parts.len());
         document.text("Bucket", &self.bucket().name);
@@ -36,8 +37,8 @@ impl Call<'_> {
             document.text("EncodingType", "url");
         }
         document.text("UploadId", &upload.to_string());
-        self.write_owner(&mut document, "Initiator");
-        self.write_owner(&mut document, "Owner");
+        self.write_initiator(&mut document, "Initiator", &page.upload);
+        self.write_initiator(&mut document, "Owner", &page.upload);
         let class = page.upload.headers.storage_class.as_deref();
         document.text("StorageClass", class.unwrap_or(STANDARD_CLASS));
         document.number("PartNumberMarker", after as u64);
@@ -117,8 +118,8 @@ impl Call<'_> {
             document.open("Upload");
             document.key("Key", &upload.key, uri);
             document.text("UploadId", &upload.upload.to_string());
-            self.write_owner(&mut document, "Initiator");
-            self.write_owner(&mut document, "Owner");
+            self.write_initiator(&mut document, "Initiator", upload);
+            self.write_initiator(&mut document, "Owner", upload);
             let class = upload.headers.storage_class.as_deref();
             document.text("StorageClass", class.unwrap_or(STANDARD_CLASS));
             document.time("Initiated", upload.initiated);

@@ -117,7 +117,10 @@ impl Operation {
             | Operation::CreateMultipartUpload
             | Operation::UploadPart
             | Operation::UploadPartCopy
-            | Operation::CompleteMultipartUpload => Needs::Write,
+            | Operation::CompleteMultipartUpload
+            // Besides, only of what one has begun oneself.
+            | Operation::AbortMultipartUpload
+            | Operation::ListParts => Needs::Write,
             Operation::ListBuckets
             | Operation::CreateBucket
             | Operation::DeleteBucket
@@ -126,8 +129,6 @@ impl Operation {
             | Operation::GetObjectTagging
             | Operation::PutObjectTagging
             | Operation::DeleteObjectTagging
-            | Operation::AbortMultipartUpload
-            | Operation::ListParts
             | Operation::GetBucketCors
             | Operation::PutBucketCors
             | Operation::DeleteBucketCors

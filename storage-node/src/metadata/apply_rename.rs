@@ -325,6 +325,8 @@ fn take(
     }
     let value = values::encode_version(&summary, &body, details)?;
     change.turn.batch.put(Keyspace::Objects, object, value);
+    // Perhaps to where a walk over the group's bodies has been already.
+    change.promoted = true;
     Ok(Some(RenameVerdict::Moved))
 }
 

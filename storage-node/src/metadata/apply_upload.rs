@@ -185,9 +185,11 @@ pub fn complete(
     let modified = record.initiated;
     let checksum = completion.checksum.as_ref();
     let checksum = checksum.map(|checksum| (checksum.algorithm, checksum.kind));
+    let mut headers = record.headers;
+    headers.set_initiator(None);
     let details = VersionDetails {
         checksum: completion.checksum,
-        headers: record.headers,
+        headers,
         tags: record.tags,
     };
     let version = Version {

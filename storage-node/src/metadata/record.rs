@@ -80,7 +80,27 @@ pub struct ObjectHeaders {
 /// Says which canned access control list an object has, if it is not private. Persisted.
 const ACL_ATTRIBUTE: &str = ":acl";
 
+/// Says who began an upload: canonical user id, a line feed, display name. Persisted.
+const INITIATOR_ATTRIBUTE: &str = ":initiator";
+
 impl ObjectHeaders {
+    /// Who began the upload: canonical user id and display name, if it is known.
+    pub fn initiator(&self) -> Option<(&str, &str)> {
+        let mut found = self.user_metadata.iter();
+        let (_, value) = found.find(|(name, _)| name == INITIATOR_ATTRIBUTE)?;
+        value.split_once('\n')
+    }
+
+    /// Notes who begins the upload; `None`: nobody, as in the object that it becomes.
+    pub fn set_initiator(&mut self, initiator: Option<(&str, &str)>) {
+        self.user_metadata
+            .retain(|(name, _)| name != INITIATOR_ATTRIBUTE);
+        if let Some((id, name)) = initiator {
+            let attribute = (INITIATOR_ATTRIBUTE.to_owned(), format!("{id}\n{name}"));
+            self.user_metadata.push(attribute);
+        }
+    }
+
     /// The canned access control list; `None`: private.
     pub fn acl(&self) -> Option<&str> {
         let mut found = self.user_metadata.iter();

@@ -236,3 +236,52 @@ async fn identities_are_the_root_users_to_give() {
     let refused = other.send(bob("GET", "/")).await;
     refused.expect_error(403, "InvalidAccessKeyId");
 }
+
+#[tokio::test]
+async fn uploads_are_of_those_who_began_them() {
+    let (one, other) = cluster().await;
+    one.send(ann("PUT", "/anns")).await.expect(200);
+    let list = ann("PUT", "/anns?acl").header("x-amz-acl", "public-read-write");
+    one.send(list).await.expect(200);
+    let begin = |ask: Ask| async {
+        let begun = one.send(ask).await.expect(200);
+        begun.element("UploadId").unwrap().to_owned()
+    };
+    let anns = begin(ann("POST", "/anns/a?uploads")).await;
+    let bobs = begin(bob("POST", "/anns/b?uploads")).await;
+    for ask in [ann("GET", "/anns?uploads"), bob("GET", "/anns?uploads")] {
+        let listed = other.send(ask).await.expect(200);
+        let (ann_id, bob_id) = (owner(ANN), owner(BOB));
+        let ids = [&*ann_id, &ann_id, &bob_id, &bob_id];
+        assert_eq!(listed.elements("ID"), ids);
+        assert_eq!(listed.elements("DisplayName")[2], "display of BOB");
+    }
+    let part = format!("/anns/b?partNumber=1&uploadId={bobs}");
+    let put = other
+        .send(bob("PUT", &part).body("bytes"))
+        .await
+        .expect(200);
+    let etag = put.header("etag").to_owned();
+    let of = |key: &str, id: &str| format!("/anns/{key}?uploadId={id}");
+    one.send(bob("GET", &of("b", &bobs))).await.expect(200);
+    for method in ["GET", "DELETE"] {
+        let refused = one.send(bob(method, &of("a", &anns))).await;
+        refused.expect_error(403, "AccessDenied");
+    }
+    let again = begin(bob("POST", "/anns/c?uploads")).await;
+    other
+        .send(bob("DELETE", &of("c", &again)))
+        .await
+        .expect(204);
+    // The object is the bucket owner's, and says nothing of who began it.
+    let document = format!(
+        "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    );
+    one.send(bob("POST", &of("b", &bobs)).body(document))
+        .await
+        .expect(200);
+    let head = one.send(ann("HEAD", "/anns/b")).await.expect(200);
+    let mut names = head.headers.keys();
+    assert!(!names.any(|name| name.as_str().starts_with("x-amz-meta")));
+    other.send(ann("DELETE", &of("a", &anns))).await.expect(204);
+}

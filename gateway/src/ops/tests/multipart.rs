@@ -143,6 +143,19 @@ async fn from_beginning_to_end() {
 }
 
 #[tokio::test]
+async fn of_a_part_that_is_named_twice_the_last_counts() {
+    let store = Store::with_bucket().await;
+    let id = begin(&store, &[]).await;
+    let (first, last) = (pattern(10, 1), pattern(11, 2));
+    part(&store, &id, 1, &first).await.expect(200);
+    part(&store, &id, 1, &last).await.expect(200);
+    let (one, two) = (md5_hex(&first), md5_hex(&last));
+    let named = complete(&id, &[(1, &one), (1, &two)]);
+    store.send(named).await.expect(200);
+    assert_eq!(store.get("/bucket/key").await.body, last);
+}
+
+#[tokio::test]
 async fn refuses_wrong_completions() {
     let store = Store::with_bucket().await;
     let id = begin(&store, &[]).await;
@@ -153,7 +166,8 @@ async fn refuses_wrong_completions() {
     for (parts, code) in [
         (&[(1, one.as_str()), (2, &two)][..], "EntityTooSmall"),
         (&[(2, &two), (1, &one)], "InvalidPartOrder"),
-        (&[(1, &one), (1, &one)], "InvalidPartOrder"),
+        (&[(1, &one), (2, &two), (1, &one)], "InvalidPartOrder"),
+        (&[(1, &one), (1, &two)], "InvalidPart"),
         (&[(1, &two)], "InvalidPart"),
         (&[(3, &one)], "InvalidPart"),
         (&[(1, &one), (3, &one)], "InvalidPart"),

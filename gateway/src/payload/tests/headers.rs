@@ -41,7 +41,7 @@ fn refusals() {
         ),
         (
             &[PLAIN, ("x-amz-checksum-crc32", "y/Q5Jg")],
-            Code::InvalidRequest,
+            Code::BadDigest,
             "Value for x-amz-checksum-crc32 header",
         ),
         (

@@ -1,5 +1,6 @@
 //! Tests over memory: what each operation promises, then everything at random against a model.
 
+mod appends;
 mod buckets;
 mod list_speed;
 mod model;
