@@ -207,6 +207,8 @@ async fn send_answers(desk: &Desk, mut to: impl AsyncWrite + Unpin, mut frames: 
                 return;
             }
             desk.work.notified().await;
+            // As with calls: what is about to be answered leaves together.
+            tokio::task::yield_now().await;
             continue;
         }
         bytes.clear();

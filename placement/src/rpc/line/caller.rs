@@ -268,6 +268,8 @@ async fn send_calls(
         }
         if unsent.is_empty() {
             shared.work.notified().await;
+            // Whoever else is about to call gets to it first: then their calls leave together.
+            tokio::task::yield_now().await;
             continue;
         }
         bytes.clear();
