@@ -163,7 +163,11 @@ async fn table() {
             400,
             "InvalidArgument",
         ),
-        (ask("PUT", "/bucket/key?uploadId=1"), 400, "InvalidArgument"),
+        (
+            ask("PUT", "/bucket/key?uploadId=1"),
+            405,
+            "MethodNotAllowed",
+        ),
         (
             ask("PUT", "/bucket/key?uploadId=1&partNumber=1"),
             404,
