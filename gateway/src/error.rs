@@ -92,6 +92,7 @@ codes! {
     NotModified = 304, "Not modified.";
     ObjectLockConfigurationNotFoundError = 404, "Object Lock configuration does not exist for this bucket.";
     PreconditionFailed = 412, "At least one of the preconditions that you specified did not hold.";
+    QuotaExceeded = 403, "The bucket's quota leaves no room for it: delete something, or have the quota raised.";
     RequestHeaderSectionTooLarge = 400, "Your request header section exceeds the maximum allowed size.";
     RequestTimeout = 400, "Your socket connection to the server was not read from or written to within the timeout period.";
     RequestTimeTooSkewed = 403, "The difference between the request time and the server's time is too large.";

@@ -4,6 +4,7 @@ pub mod auth;
 pub mod body;
 pub mod checksum;
 pub mod error;
+pub mod events;
 pub mod md5_lanes;
 pub mod ops;
 pub mod payload;

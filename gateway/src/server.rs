@@ -2,9 +2,11 @@
 
 mod connection;
 mod identities;
+mod quotas;
 mod reply;
 mod request_body;
 mod socket;
+mod webhooks;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -275,6 +277,8 @@ impl Gateway {
         match parts.uri.path() {
             "/-/order" => return self.take_order(parts, body).await,
             "/-/identities" => return self.administer_identities(parts, body).await,
+            "/-/quotas" => return self.administer_quotas(parts, body).await,
+            "/-/webhooks" => return self.administer_webhooks(parts, body).await,
             _ => {}
         }
         if parts.method != Method::GET && parts.method != Method::HEAD {
@@ -294,7 +298,7 @@ impl Gateway {
             }
             _ => Err(S3Error::with(
                 Code::InvalidURI,
-                "There are /-/live, /-/ready, /-/status, /-/order and /-/identities.",
+                "There are /-/live, /-/ready, /-/status, /-/order, /-/identities, /-/quotas and /-/webhooks.",
             )),
         }
     }

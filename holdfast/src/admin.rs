@@ -2,7 +2,9 @@
 
 mod client;
 mod identity;
+mod quota;
 mod tables;
+mod webhook;
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -50,6 +52,10 @@ enum AdminCommand {
     Scrub(ScrubArgs),
     /// Who has a key: add, list, remove.
     Identity(identity::IdentityArgs),
+    /// How much may be in a bucket: set, show, clear.
+    Quota(quota::QuotaArgs),
+    /// Where events of buckets can be told: add, list, remove.
+    Webhook(webhook::WebhookArgs),
 }
 
 #[derive(Args)]
@@ -201,6 +207,8 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
         })
         .map(drop),
         AdminCommand::Identity(args) => identity::run(&args),
+        AdminCommand::Quota(args) => quota::run(&args),
+        AdminCommand::Webhook(args) => webhook::run(&args),
         AdminCommand::Simulate(args) => Ok(simulate::run(&args)?),
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),

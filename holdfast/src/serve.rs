@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
+use holdfast_gateway::events::{Courier, CourierConfig};
 use holdfast_gateway::md5_lanes::Md5Lanes;
 use holdfast_gateway::server::{Front, Gateway, GatewayConfig, OrderHook, StatusHook};
 use holdfast_placement::directory::{Directory, DirectoryError, Identity};
@@ -331,6 +332,21 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         ..LifecycleConfig::default()
     };
     spawn(node.lifecycle(lifecycle).run(node.stopped()));
+    let telling = node.clone();
+    let courier = Courier::new(
+        node.directory(),
+        node.metadata(),
+        node.led_groups(),
+        Arc::new(SystemNet),
+        clock.clone(),
+        rng.clone(),
+        CourierConfig {
+            region: REGION.to_owned(),
+            ..CourierConfig::default()
+        },
+        Arc::new(move |webhooks| telling.note_webhooks(webhooks)),
+    );
+    spawn(courier.run(node.stopped()));
     let status: StatusHook = {
         let node = node.clone();
         Box::new(move || serde_json::to_vec_pretty(&node.status()).unwrap_or_default())

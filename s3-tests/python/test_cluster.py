@@ -18,6 +18,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from conftest import pattern
+from test_events import Hook, admin, names_of
 
 SCRIPT = Path(__file__).resolve().parents[2] / "deploy" / "local-cluster"
 NODES = int(os.environ.get("HOLDFAST_TEST_NODES", "3"))
@@ -44,7 +45,7 @@ class Cluster:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
 
-    def client(self, node):
+    def client(self, node, read_timeout=15):
         return boto3.client(
             "s3",
             endpoint_url=self.endpoints[node - 1],
@@ -52,7 +53,7 @@ class Cluster:
             aws_secret_access_key=self.environment["AWS_SECRET_ACCESS_KEY"],
             region_name="us-east-1",
             config=Config(
-                s3={"addressing_style": "path"}, retries={"max_attempts": 0}, connect_timeout=3, read_timeout=15
+                s3={"addressing_style": "path"}, retries={"max_attempts": 0}, connect_timeout=3, read_timeout=read_timeout
             ),
         )
 
@@ -274,3 +275,90 @@ def test_an_object_on_its_way_is_in_one_place_while_nodes_die(cluster):
     listed = cluster.client(2).list_objects_v2(Bucket="moving")["Contents"]
     assert [entry["Key"] for entry in listed] == [key(begun[0])]
     print(f"{begun[0]} renames")
+
+
+@pytest.mark.skipif(NODES < 3, reason="a node may die only where there are three")
+def test_events_survive_the_node_that_was_to_tell_them(cluster):
+    hook = Hook()
+    port = hook.port
+    # Nothing is told before the node is dead.
+    hook.close()
+    url = f"http://127.0.0.1:{port}/"
+    environment = cluster.environment
+    access, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
+    code, out, err = admin(cluster.endpoints[0], access, secret, "webhook", "add", "survivor", url)
+    assert code == 0, err
+    s3 = cluster.client(1)
+    s3.create_bucket(Bucket="told")
+    rule = {"QueueArn": out.strip(), "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"]}
+    s3.put_bucket_notification_configuration(
+        Bucket="told", NotificationConfiguration={"QueueConfigurations": [rule]}
+    )
+    expected = {}
+    for number in range(60):
+        node = 1 + number % NODES
+        key = f"k{number % 20}"
+        s3 = cluster.client(node)
+        if number < 40:
+            s3.put_object(Bucket="told", Key=key, Body=b"x")
+            expected.setdefault(key, []).append("ObjectCreated:Put")
+        else:
+            s3.delete_object(Bucket="told", Key=key)
+            expected.setdefault(key, []).append("ObjectRemoved:Delete")
+    # Each node leads some groups, and some have events queued.
+    cluster.run("kill", "2")
+    back = Hook(port)
+    try:
+        back.wait(lambda records: names_of(records) == expected, expected)
+    finally:
+        back.close()
+        cluster.run("start", "2")
+    cluster.wait_healthy()
+
+
+@pytest.mark.skipif(NODES < 3, reason="three gateways race")
+def test_a_quota_holds_for_all_gateways_together(cluster):
+    environment = cluster.environment
+    access, secret = environment["AWS_ACCESS_KEY_ID"], environment["AWS_SECRET_ACCESS_KEY"]
+
+    def quota(*arguments):
+        code, out, err = admin(cluster.endpoints[0], access, secret, "quota", *arguments)
+        assert code == 0, err
+        return out
+
+    size, limit = 700, 100_000
+    cluster.client(1).create_bucket(Bucket="bounded")
+    quota("set", "bounded", "--bytes", str(limit))
+    written, strange = [], []
+
+    def write(writer):
+        # Patient: many wait for the same room.
+        s3 = cluster.client(1 + writer % 3, read_timeout=120)
+        for number in range(20):
+            key = f"{writer}-{number}"
+            try:
+                s3.put_object(Bucket="bounded", Key=key, Body=b"x" * size)
+                written.append(key)
+            except ClientError as error:
+                if error.response["Error"]["Code"] != "QuotaExceeded":
+                    strange.append(str(error))
+
+    writers = [threading.Thread(target=write, args=[writer]) for writer in range(12)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert not strange
+    listed = [
+        entry["Key"]
+        for page in cluster.client(2).get_paginator("list_objects_v2").paginate(Bucket="bounded")
+        for entry in page["Contents"]
+    ]
+    assert sorted(listed) == sorted(written)
+    # As many as fit, none more, though all were refused something.
+    assert len(listed) == limit // size
+    rest = limit - len(listed) * size
+    with pytest.raises(ClientError, match="QuotaExceeded"):
+        cluster.client(3).put_object(Bucket="bounded", Key="too-much", Body=b"x" * (rest + 1))
+    cluster.client(3).put_object(Bucket="bounded", Key="last", Body=b"x" * rest)
+    assert f"{limit} of {limit}" in quota("show", "bounded")

@@ -18,6 +18,7 @@ use http::StatusCode;
 use super::failure::{self, invalid_argument, invalid_request};
 use super::object_headers::has_user_metadata;
 use super::put_object::Received;
+use super::quota::within_quota;
 use super::response::{empty, set, set_etag};
 use super::{Call, Reply, checksums, in_bucket, on_bucket};
 use crate::body::ByteSource;
@@ -249,12 +250,16 @@ impl Call<'_> {
         offset: u64,
     ) -> Result<VersionSummary, S3Error> {
         let metadata = &self.gateway.metadata;
-        let stored = on_bucket!(self, |bucket| metadata.append(
-            bucket,
+        let stored = within_quota!(
+            self,
             key,
-            appended.clone(),
-            condition
-        ));
+            on_bucket!(self, |bucket| metadata.append(
+                bucket,
+                key,
+                appended.clone(),
+                condition
+            ))
+        );
         let error = match stored {
             Ok(summary) => return Ok(summary),
             Err(error) => error,

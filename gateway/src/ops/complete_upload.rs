@@ -71,11 +71,20 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         let complete_in =
             |bucket| metadata.complete_upload(bucket, key, complete.clone(), condition);
-        match complete_in(self.bucket().id).await {
-            Err(CompleteUploadError::Write(WriteError::NoSuchBucket)) => {
-                complete_in(self.settle().await?).await
+        let began = self.gateway.clock.monotonic();
+        loop {
+            let completed = match complete_in(self.bucket().id).await {
+                Err(CompleteUploadError::Write(WriteError::NoSuchBucket)) => {
+                    complete_in(self.settle().await?).await
+                }
+                completed => completed,
+            };
+            match completed {
+                Err(CompleteUploadError::Write(WriteError::OverQuota(need))) => {
+                    self.find_room(key, need, began).await?;
+                }
+                completed => return completed,
             }
-            completed => completed,
         }
     }
 

@@ -72,6 +72,8 @@ pub fn write(error: WriteError, bucket: &str, key: &str) -> S3Error {
         }
         WriteError::RenameConflict => S3Error::new(Code::ConditionalRequestConflict),
         WriteError::TokenMismatch => S3Error::new(Code::IdempotencyParameterMismatch),
+        WriteError::EventsWaiting => events_waiting(),
+        WriteError::OverQuota(_) => S3Error::new(Code::QuotaExceeded).detail("BucketName", bucket),
         WriteError::Metadata(error) => metadata(error),
     }
 }
@@ -93,6 +95,8 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
         | WriteError::KeepsVersions
         | WriteError::RenameConflict
         | WriteError::TokenMismatch
+        | WriteError::EventsWaiting
+        | WriteError::OverQuota(_)
         | WriteError::Metadata(
             MetadataError::Unavailable(_) | MetadataError::Full | MetadataError::BucketClosed,
         ) => true,
@@ -102,6 +106,14 @@ pub fn is_known_not_to_have_happened(error: &WriteError) -> bool {
 
 pub fn no_such_bucket(bucket: &str) -> S3Error {
     S3Error::new(Code::NoSuchBucket).detail("BucketName", bucket)
+}
+
+/// A change of which a webhook would have to be told, when it cannot be told of more.
+fn events_waiting() -> S3Error {
+    S3Error::with(
+        Code::SlowDown,
+        "Too many events of this bucket wait to be told to a webhook; nothing was changed. Try again when the webhook answers, or take it out of the bucket's notification configuration.",
+    )
 }
 
 /// A lock in a bucket that locks nothing.

@@ -19,11 +19,13 @@ mod get_object;
 pub mod lifecycle;
 mod list_objects;
 mod multipart;
+mod notification;
 mod object_headers;
 pub mod object_lock;
 mod policy;
 mod post_object;
 mod put_object;
+mod quota;
 mod range;
 mod rename_object;
 mod response;
@@ -303,6 +305,8 @@ impl Call<'_> {
             Operation::GetBucketLifecycleConfiguration => self.get_lifecycle().await,
             Operation::PutBucketLifecycleConfiguration => self.put_lifecycle(body).await,
             Operation::DeleteBucketLifecycle => self.delete_lifecycle().await,
+            Operation::GetBucketNotificationConfiguration => self.get_notification().await,
+            Operation::PutBucketNotificationConfiguration => self.put_notification(body).await,
             Operation::GetBucketRequestPayment => Ok(self.request_payment()),
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }

@@ -16,6 +16,7 @@ use holdfast_storage_node::metadata::{
 use super::authorise::Permit;
 use super::failure::{self, invalid_argument, invalid_request};
 use super::put_object::{BODY_LEN_MAX, Received, RequestBody};
+use super::quota::within_quota;
 use super::response::{empty, set, set_etag, xml};
 use super::{Call, Reply, checksums, in_bucket, object_headers, on_bucket, range, tags};
 use crate::body::ByteSource;
@@ -184,12 +185,16 @@ impl Call<'_> {
             missed: received.written.missed,
         };
         let metadata = &self.gateway.metadata;
-        let recorded = on_bucket!(self, |bucket| metadata.put_part(
-            bucket,
+        let recorded = within_quota!(
+            self,
             key,
-            upload,
-            part.clone()
-        ));
+            on_bucket!(self, |bucket| metadata.put_part(
+                bucket,
+                key,
+                upload,
+                part.clone()
+            ))
+        );
         match recorded {
             Ok(modified) => Ok((modified, part.checksum)),
             Err(error) => {

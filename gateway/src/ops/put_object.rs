@@ -7,6 +7,7 @@ use holdfast_storage_node::metadata::{
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 
+use super::quota::within_quota;
 use super::response::{empty, set_etag};
 use super::{
     Call, Reply, checksums, conditions, failure, in_bucket, object_headers, on_bucket, tags,
@@ -153,13 +154,17 @@ impl Call<'_> {
         new: &NewVersion,
         condition: &Condition,
     ) -> Result<VersionSummary, S3Error> {
-        let metadata = &self.gateway.metadata;
-        let stored = on_bucket!(self, |bucket| metadata.put(
-            bucket,
+        let metadata = self.metadata_for_changes();
+        let stored = within_quota!(
+            self,
             key,
-            new.clone(),
-            condition
-        ));
+            on_bucket!(self, |bucket| metadata.put(
+                bucket,
+                key,
+                new.clone(),
+                condition
+            ))
+        );
         stored.map_err(|error| {
             if failure::is_known_not_to_have_happened(&error) {
                 self.gateway.bodies.discard(&new.body);

@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::conditions::{self, ReadConditions};
 use super::failure::{self, invalid_argument, invalid_request};
+use super::quota::within_quota;
 use super::response::empty;
 use super::{Call, Reply, on_bucket};
 use crate::error::S3Error;
@@ -48,9 +49,13 @@ impl Call<'_> {
         };
         rename.token = self.client_token(&source, key, &rename)?;
         let metadata = &self.gateway.metadata;
-        on_bucket!(self, |bucket| metadata
-            .rename(bucket, &source, key, &rename))
-        .map_err(|error| failure::write(error, &self.bucket().name, &source))?;
+        let renamed = within_quota!(
+            self,
+            key,
+            on_bucket!(self, |bucket| metadata
+                .rename(bucket, &source, key, &rename))
+        );
+        renamed.map_err(|error| failure::write(error, &self.bucket().name, &source))?;
         Ok(empty(StatusCode::OK))
     }
 

@@ -137,7 +137,7 @@ impl Call<'_> {
 
     async fn set_tags(&self, key: &str, tags: Vec<(String, String)>, status: StatusCode) -> Reply {
         let version = self.version()?;
-        let metadata = &self.gateway.metadata;
+        let metadata = self.metadata_for_changes();
         let summary = on_bucket!(self, |bucket| metadata.set_version_tags(
             bucket,
             key,

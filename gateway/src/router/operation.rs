@@ -60,6 +60,8 @@ pub enum Operation {
     GetBucketWebsite,
     PutBucketWebsite,
     DeleteBucketWebsite,
+    GetBucketNotificationConfiguration,
+    PutBucketNotificationConfiguration,
     /// A browser's form.
     PostObject,
     RenameObject,
@@ -146,6 +148,8 @@ impl Operation {
             | Operation::GetBucketWebsite
             | Operation::PutBucketWebsite
             | Operation::DeleteBucketWebsite
+            | Operation::GetBucketNotificationConfiguration
+            | Operation::PutBucketNotificationConfiguration
             | Operation::GetBucketVersioning
             | Operation::PutBucketVersioning
             | Operation::GetObjectLockConfiguration
@@ -192,6 +196,8 @@ impl Operation {
                 | Operation::GetBucketWebsite
                 | Operation::PutBucketWebsite
                 | Operation::DeleteBucketWebsite
+                | Operation::GetBucketNotificationConfiguration
+                | Operation::PutBucketNotificationConfiguration
         )
     }
 
@@ -249,7 +255,9 @@ impl Operation {
             | Operation::PutObjectAcl
             | Operation::GetBucketWebsite
             | Operation::PutBucketWebsite
-            | Operation::DeleteBucketWebsite => false,
+            | Operation::DeleteBucketWebsite
+            | Operation::GetBucketNotificationConfiguration
+            | Operation::PutBucketNotificationConfiguration => false,
         }
     }
 }
@@ -268,7 +276,6 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "metadataJournalTable",
     "metadataTable",
     "metrics",
-    "notification",
     "ownershipControls",
     "policy",
     "policyStatus",
@@ -339,6 +346,7 @@ fn bucket_operation(
         "acl",
         "cors",
         "lifecycle",
+        "notification",
         "requestPayment",
         "tagging",
         "website",
@@ -362,6 +370,8 @@ fn bucket_operation(
         ("GET", Some("lifecycle")) => Ok(Operation::GetBucketLifecycleConfiguration),
         ("PUT", Some("lifecycle")) => Ok(Operation::PutBucketLifecycleConfiguration),
         ("DELETE", Some("lifecycle")) => Ok(Operation::DeleteBucketLifecycle),
+        ("GET", Some("notification")) => Ok(Operation::GetBucketNotificationConfiguration),
+        ("PUT", Some("notification")) => Ok(Operation::PutBucketNotificationConfiguration),
         ("GET", Some("requestPayment")) => Ok(Operation::GetBucketRequestPayment),
         ("PUT", Some("requestPayment")) => Err(not_implemented("Paying by requesters")),
         ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
@@ -506,6 +516,7 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-request-payer",
     "x-amz-sdk-checksum-algorithm",
     "x-amz-security-token",
+    "x-amz-skip-destination-validation",
     "x-amz-source-expected-bucket-owner",
     "x-amz-storage-class",
     "x-amz-tagging",

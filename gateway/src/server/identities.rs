@@ -94,7 +94,8 @@ impl Gateway {
     }
 }
 
-fn answer<T: Serialize>(value: &T) -> Result<Response<Body>, S3Error> {
+/// An answer of JSON.
+pub(super) fn answer<T: Serialize>(value: &T) -> Result<Response<Body>, S3Error> {
     let json = serde_json::to_vec_pretty(value).map_err(|_| S3Error::new(Code::InternalError))?;
     Ok(reply::plain(StatusCode::OK, "application/json", json))
 }

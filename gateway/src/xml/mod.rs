@@ -1,6 +1,7 @@
 //! S3's XML: a writer for responses, fast enough for listings, and a strict reader for request bodies.
 
 pub mod lifecycle;
+pub mod notification;
 mod reader;
 pub mod requests;
 pub mod versions;

@@ -117,14 +117,14 @@ fn list(args: &NodeArgs) -> Result<(), AdminError> {
     Ok(())
 }
 
-fn print(text: std::fmt::Arguments<'_>) -> Result<(), AdminError> {
+pub(super) fn print(text: std::fmt::Arguments<'_>) -> Result<(), AdminError> {
     io::stdout()
         .write_fmt(text)
         .map_err(|error| AdminError::Io("standard output".to_owned(), error))
 }
 
 /// `text` as the value of a query's parameter.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let mut out = String::new();
     for byte in text.bytes() {

@@ -1,4 +1,4 @@
-//! The directory: buckets by name with their settings, identities, and the cluster map, as the placement group's state.
+//! The directory: buckets by name with their settings, identities, webhooks, and the cluster map, as the placement group's state.
 //!
 //! **Deleting a bucket** must let no write slip between "it is empty" and "it is gone", and a crash in the middle must
 //! not leave a bucket that can be neither used nor deleted. Deletions of a bucket are numbered:
@@ -20,6 +20,7 @@ mod settings;
 mod state;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -33,12 +34,13 @@ use crate::query::{AskError, Asker};
 use crate::seams::{Clock, IndexError, Rng, UnixMillis};
 
 use cache::BucketCache;
-use queries::{BucketNamed, Identities, IdentityOf, ListBuckets, Map, SettingOf};
+use queries::{BucketNamed, Identities, IdentityOf, ListBuckets, Map, SettingOf, Webhooks};
 use state::{Command, Outcome, Placement};
 
 pub use identities::{IDENTITIES_MAX, Identity, PutIdentity};
 pub use queries::run_query;
 pub use settings::{Expected, SETTING_LEN_MAX, SetSetting, Setting};
+pub use webhooks::{PutWebhook, WEBHOOK_NAME_LEN_MAX, WEBHOOKS_MAX, Webhook};
 
 /// A bucket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -327,6 +329,31 @@ impl Directory {
     /// All identities, by access key: at most [`IDENTITIES_MAX`].
     pub async fn identities(&self) -> Result<Vec<Identity>, DirectoryError> {
         Ok(self.asker.ask(GroupId::PLACEMENT, &Identities).await?)
+    }
+
+    /// Stores a webhook, in place of one with its name.
+    pub async fn put_webhook(&self, webhook: Webhook) -> Result<PutWebhook, DirectoryError> {
+        if !webhook.is_well_formed() {
+            return Ok(PutWebhook::Malformed);
+        }
+        match self.decide(&Command::PutWebhook { webhook }).await? {
+            Outcome::Done(true) => Ok(PutWebhook::Stored),
+            Outcome::Done(false) => Ok(PutWebhook::TooMany),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Deletes a webhook; `false`: there was none.
+    pub async fn delete_webhook(&self, name: &str) -> Result<bool, DirectoryError> {
+        match self.decide(&Command::DeleteWebhook { name }).await? {
+            Outcome::Done(done) => Ok(done),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// All webhooks, by name, always from the placement group: linearizable. At most [`WEBHOOKS_MAX`].
+    pub async fn webhooks(&self) -> Result<Vec<Webhook>, DirectoryError> {
+        Ok(self.asker.ask(GroupId::PLACEMENT, &Webhooks).await?)
     }
 
     /// A change to the bucket called `name`. It is dropped from the cache even if the answer is lost, since the change

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identities::{self, Identity};
 use super::settings::{self, Setting};
+use super::webhooks::{self, Webhook};
 use super::{Bucket, state};
 use crate::ids::{BucketId, GroupId};
 use crate::map::ClusterMap;
@@ -38,6 +39,10 @@ pub(super) struct IdentityOf<'a> {
 /// All identities.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Identities;
+
+/// All webhooks.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Webhooks;
 
 /// A setting of a bucket.
 #[derive(Serialize, Deserialize)]
@@ -100,6 +105,15 @@ impl Ask for SettingOf {
     }
 }
 
+impl Ask for Webhooks {
+    const KIND: u8 = 7;
+    type Answer = Vec<Webhook>;
+
+    async fn run(&self, states: &States) -> Result<Vec<Webhook>, IndexError> {
+        webhooks::read_all(placement(states)?)
+    }
+}
+
 fn placement(states: &States) -> Result<&dyn IndexView, IndexError> {
     Ok(&**state_of(states, GroupId::PLACEMENT)?)
 }
@@ -114,6 +128,7 @@ pub async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         IdentityOf::KIND => query::answer::<IdentityOf<'_>>(question, states).await,
         Identities::KIND => query::answer::<Identities>(question, states).await,
         SettingOf::KIND => query::answer::<SettingOf>(question, states).await,
+        Webhooks::KIND => query::answer::<Webhooks>(question, states).await,
         other => Err(format!("the directory has no queries of kind {other}")),
     }
 }

@@ -10,12 +10,14 @@
 //! | `13`, access key | format byte, [`Identity`] |
 //! | `14` | format byte, how many identities there are (u64) |
 //! | `15`, bucket id (u64, big endian), [`Setting`] (u8) | format byte, length, bytes of the setting |
+//! | `16`, name | format byte, [`Webhook`] |
 
 use serde::{Deserialize, Serialize};
 
 use super::Bucket;
 use super::identities::{self, Identity};
 use super::settings::{self, Expected, SETTING_LEN_MAX, Setting};
+use super::webhooks::{self, Webhook};
 use crate::command::{Decide, Turn};
 use crate::ids::{BucketId, Epoch, GroupId};
 use crate::map::{ClusterMap, SharedMap};
@@ -85,6 +87,12 @@ pub(super) enum Command<'a> {
         region: &'a str,
         #[serde(borrow)]
         settings: Vec<(Setting, &'a [u8])>,
+    },
+    PutWebhook {
+        webhook: Webhook,
+    },
+    DeleteWebhook {
+        name: &'a str,
     },
 }
 
@@ -197,6 +205,13 @@ impl Decide for Placement {
             Command::DeleteIdentity { access_key } => {
                 Outcome::Done(identities::delete(turn, access_key)?)
             }
+            Command::PutWebhook { webhook } => {
+                if !webhook.is_well_formed() {
+                    return Ok(None);
+                }
+                Outcome::Done(webhooks::put(turn, &webhook)?)
+            }
+            Command::DeleteWebhook { name } => Outcome::Done(webhooks::delete(turn, name)?),
         };
         Ok(Some(encode(&outcome)?))
     }

@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Bucket, CreateBucket, Directory, Expected, IDENTITIES_MAX, Identity, PutIdentity,
-    SETTING_LEN_MAX, SetSetting, Setting, placement_machine, run_query,
+    Bucket, CreateBucket, Directory, Expected, IDENTITIES_MAX, Identity, PutIdentity, PutWebhook,
+    SETTING_LEN_MAX, SetSetting, Setting, WEBHOOKS_MAX, Webhook, placement_machine, run_query,
 };
 use crate::consensus::{Groups, QueryRunner};
 use crate::ids::{Epoch, GroupId};
@@ -323,4 +323,51 @@ async fn settings_change_by_compare_and_set() {
     let refused = directory.set_setting(&bucket, quota, Expected::Anything, Some(&long));
     assert_eq!(refused.await.unwrap(), SetSetting::TooLong);
     assert_eq!(directory.setting(&bucket, quota).await.unwrap(), None);
+}
+
+fn webhook(name: &str) -> Webhook {
+    Webhook {
+        name: name.to_owned(),
+        url: "http://127.0.0.1:9/".to_owned(),
+        token: Some("hidden".to_owned()),
+    }
+}
+
+#[tokio::test]
+async fn webhooks_are_kept_by_name_and_bounded() {
+    let (directory, groups, _) = directory();
+    for strange in [
+        webhook(""),
+        webhook("a/b"),
+        webhook(&"n".repeat(65)),
+        Webhook {
+            url: String::new(),
+            ..webhook("a")
+        },
+        Webhook {
+            token: Some("two\nlines".to_owned()),
+            ..webhook("a")
+        },
+    ] {
+        let stored = directory.put_webhook(strange).await.unwrap();
+        assert_eq!(stored, PutWebhook::Malformed);
+    }
+    for number in (0..WEBHOOKS_MAX).rev() {
+        let stored = directory.put_webhook(webhook(&format!("w{number:03}")));
+        assert_eq!(stored.await.unwrap(), PutWebhook::Stored);
+    }
+    let one_more = directory.put_webhook(webhook("x")).await.unwrap();
+    assert_eq!(one_more, PutWebhook::TooMany);
+    let changed = Webhook {
+        token: None,
+        ..webhook("w001")
+    };
+    let stored = directory.put_webhook(changed.clone()).await.unwrap();
+    assert_eq!(stored, PutWebhook::Stored);
+    groups.restart();
+    assert!(directory.delete_webhook("w000").await.unwrap());
+    assert!(!directory.delete_webhook("w000").await.unwrap());
+    let all = directory.webhooks().await.unwrap();
+    assert_eq!((all.len(), &all[0]), (WEBHOOKS_MAX - 1, &changed));
+    assert!(!format!("{all:?}").contains("hidden"));
 }

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::rules::{DAY_SECS, Expiration, Rule, decode_rules, due};
 use crate::metadata::{
-    Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata, MetadataError, VersionEntry,
-    VersionRef, WriteError,
+    Cause, Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata, MetadataError,
+    VersionEntry, VersionRef, WriteError,
 };
 use crate::repair::LedGroups;
 
@@ -91,7 +91,7 @@ impl LifecycleWorker {
     ) -> Self {
         Self {
             directory,
-            metadata,
+            metadata: metadata.caused_by(Cause::Lifecycle),
             map,
             led,
             clock,

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use holdfast_placement::command::{Decide, Turn};
@@ -9,8 +10,11 @@ use holdfast_placement::ids::{BucketId, Lane};
 use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 
+use super::apply_events::{self, Told};
+use super::apply_quota::Counted;
 use super::apply_versions::Written;
 use super::command::{Addition, Address, Command, DeleteVersion, Outcome, Refusal, decode_missed};
+use super::events::{BucketEvents, Cause, EventName};
 use super::lock::VersionLock;
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, Etag, MissedSlot, PartRecord, VersionId, VersionRef,
@@ -30,11 +34,21 @@ const OPEN_LANES_MAX: usize = 4096;
 #[derive(Default)]
 pub struct ObjectGroup {
     /// Lanes that are known to be open, and what they make of writes: what the state says, for those who ask often.
-    open: HashMap<(BucketId, Lane), BucketVersioning>,
+    open: HashMap<(BucketId, Lane), OpenLane>,
     /// What the state says that the group holds; `None` until it is read.
     usage: Option<Usage>,
     /// Whether any key is being renamed to another group's; `None` until it is looked at.
     renaming: Option<bool>,
+}
+
+/// What a lane that is open makes of writes.
+#[derive(Clone)]
+struct OpenLane {
+    versioning: BucketVersioning,
+    /// What it tells of them; `None`: nothing.
+    events: Option<Arc<BucketEvents>>,
+    /// Whether it has a share of a quota.
+    has_share: bool,
 }
 
 impl Decide for ObjectGroup {
@@ -43,9 +57,21 @@ impl Decide for ObjectGroup {
         turn: &mut Turn<'_>,
         command: &[u8],
     ) -> Result<Option<Vec<u8>>, IndexError> {
-        let Ok((command, tail)) = postcard::take_from_bytes::<Command<'_>>(command) else {
+        let Ok((mut command, tail)) = postcard::take_from_bytes::<Command<'_>>(command) else {
             return Ok(None);
         };
+        let mut cause = Cause::Request;
+        if let Command::Caused {
+            cause: own,
+            command: inner,
+        } = command
+        {
+            cause = own;
+            match postcard::take_from_bytes(inner) {
+                Ok((inner, [])) => command = inner,
+                _ => return Ok(None),
+            }
+        }
         let has_inline = matches!(
             command,
             Command::Put {
@@ -70,6 +96,10 @@ impl Decide for ObjectGroup {
             versions: 0,
             written: None,
             promoted: false,
+            cause,
+            told: Told::default(),
+            counted: Counted::default(),
+            begins_at: turn.batch.ops.len(),
             turn,
         };
         let renamed = match command.changed_key() {
@@ -106,7 +136,7 @@ impl Decide for ObjectGroup {
                     missed: &missed,
                 };
                 let now = change.turn.at.millis();
-                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                let lane = self.check_open(&mut change, at.bucket, at.lane)?;
                 match lane.and_then(|lane| Ok((lane, lock.of_new(lane.lock.as_ref(), now)?))) {
                     Err(refusal) => Outcome::Refused(refusal),
                     Ok((lane, kept)) => {
@@ -128,26 +158,30 @@ impl Decide for ObjectGroup {
                 Outcome::VersionsDeleted(self.delete(&mut change, bucket, &keys)?)
             }
             Command::SetTags { at, tags } => {
+                self.check_open(&mut change, at.bucket, at.lane)?.ok();
                 let outcome = set_tags(&mut change, at, None, tags)?;
-                self.unless_closed(&change, at, outcome)?
+                self.unless_closed(&mut change, at, outcome)?
             }
             Command::SetVersionTags { at, version, tags } => {
+                self.check_open(&mut change, at.bucket, at.lane)?.ok();
                 let outcome = set_tags(&mut change, at, Some(version), tags)?;
-                self.unless_closed(&change, at, outcome)?
+                self.unless_closed(&mut change, at, outcome)?
             }
             Command::SetAcl { at, version, acl } => {
+                self.check_open(&mut change, at.bucket, at.lane)?.ok();
                 let outcome = change.set_details(at, version, |details, _| {
                     details.headers.set_acl(acl);
                     Ok(())
                 })?;
-                self.unless_closed(&change, at, outcome)?
+                change.details_changed(at, EventName::AclPut, &outcome);
+                self.unless_closed(&mut change, at, outcome)?
             }
             Command::SetLock {
                 at,
                 version,
                 change: lock_change,
                 bypass_governance,
-            } => match self.check_open(&change, at.bucket, at.lane)? {
+            } => match self.check_open(&mut change, at.bucket, at.lane)? {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok(lane) => change.set_lock(at, version, &lane, lock_change, bypass_governance)?,
             },
@@ -157,7 +191,7 @@ impl Decide for ObjectGroup {
                 headers,
                 tags,
                 checksum,
-            } => match self.check_open(&change, at.bucket, at.lane)? {
+            } => match self.check_open(&mut change, at.bucket, at.lane)? {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok(_) => apply_upload::create(&mut change, at, upload, headers, tags, checksum)?,
             },
@@ -170,7 +204,7 @@ impl Decide for ObjectGroup {
                 lock,
             } => {
                 let now = change.turn.at.millis();
-                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                let lane = self.check_open(&mut change, at.bucket, at.lane)?;
                 match lane.and_then(|lane| lock.of_new(lane.lock.as_ref(), now)) {
                     Err(refusal) => Outcome::Refused(refusal),
                     Ok(_) => {
@@ -183,7 +217,7 @@ impl Decide for ObjectGroup {
                 if matches!(part.body, Body::Inline | Body::Multipart { .. }) {
                     return Ok(None);
                 }
-                match self.check_open(&change, at.bucket, at.lane)? {
+                match self.check_open(&mut change, at.bucket, at.lane)? {
                     Err(refusal) => Outcome::Refused(refusal),
                     Ok(_) => apply_upload::put_part(&mut change, at, upload, part, &missed)?,
                 }
@@ -209,7 +243,7 @@ impl Decide for ObjectGroup {
                     etag,
                     checksum,
                 };
-                match self.check_open(&change, at.bucket, at.lane)? {
+                match self.check_open(&mut change, at.bucket, at.lane)? {
                     Err(refusal) => Outcome::Refused(refusal),
                     Ok(lane) => {
                         apply_upload::complete(&mut change, at, &lane, &condition, completion)?
@@ -217,8 +251,10 @@ impl Decide for ObjectGroup {
                 }
             }
             Command::AbortUpload { at, upload } => {
+                // In a lane that is closed too: it may be opened again.
+                change.watch_quota(at.bucket, at.lane)?;
                 let outcome = apply_upload::abort(&mut change, at, upload)?;
-                self.unless_closed(&change, at, outcome)?
+                self.unless_closed(&mut change, at, outcome)?
             }
             Command::Append {
                 at,
@@ -238,7 +274,7 @@ impl Decide for ObjectGroup {
                     inline: tail,
                     missed: &missed,
                 };
-                match self.check_open(&change, at.bucket, at.lane)? {
+                match self.check_open(&mut change, at.bucket, at.lane)? {
                     Err(refusal) => Outcome::Refused(refusal),
                     Ok(lane) if lane.keeps_versions() => Outcome::Refused(Refusal::KeepsVersions),
                     Ok(_) => match apply_append::append(&mut change, at, &condition, append)? {
@@ -257,8 +293,8 @@ impl Decide for ObjectGroup {
             } => {
                 let either = self.is_renaming(&change, from)? || self.is_renaming(&change, to)?;
                 let lanes = (
-                    self.check_open(&change, from.bucket, from.lane)?,
-                    self.check_open(&change, to.bucket, to.lane)?,
+                    self.check_open(&mut change, from.bucket, from.lane)?,
+                    self.check_open(&mut change, to.bucket, to.lane)?,
                 );
                 match lanes {
                     _ if either => Outcome::Refused(Refusal::BeingRenamed),
@@ -283,7 +319,7 @@ impl Decide for ObjectGroup {
                 at,
                 condition,
                 intent,
-            } => match self.check_open(&change, at.bucket, at.lane)? {
+            } => match self.check_open(&mut change, at.bucket, at.lane)? {
                 Err(refusal) => Outcome::Refused(refusal),
                 Ok(lane) if lane.keeps_versions() => Outcome::Refused(Refusal::KeepsVersions),
                 Ok(_) => {
@@ -293,8 +329,9 @@ impl Decide for ObjectGroup {
             },
             Command::ReceiveRename(rename) => {
                 let at = rename.at;
-                let lane = self.check_open(&change, at.bucket, at.lane)?;
+                let lane = self.check_open(&mut change, at.bucket, at.lane)?;
                 let renaming = self.is_renaming(&change, at)?;
+                change.told.is_unbounded = true;
                 match apply_rename::receive(&mut change, rename, lane, renaming, tail)? {
                     Some(verdict) => Outcome::Renamed(verdict),
                     None => return Ok(None),
@@ -302,6 +339,8 @@ impl Decide for ObjectGroup {
             }
             Command::EndRename { at, id, has_moved } => {
                 self.renaming = None;
+                self.check_open(&mut change, at.bucket, at.lane)?.ok();
+                change.told.is_unbounded = true;
                 apply_rename::end(&mut change, at, id, has_moved)?;
                 Outcome::Done
             }
@@ -331,6 +370,29 @@ impl Decide for ObjectGroup {
                 }
                 change.set_versioning(bucket, &lanes, versioning)?
             }
+            Command::SetEvents {
+                bucket,
+                lanes,
+                events,
+                test,
+            } => {
+                for lane in &lanes {
+                    self.open.remove(&(bucket, *lane));
+                }
+                change.set_events(bucket, &lanes, &events, test)?
+            }
+            Command::OrderShares {
+                bucket,
+                change: number,
+                orders,
+            } => {
+                for (lane, _) in &orders {
+                    self.open.remove(&(bucket, *lane));
+                }
+                change.order_shares(bucket, number, &orders)?
+            }
+            Command::ForgetEvents { target, through } => change.forget_events(target, through)?,
+            Command::Caused { .. } => return Ok(None),
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
             Command::Repaired { ids } => {
                 apply_redundancy::repaired(&mut change, &ids.into_iter().collect())?
@@ -342,7 +404,21 @@ impl Decide for ObjectGroup {
                 new,
             } => apply_redundancy::replace_body(&mut change, at, place, old, new, &missed)?,
         };
-        self.usage = Some(change.finish()?);
+        let refusal = match change.counted.refusal() {
+            None if !change.queue_events()? => Some(Refusal::EventsWaiting),
+            refusal => refusal,
+        };
+        let outcome = match refusal {
+            None => {
+                change.write_counted()?;
+                self.usage = Some(change.finish()?);
+                outcome
+            }
+            Some(refusal) => {
+                change.undo();
+                apply_events::refused(&outcome, refusal)
+            }
+        };
         Ok(Some(
             postcard::to_stdvec(&outcome).map_err(values::unencodable)?,
         ))
@@ -390,12 +466,18 @@ impl ObjectGroup {
 
     fn check_open(
         &mut self,
-        change: &Change<'_, '_>,
+        change: &mut Change<'_, '_>,
         bucket: BucketId,
         lane: Lane,
     ) -> Result<Result<BucketVersioning, Refusal>, IndexError> {
-        if let Some(versioning) = self.open.get(&(bucket, lane)) {
-            return Ok(Ok(*versioning));
+        if let Some(open) = self.open.get(&(bucket, lane)) {
+            if let Some(events) = &open.events {
+                change.told.watch(bucket, lane, events);
+            }
+            if open.has_share {
+                change.watch_quota(bucket, lane)?;
+            }
+            return Ok(Ok(open.versioning));
         }
         let state = change.lane_state(bucket, lane)?;
         if state.closed_by.is_some() {
@@ -404,7 +486,17 @@ impl ObjectGroup {
         if self.open.len() >= OPEN_LANES_MAX {
             self.open.clear();
         }
-        self.open.insert((bucket, lane), state.versioning);
+        let events = change.lane_events(bucket, lane)?;
+        let events = events.filter(|events| !events.rules.is_empty());
+        let open = OpenLane {
+            versioning: state.versioning,
+            events: events.map(Arc::new),
+            has_share: change.watch_quota(bucket, lane)?,
+        };
+        if let Some(events) = &open.events {
+            change.told.watch(bucket, lane, events);
+        }
+        self.open.insert((bucket, lane), open);
         Ok(Ok(state.versioning))
     }
 
@@ -446,7 +538,7 @@ impl ObjectGroup {
     /// What was not found in a closed lane may be in another bucket that has the name by now: the proposer must know.
     fn unless_closed(
         &mut self,
-        change: &Change<'_, '_>,
+        change: &mut Change<'_, '_>,
         at: Address<'_>,
         outcome: Outcome,
     ) -> Result<Outcome, IndexError> {
@@ -468,10 +560,13 @@ fn set_tags(
     version: Option<VersionRef>,
     tags: Vec<(String, String)>,
 ) -> Result<Outcome, IndexError> {
-    change.set_details(at, version, |details, _| {
+    let outcome = change.set_details(at, version, |details, _| {
         details.tags = tags;
         Ok(())
-    })
+    })?;
+    let name = EventName::of_tagging(change.cause);
+    change.details_changed(at, name, &outcome);
+    Ok(outcome)
 }
 
 /// Encoded details with a lock.
@@ -528,6 +623,14 @@ pub struct Change<'a, 'b> {
     pub(super) written: Option<Written>,
     /// Whether a version came back to `objects`.
     pub(super) promoted: bool,
+    /// Why the command is made.
+    pub(super) cause: Cause,
+    /// What it is to be told as.
+    pub(super) told: Told,
+    /// What it adds to lanes with quotas, and takes from them.
+    pub(super) counted: Counted,
+    /// Where in the batch its changes begin.
+    begins_at: usize,
 }
 
 impl Change<'_, '_> {
@@ -548,6 +651,11 @@ impl Change<'_, '_> {
             self.turn.batch.put(Keyspace::Records, key, value);
         }
         Ok(self.usage)
+    }
+
+    /// Takes back all that the command has changed.
+    fn undo(self) {
+        self.turn.batch.ops.truncate(self.begins_at);
     }
 
     /// What the group holds, to be changed.
@@ -590,6 +698,8 @@ impl Change<'_, '_> {
             self.turn.batch.put(Keyspace::Inline, key, inline.to_vec());
         }
         self.write_version(at, lane, newest, summary, version)?;
+        let name = EventName::of_write(self.cause);
+        self.happened(at, name, &summary, lane.keeps_versions());
         Ok(Outcome::Written(summary))
     }
 
@@ -647,12 +757,14 @@ impl Change<'_, '_> {
                     && before.body != Body::Inline =>
             {
                 self.recount().remove(&before.body, before.summary.size);
+                self.version_went(at, &before.summary);
             }
             before => self.retire(at, &object, lane, before)?,
         }
         let value = values::encode_version(&summary, &version.body, &version.details)?;
         self.turn.batch.put(Keyspace::Objects, object, value);
         self.recount().add(&version.body, version.size);
+        self.version_came(at, &summary);
         if let Body::Chunked(body) = &version.body {
             apply_redundancy::note_missed(self, body, version.missed)?;
         }
@@ -660,8 +772,14 @@ impl Change<'_, '_> {
     }
 
     /// Queues or deletes the body of a version that is no longer named.
-    pub(super) fn let_go(&mut self, object: &[u8], version: &Found) -> Result<(), IndexError> {
+    pub(super) fn let_go(
+        &mut self,
+        at: Address<'_>,
+        object: &[u8],
+        version: &Found,
+    ) -> Result<(), IndexError> {
         self.recount().remove(&version.body, version.summary.size);
+        self.version_went(at, &version.summary);
         match &version.body {
             Body::Empty => Ok(()),
             Body::Inline => {
@@ -689,8 +807,9 @@ impl Change<'_, '_> {
     }
 
     /// Puts the body of an upload's part onto the reclaim queue.
-    pub fn reclaim_part(&mut self, part: &PartRecord) -> Result<(), IndexError> {
+    pub fn reclaim_part(&mut self, at: Address<'_>, part: &PartRecord) -> Result<(), IndexError> {
         self.recount().remove(&part.body, part.size);
+        self.parts_went(at, part.size);
         match &part.body {
             Body::Chunked(body) => self.reclaim(Entry::Body(*body)),
             Body::Empty | Body::Inline | Body::Multipart { .. } => Ok(()),

@@ -11,6 +11,7 @@ use super::apply::{Change, Found, details_with};
 use super::apply_redundancy;
 use super::apply_upload::{self, PAGE_PARTS};
 use super::command::{Addition, Address, Outcome, Refusal};
+use super::events::EventName;
 use super::keys;
 use super::record::{
     Body, ChunkedBody, Etag, MissedSlot, ObjectChecksum, PartRecord, VersionId, VersionSummary,
@@ -74,10 +75,10 @@ pub fn append(
     };
     let body = match (append.addition, &base.body) {
         (Addition::Inline, Body::Empty | Body::Inline) => {
-            join_inline(change, &object, &base, &summary, append.inline)?
+            join_inline(change, at, &base, &summary, append.inline)?
         }
         (Addition::Whole(body), Body::Empty | Body::Inline) => {
-            change.let_go(&object, &base)?;
+            change.let_go(at, &object, &base)?;
             add_chunks(change, &body, append.missed)?;
             Body::Chunked(body)
         }
@@ -91,6 +92,7 @@ pub fn append(
             };
             match add_part(change, &base, table, part)? {
                 Ok(body) => {
+                    change.version_went(at, &base.summary);
                     add_chunks(change, &chunks, append.missed)?;
                     body
                 }
@@ -109,6 +111,8 @@ pub fn append(
     let details = details_with(&details, &record.lock)?;
     let value = values::encode_version(&summary, &body, &details)?;
     change.turn.batch.put(Keyspace::Objects, object, value);
+    change.version_came(at, &summary);
+    change.happened(at, EventName::CreatedPut, &summary, false);
     Ok(Some(Outcome::Written(summary)))
 }
 
@@ -124,11 +128,12 @@ fn add_chunks(
 
 fn join_inline(
     change: &mut Change<'_, '_>,
-    object: &[u8],
+    at: Address<'_>,
     base: &Found,
     summary: &VersionSummary,
     added: &[u8],
 ) -> Result<Body, IndexError> {
+    let object = &change.object_key(at);
     let mut bytes = Vec::with_capacity(summary.size as usize);
     if base.body == Body::Inline {
         let key = keys::inline(object, base.summary.version);
@@ -137,7 +142,7 @@ fn join_inline(
         bytes.extend_from_slice(&own.ok_or_else(|| values::damaged("inline bytes"))?);
     }
     bytes.extend_from_slice(added);
-    change.let_go(object, base)?;
+    change.let_go(at, object, base)?;
     let key = keys::inline(object, summary.version);
     change.turn.batch.put(Keyspace::Inline, key, bytes);
     change.recount().add(&Body::Inline, summary.size);

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::apply::{Change, Found};
 use super::command::{Address, Moved, Outcome, ReceiveRename, Refusal, RenameVerdict};
+use super::events::EventName;
 use super::record::{Body, VersionSummary};
 use super::rename::{REMEMBERED_MS, RENAME_AGE_MAX_MS, RenameCondition, RenameId, RenameToken};
 use super::usage::Usage;
@@ -161,6 +162,7 @@ pub fn within(
         Ok(found) => found,
         Err(refusal) => return Ok(RenameVerdict::Refused(refusal)),
     };
+    let at = from;
     let (from, object) = (change.object_key(from), change.object_key(to));
     let newest = change.newest(&object)?;
     if !conditions
@@ -182,6 +184,10 @@ pub fn within(
     let value = values::with_summary(&found.value, &summary)?;
     change.turn.batch.delete(Keyspace::Objects, from);
     change.turn.batch.put(Keyspace::Objects, object, value);
+    change.version_went(at, &found.summary);
+    change.version_came(to, &summary);
+    change.happened(to, EventName::CreatedCopy, &summary, false);
+    change.happened(at, EventName::RemovedDelete, &found.summary, false);
     // Perhaps to a lesser key: who looks for references must look again.
     change.promoted = true;
     forget_old(change)?;
@@ -293,6 +299,11 @@ fn take(
         return Ok(Some(RenameVerdict::Refused(Refusal::PreconditionFailed)));
     }
     let (summary, body, details) = values::version_body(value)?;
+    let replaced = newest.as_ref().map(|found| &found.summary);
+    // Decided here, as the source waits for the decision. The source counts the object until the rename is ended.
+    if let Some(refusal) = change.counted.refusal_of(at, &summary, replaced) {
+        return Ok(Some(RenameVerdict::Refused(refusal)));
+    }
     change.retire(at, &object, lane, newest)?;
     let summary = moved(change, &summary);
     let body = match body {
@@ -320,6 +331,8 @@ fn take(
         body => body,
     };
     change.recount().add(&body, summary.size);
+    change.version_came(at, &summary);
+    change.happened(at, EventName::CreatedCopy, &summary, false);
     for (body, missed) in &missed {
         apply_redundancy::note_missed(change, body, missed)?;
     }
@@ -352,6 +365,8 @@ pub fn end(
     };
     let mut sets = Vec::new();
     change.recount().remove(&found.body, found.summary.size);
+    change.version_went(at, &found.summary);
+    change.happened(at, EventName::RemovedDelete, &found.summary, false);
     match found.body {
         Body::Empty => {}
         Body::Inline => {

@@ -6,6 +6,7 @@ use holdfast_placement::seams::{IndexError, Keyspace};
 use super::apply::{Change, Version, details_with};
 use super::apply_redundancy;
 use super::command::{Address, Outcome, PartsDigest, Refusal};
+use super::events::EventName;
 use super::keys;
 use super::lock::VersionLock;
 use super::record::{
@@ -96,12 +97,14 @@ pub fn put_part(
     if let Some(value) = change.turn.state.get(Keyspace::Records, &key)? {
         let before: PartRecord = values::decode(&value, "a part")?;
         if before.body != part.body {
-            change.reclaim_part(&before)?;
+            change.reclaim_part(at, &before)?;
         } else {
             change.recount().remove(&before.body, before.size);
+            change.parts_went(at, before.size);
         }
     }
     change.recount().add(&part.body, part.size);
+    change.parts_came(at, part.size);
     if let Body::Chunked(body) = &part.body {
         apply_redundancy::note_missed(change, body, missed)?;
     }
@@ -125,6 +128,7 @@ pub fn abort(
     // The parts stay where they are until their shards are freed: nobody finds them without the upload.
     let parts = apply_redundancy::parts_of(change, upload)?;
     change.recount().remove_all(&Usage::of_parts(&parts));
+    change.parts_went(at, parts.iter().map(|part| part.size).sum());
     change.reclaim(Entry::Parts(upload))?;
     forget_upload(change, at, &record);
     Ok(Outcome::Done)
@@ -168,12 +172,14 @@ pub fn complete(
     };
 
     for part in &unused {
-        change.reclaim_part(part)?;
+        change.reclaim_part(at, part)?;
     }
     for number in chosen.iter().chain(&unused).map(|part| part.number) {
         let key = keys::part(change.turn.group, upload, number);
         change.turn.batch.delete(Keyspace::Records, key);
     }
+    // They are the version's bytes now.
+    change.parts_went(at, completion.size);
     let parts = chosen.len() as u16;
     let usage = values::encode(&Usage::of_parts(&chosen))?;
     let key = keys::table_usage(change.turn.group, upload);
@@ -205,6 +211,8 @@ pub fn complete(
     };
     let summary = change.summary(&version, lane, modified);
     change.write_version(at, lane, newest, summary, &version)?;
+    let name = EventName::CreatedCompleteUpload;
+    change.happened(at, name, &summary, lane.keeps_versions());
     let completed = CompletedUpload {
         bucket: at.bucket,
         key: at.key.to_owned(),

@@ -11,6 +11,7 @@ use holdfast_placement::seams::{IndexError, Keyspace};
 
 use super::apply::{Change, Found};
 use super::command::{Address, DeleteVersion, Outcome, Refusal};
+use super::events::EventName;
 use super::keys;
 use super::lock::{LockChange, VersionLock};
 use super::record::{Body, Etag, VersionId, VersionRef, VersionSummary};
@@ -110,7 +111,9 @@ impl Change<'_, '_> {
         let replaces_null = lane.versioning != Versioning::Enabled;
         let newest_is_null = newest.as_ref().is_some_and(|found| found.summary.null);
         match newest {
-            Some(found) if replaces_null && found.summary.null => self.let_go(object, &found)?,
+            Some(found) if replaces_null && found.summary.null => {
+                self.let_go(at, object, &found)?
+            }
             Some(found) => self.write_noncurrent(at, &found.summary, found.value)?,
             None => {}
         }
@@ -151,7 +154,9 @@ impl Change<'_, '_> {
         }
         if !lane.keeps_versions() {
             if let Some(newest) = newest {
-                self.let_go(&object, &newest)?;
+                self.let_go(at, &object, &newest)?;
+                let name = EventName::of_removal(self.cause, false);
+                self.happened(at, name, &newest.summary, false);
             }
             let marker = None;
             return Ok(Ok(DeleteOutcome { existed, marker }));
@@ -170,6 +175,8 @@ impl Change<'_, '_> {
             .map_err(values::unencodable)?;
         let value = values::encode_version(&summary, &Body::Empty, &details)?;
         self.write_noncurrent(at, &summary, value.into())?;
+        let name = EventName::of_removal(self.cause, true);
+        self.happened(at, name, &summary, true);
         let marker = Some(summary.name());
         Ok(Ok(DeleteOutcome { existed, marker }))
     }
@@ -186,7 +193,7 @@ impl Change<'_, '_> {
             let verdict = match delete.version {
                 Some(version) => {
                     named.insert(self.object_key(at), at);
-                    self.delete_version(at, version, delete)?
+                    self.delete_version(at, version, delete, &lane)?
                 }
                 None => {
                     // What versions were removed before, the next one counts now.
@@ -205,6 +212,7 @@ impl Change<'_, '_> {
         at: Address<'_>,
         version: VersionRef,
         delete: &DeleteVersion<'_>,
+        lane: &BucketVersioning,
     ) -> Result<Result<DeleteOutcome, Refusal>, IndexError> {
         let object = self.object_key(at);
         let placed = self.find(at, version)?;
@@ -224,6 +232,8 @@ impl Change<'_, '_> {
         if let Some(written) = &mut self.written {
             written.removed.insert(object);
         }
+        let name = EventName::of_removal(self.cause, false);
+        self.happened(at, name, &summary, lane.keeps_versions());
         Ok(Ok(DeleteOutcome {
             existed: true,
             marker: summary.delete_marker.then(|| summary.name()),
@@ -232,7 +242,7 @@ impl Change<'_, '_> {
 
     /// Removes a version for ever.
     fn remove(&mut self, at: Address<'_>, object: &[u8], placed: Placed) -> Result<(), IndexError> {
-        self.let_go(object, &placed.found)?;
+        self.let_go(at, object, &placed.found)?;
         match placed.noncurrent {
             Some(key) => self.erase_noncurrent(at, key, placed.found.summary.null),
             None => self.erase(Keyspace::Objects, object.to_vec()),

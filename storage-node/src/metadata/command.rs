@@ -5,7 +5,9 @@ use holdfast_placement::ids::{BucketId, ChunkSetId, Lane, UploadId};
 use serde::{Deserialize, Serialize};
 
 use super::apply_rename::Intent;
+use super::events::{BucketEvents, Cause, EventId};
 use super::lock::{LockChange, VersionLock};
+use super::quota::{LaneQuota, ShareOrder};
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
     ObjectHeaders, PartRecord, VersionId, VersionRef, VersionSummary,
@@ -198,6 +200,31 @@ pub enum Command<'a> {
     RenameEnded {
         id: RenameId,
     },
+    /// Another command, encoded, and why it is made. There is no such one inside.
+    Caused {
+        cause: Cause,
+        command: &'a [u8],
+    },
+    /// Has the lanes tell of their changes.
+    SetEvents {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        events: BucketEvents,
+        /// Whether webhooks are sent a first event.
+        test: bool,
+    },
+    /// A webhook was told of all that happened until then.
+    ForgetEvents {
+        target: &'a str,
+        through: EventId,
+    },
+    /// Changes lanes' shares of the bucket's quota.
+    OrderShares {
+        bucket: BucketId,
+        /// Lanes take no order with a lesser number than the last.
+        change: u64,
+        orders: Vec<(Lane, ShareOrder)>,
+    },
 }
 
 /// A rename to be decided where it leads to.
@@ -364,6 +391,8 @@ pub enum Outcome {
     /// In the order asked.
     VersionsDeleted(Vec<Result<DeleteOutcome, Refusal>>),
     Renamed(RenameVerdict),
+    /// The lanes' shares now, in the order asked.
+    Shares(Vec<LaneQuota>),
 }
 
 /// Why a command had no effect.
@@ -397,6 +426,13 @@ pub enum Refusal {
     TokenMismatch,
     /// The rename was begun too long ago to be decided.
     RenameExpired,
+    /// Too many events wait for a webhook.
+    EventsWaiting,
+    /// The lane's share of the quota has no room for so much more.
+    OverQuota {
+        bytes: u64,
+        objects: u64,
+    },
 }
 
 /// Tells whether an upload's parts are those that a completion was computed from, without sending them: blake3 over

@@ -22,6 +22,10 @@
 //! | `records` | `0E`, bucket (u64), lane (u8), key | which of those is the null version, if one is |
 //! | `records` | `0F`, upload (16) | the lock that the upload's object is to have, if any |
 //! | `records` | `10` | how often a version came back to `objects` |
+//! | `records` | `11`, bucket (u64), lane (u8) | what the lane tells of its changes, see [`super::events`] |
+//! | `records` | `12`, webhook, `00`, event id (12) | an event that is to be told |
+//! | `records` | `13`, webhook | how many there are; absent: none |
+//! | `records` | `14`, bucket (u64), lane (u8) | the lane's share of the bucket's quota, see [`super::quota`] |
 //! | `records` | `20`, bucket (u64), lane (u8), key | that the key is being renamed to another group's, see `apply_rename.rs` |
 //! | `records` | `21`, rename (16) | what was decided of a rename to the group |
 //! | `records` | `22`, rename (16) | what is remembered of a rename from the group |
@@ -35,6 +39,7 @@
 use holdfast_placement::ids::{BucketId, ChunkSetId, GroupId, Lane, UploadId};
 use holdfast_placement::seams::UnixMillis;
 
+use super::events::EventId;
 use super::record::VersionId;
 use super::redundancy::RepairId;
 use super::rename::RenameId;
@@ -56,6 +61,10 @@ const NONCURRENT: u8 = 0x0D;
 const NULL_VERSION: u8 = 0x0E;
 const UPLOAD_LOCK: u8 = 0x0F;
 const PROMOTIONS: u8 = 0x10;
+const LANE_EVENTS: u8 = 0x11;
+const EVENT: u8 = 0x12;
+const EVENT_QUEUE: u8 = 0x13;
+const LANE_QUOTA: u8 = 0x14;
 const RENAME_INTENT: u8 = 0x20;
 const RENAME_DECISION: u8 = 0x21;
 const RENAME_LEFT: u8 = 0x22;
@@ -276,6 +285,53 @@ pub fn rename_token(group: GroupId, token: &[u8; 16]) -> Vec<u8> {
     let mut key = record(group, RENAME_TOKEN, 16);
     key.extend_from_slice(token);
     key
+}
+
+pub fn lane_events(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
+    let mut key = lane_state(group, bucket, lane);
+    key[4] = LANE_EVENTS;
+    key
+}
+
+pub fn lane_quota(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
+    let mut key = lane_state(group, bucket, lane);
+    key[4] = LANE_QUOTA;
+    key
+}
+
+/// What all events for a webhook begin with. (No name has a zero in it.)
+pub fn events(group: GroupId, target: &str) -> Vec<u8> {
+    let mut key = record(group, EVENT, target.len() + 13);
+    key.extend_from_slice(target.as_bytes());
+    key.push(0);
+    key
+}
+
+pub fn event(group: GroupId, target: &str, id: EventId) -> Vec<u8> {
+    let mut key = events(group, target);
+    key.extend_from_slice(&id.0);
+    key
+}
+
+/// The id of the event with that key.
+pub fn parse_event(key: &[u8]) -> Option<EventId> {
+    key.last_chunk().copied().map(EventId)
+}
+
+/// What the lengths of all queues of events begin with.
+pub fn event_queues(group: GroupId) -> Vec<u8> {
+    record(group, EVENT_QUEUE, 0)
+}
+
+pub fn event_queue(group: GroupId, target: &str) -> Vec<u8> {
+    let mut key = event_queues(group);
+    key.extend_from_slice(target.as_bytes());
+    key
+}
+
+/// The webhook of the queue whose length has that key.
+pub fn parse_event_queue(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key.get(5..)?).ok()
 }
 
 /// What all parts of an upload begin with.

@@ -3,6 +3,8 @@
 mod append;
 mod apply;
 mod apply_append;
+mod apply_events;
+mod apply_quota;
 mod apply_redundancy;
 mod apply_rename;
 mod apply_upload;
@@ -12,6 +14,8 @@ mod bucket_deletion;
 mod buckets;
 mod command;
 mod condition;
+mod event_queue;
+mod events;
 mod keys;
 mod leftovers;
 mod list;
@@ -22,6 +26,7 @@ mod objects;
 mod pages;
 mod parts;
 mod questions;
+mod quota;
 mod raw_bytes;
 mod record;
 mod redundancy;
@@ -45,12 +50,19 @@ pub use append::{Appended, NewBytes};
 pub use bodies::Bodies;
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
+pub use event_queue::{bucket_events, change_bucket_events};
+pub use events::{
+    BucketEvents, Cause, Event, EventId, EventName, EventRule, QueuedEvent, RuleForm,
+};
 pub use keys::lane_of;
 pub use lock::{
     DefaultRetention, LockChange, LockConfiguration, LockMode, Retention, RetentionPeriod,
     VersionLock,
 };
 pub use questions::query_runner;
+pub use quota::{
+    Amount, LaneQuota, Quota, QuotaStanding, Room, bucket_quota, make_room, set_bucket_quota,
+};
 pub use record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, Lookup, MissedSlot, ObjectChecksum,
     ObjectHeaders, PartRecord, UnknownVersion, UploadRecord, VersionId, VersionRecord, VersionRef,

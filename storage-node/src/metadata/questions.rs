@@ -12,12 +12,14 @@ use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::bodies::FindBodies;
+use super::event_queue::{FindEventQueues, FindEvents};
 use super::keys;
 use super::leftovers::{FindReclaimable, FindStaleUploads};
 use super::list::{ListLanes, ListUploadLanes};
 use super::list_versions::ListVersionLanes;
 use super::objects::{Get, Head};
 use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
+use super::quota::FindLaneQuotas;
 use super::redundancy::{FindBodiesBelow, FindRepairs, FindUsage};
 use super::references::FindReferenced;
 use super::rename::{FindRename, FindRenames, FindVerdict};
@@ -46,6 +48,9 @@ pub mod kind {
     pub const RENAME: u8 = 32;
     pub const RENAMES: u8 = 33;
     pub const RENAME_VERDICT: u8 = 34;
+    pub const EVENT_QUEUES: u8 = 40;
+    pub const EVENTS: u8 = 41;
+    pub const LANE_QUOTAS: u8 = 42;
 }
 
 /// Why there is no answer yet. On the wire: the order of variants is kept.
@@ -133,6 +138,9 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindRename::KIND => query::answer::<FindRename<'_>>(question, states).await,
         FindRenames::KIND => query::answer::<FindRenames>(question, states).await,
         FindVerdict::KIND => query::answer::<FindVerdict<'_>>(question, states).await,
+        FindEventQueues::KIND => query::answer::<FindEventQueues>(question, states).await,
+        FindEvents::KIND => query::answer::<FindEvents<'_>>(question, states).await,
+        FindLaneQuotas::KIND => query::answer::<FindLaneQuotas>(question, states).await,
         FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
         FindBodies::KIND => query::answer::<FindBodies<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),

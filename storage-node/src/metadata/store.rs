@@ -13,8 +13,10 @@ use holdfast_placement::seams::{Clock, IndexError, Rng, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Address, Command, Outcome, Refusal};
+use super::events::Cause;
 use super::lock::VersionLock;
 use super::questions::NotNow;
+use super::quota::{Amount, Rounds};
 use super::record::{
     Body, ChecksumAlgorithm, ChecksumKind, ChunkedBody, Etag, MissedSlot, ObjectChecksum,
     ObjectHeaders, PartRecord, UploadRecord, VersionId, VersionRecord, VersionRef, VersionSummary,
@@ -123,6 +125,13 @@ pub enum WriteError {
     /// The client's token came with another request (400).
     #[error("the token was used for another request")]
     TokenMismatch,
+    /// A webhook is to be told of the change, and too many events wait for it already (503).
+    #[error("too many events wait for a webhook")]
+    EventsWaiting,
+    /// The key's lane has no room for so much more: look for some with [`super::make_room`], which knows whether the
+    /// bucket has any (403).
+    #[error("the bucket's quota has no room for it")]
+    OverQuota(Amount),
     #[error(transparent)]
     Metadata(#[from] MetadataError),
 }
@@ -324,6 +333,9 @@ pub struct Metadata {
     pub(super) asker: Asker,
     map: SharedMap,
     pub(super) clock: Arc<dyn Clock>,
+    /// Of the changes that are made through this.
+    pub(super) cause: Cause,
+    pub(super) rounds: Arc<Rounds>,
 }
 
 /// A key's place: its address in commands and the group that decides them.
@@ -354,6 +366,16 @@ impl Metadata {
             proposer: Arc::new(Proposer::new(groups, clock.clone(), rng)),
             map,
             clock,
+            cause: Cause::default(),
+            rounds: Arc::default(),
+        }
+    }
+
+    /// The same metadata for somebody whose changes have that cause.
+    pub fn caused_by(&self, cause: Cause) -> Self {
+        Self {
+            cause,
+            ..self.clone()
         }
     }
 
@@ -382,7 +404,15 @@ impl Metadata {
         tail: &[u8],
     ) -> Result<(Stamp, Outcome), MetadataError> {
         let buffer = self.proposer.begin(512 + tail.len());
-        let mut buffer = postcard::to_extend(command, buffer).map_err(values::unencodable)?;
+        let mut buffer = match self.cause {
+            Cause::Request => postcard::to_extend(command, buffer),
+            cause => {
+                let command = postcard::to_stdvec(command).map_err(values::unencodable)?;
+                let command = &command;
+                postcard::to_extend(&Command::Caused { cause, command }, buffer)
+            }
+        }
+        .map_err(values::unencodable)?;
         buffer.extend_from_slice(tail);
         let (at, outcome) = self.proposer.decide(group, buffer).await?;
         let outcome = postcard::from_bytes(&outcome).map_err(|_| {
@@ -414,6 +444,8 @@ impl From<Refusal> for WriteError {
             Refusal::BeingRenamed => Self::Metadata(busy()),
             Refusal::TokenMismatch => Self::TokenMismatch,
             Refusal::RenameExpired => Self::RenameConflict,
+            Refusal::EventsWaiting => Self::EventsWaiting,
+            Refusal::OverQuota { bytes, objects } => Self::OverQuota(Amount { bytes, objects }),
             Refusal::PartsChanged | Refusal::DeletionCancelled | Refusal::BodyChanged => {
                 Self::Metadata(strange(&Outcome::Refused(refusal)))
             }

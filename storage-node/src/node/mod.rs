@@ -25,7 +25,7 @@ pub use media::{DriveParts, LocalMedia, Media};
 pub use mending::MendingStatus;
 pub use open::Node;
 pub use orders::{NodeOrder, OrderError};
-pub use report::{DriveReport, LedGroup, Mending, Redundancy, Report};
+pub use report::{DriveReport, LedGroup, Mending, Redundancy, Report, WebhookReport};
 pub use space::SpaceGauge;
 pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};
 pub use visitor::{Visitor, VisitorConfig};

@@ -24,7 +24,7 @@ use super::join;
 use super::media::Media;
 use super::orders;
 use super::place::{first_map, identify, lock, named, voters_of};
-use super::report::Redundancy;
+use super::report::{Redundancy, WebhookReport};
 use super::running::tell_moved_away;
 use super::space::SpaceGauge;
 use crate::buffer::{BufferPool, PoolConfig};
@@ -67,6 +67,7 @@ pub(super) struct Inner {
     pub(super) census: CensusControl,
     /// Wall-clock time when the process began, for those who want to know whether it is the same one still.
     pub(super) started: UnixMillis,
+    pub(super) webhooks: Mutex<Vec<WebhookReport>>,
     pub(super) pool: BufferPool,
     pub(super) stop: tokio::sync::watch::Sender<bool>,
     _lock: fs::File,
@@ -195,6 +196,7 @@ impl Node {
                 scrub: ScrubControl::default(),
                 census: CensusControl::default(),
                 started: config.clock.wall(),
+                webhooks: Mutex::default(),
                 pool,
                 stop,
                 _lock: lock,

@@ -19,6 +19,8 @@ pub struct Report {
     pub redundancy: Redundancy,
     /// Not said by nodes of earlier versions.
     pub mending: Mending,
+    /// What waits to be told to webhooks, of these groups. Not said by nodes of earlier versions.
+    pub webhooks: Vec<WebhookReport>,
 }
 
 /// How the search for shards that are bad or missing stands at a node.
@@ -38,9 +40,24 @@ impl Report {
         if let Ok(report) = rpc::decode(bytes) {
             return Some(report);
         }
-        let with_nothing = [bytes, &rpc::encode(&Mending::default()).ok()?].concat();
-        rpc::decode(&with_nothing).ok()
+        let no_webhooks = rpc::encode(&Vec::<WebhookReport>::new()).ok()?;
+        let no_mending = rpc::encode(&Mending::default()).ok()?;
+        let with_nothing = [bytes, &no_webhooks].concat();
+        if let Ok(report) = rpc::decode(&with_nothing) {
+            return Some(report);
+        }
+        rpc::decode(&[bytes, &no_mending, &no_webhooks].concat()).ok()
     }
+}
+
+/// How the telling of events to a webhook goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WebhookReport {
+    pub name: String,
+    /// Events that wait.
+    pub waiting: u64,
+    /// Why the last attempt failed, if it did.
+    pub failure: Option<String>,
 }
 
 /// What is missing of the safety that bodies should have.

@@ -14,7 +14,7 @@ use super::config::NodeConfig;
 use super::identity::write_map;
 use super::join::{self, change_map};
 use super::open::{Inner, Node};
-use super::report::{DriveReport, LedGroup, Mending, Report};
+use super::report::{DriveReport, LedGroup, Mending, Report, WebhookReport};
 use super::space::SpaceGauge;
 use super::{steward, watch};
 use crate::buffer::BufferPool;
@@ -187,6 +187,17 @@ impl Node {
         )
     }
 
+    /// The groups that this node leads: background work on them is its own.
+    pub fn led_groups(&self) -> LedGroups {
+        let replicas = self.inner.replicas.clone();
+        Arc::new(move || replicas.led_here())
+    }
+
+    /// Says how the telling of events goes that this node does.
+    pub fn note_webhooks(&self, webhooks: Vec<WebhookReport>) {
+        *self.inner.webhooks.lock() = webhooks;
+    }
+
     /// Starts and stops the encoding anew of bodies that are below the cluster's protection, of the groups that this
     /// node leads.
     pub fn reencode(&self) -> ReencodeControl {
@@ -245,6 +256,7 @@ impl Inner {
             leads: leads.collect(),
             redundancy: *self.redundancy.lock(),
             mending: self.mending(),
+            webhooks: self.webhooks.lock().clone(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! How the cluster stands by what a node knows, for people and machines.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, DriveState, NodeState};
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::mending::MendingStatus;
 use super::open::Node;
-use super::report::{DriveReport, LedGroup, Redundancy, Report};
+use super::report::{DriveReport, LedGroup, Redundancy, Report, WebhookReport};
 use super::steward::wanted_voters;
 
 /// The answer of `/-/status`.
@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub mending: MendingStatus,
     /// Bodies that are protected less than new ones are being encoded anew.
     pub reencoding: bool,
+    /// Webhooks for which events wait, or which have failed, by name.
+    pub webhooks: Vec<WebhookReport>,
     /// What is worth knowing and no fault.
     pub notes: Vec<String>,
     /// What is not as it should be and what to do, worst first.
@@ -175,6 +177,8 @@ impl Node {
         problems.extend(mending.problem());
         let mut notes = notes(&map, redundancy);
         notes.extend(mending.note());
+        let webhooks = webhooks(reports.values());
+        notes.extend(webhooks.iter().filter_map(webhook_note));
         let absorbed = {
             let mut seen = map.as_ref().clone();
             for drive in &mut seen.drives {
@@ -201,6 +205,7 @@ impl Node {
             redundancy,
             mending,
             reencoding: map.reencode,
+            webhooks,
             notes,
             problems,
             memory: MemoryStatus {
@@ -255,6 +260,30 @@ impl Node {
         });
         groups.collect()
     }
+}
+
+/// What all nodes say of each webhook.
+fn webhooks<'a>(reports: impl Iterator<Item = &'a Report>) -> Vec<WebhookReport> {
+    let mut all: BTreeMap<&str, WebhookReport> = BTreeMap::new();
+    for webhook in reports.flat_map(|report| &report.webhooks) {
+        let sum = all.entry(&webhook.name).or_insert_with(|| WebhookReport {
+            name: webhook.name.clone(),
+            ..WebhookReport::default()
+        });
+        sum.waiting += webhook.waiting;
+        if sum.failure.is_none() {
+            sum.failure.clone_from(&webhook.failure);
+        }
+    }
+    all.into_values().collect()
+}
+
+fn webhook_note(webhook: &WebhookReport) -> Option<String> {
+    let failure = webhook.failure.as_ref()?;
+    Some(format!(
+        "webhook {} is not told: {failure}. {} events wait for it; it is tried again by itself",
+        webhook.name, webhook.waiting
+    ))
 }
 
 fn drive_status(

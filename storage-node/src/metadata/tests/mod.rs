@@ -2,9 +2,11 @@
 
 mod appends;
 mod buckets;
+mod events;
 mod list_speed;
 mod model;
 mod objects;
+mod quotas;
 mod races;
 mod renames;
 mod spread;

@@ -1555,6 +1555,8 @@ fn verdict<T>(result: Result<T, &WriteError>) -> Result<T, &'static str> {
         WriteError::KeepsVersions => "KeepsVersions",
         WriteError::RenameConflict => "RenameConflict",
         WriteError::TokenMismatch => "TokenMismatch",
+        WriteError::EventsWaiting => "EventsWaiting",
+        WriteError::OverQuota(_) => "OverQuota",
         WriteError::Metadata(error) => panic!("{error}"),
     })
 }

@@ -13,9 +13,9 @@ use crate::metadata::command::{Address, Command, DeleteKey, DeleteVersion, encod
 use crate::metadata::record::{Body, ChunkedBody, MissedSlot, PartRecord};
 use crate::metadata::values::VersionDetails;
 use crate::metadata::{
-    BodyPlace, BucketVersioning, DefaultRetention, LockChange, LockConfiguration, LockMode,
-    ObjectHeaders, ReclaimId, RepairId, RetentionPeriod, VersionId, VersionLock, VersionRef,
-    Versioning, metadata_machine,
+    BodyPlace, BucketEvents, BucketVersioning, Cause, DefaultRetention, EventId, EventRule,
+    LockChange, LockConfiguration, LockMode, ObjectHeaders, ReclaimId, RepairId, RetentionPeriod,
+    RuleForm, VersionId, VersionLock, VersionRef, Versioning, metadata_machine,
 };
 
 const GROUP: GroupId = GroupId(3);
@@ -52,6 +52,17 @@ fn commands() -> Vec<Vec<u8>> {
         body,
         details: &details,
     };
+    let caused = postcard::to_stdvec(&Command::DeleteVersions {
+        bucket: at.bucket,
+        keys: vec![DeleteVersion {
+            lane: at.lane,
+            key: at.key,
+            version: None,
+            condition: any(),
+            bypass_governance: false,
+        }],
+    });
+    let caused = caused.unwrap();
     let commands = [
         put(chunked(1, 3)),
         put(Body::Inline),
@@ -170,6 +181,33 @@ fn commands() -> Vec<Vec<u8>> {
         },
         Command::Reclaimed {
             ids: vec![ReclaimId([0; 12])],
+        },
+        Command::SetEvents {
+            bucket: at.bucket,
+            lanes: vec![Lane(0)],
+            events: BucketEvents {
+                change: 1,
+                rules: vec![EventRule {
+                    id: "r".to_owned(),
+                    form: RuleForm::Queue,
+                    arn: String::new(),
+                    target: "w".to_owned(),
+                    events: vec!["s3:ObjectRemoved:*".to_owned()],
+                    prefix: None,
+                    suffix: None,
+                }],
+                ..BucketEvents::default()
+            },
+            test: true,
+        },
+        put(chunked(7, 3)),
+        Command::Caused {
+            cause: Cause::Lifecycle,
+            command: &caused,
+        },
+        Command::ForgetEvents {
+            target: "w",
+            through: EventId([0xFF; 12]),
         },
     ];
     let encoded = commands.iter().enumerate().map(|(number, command)| {

@@ -1,0 +1,468 @@
+//! Quotas: what is counted, what is refused, and that no more is in a bucket than may be.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use holdfast_placement::directory::{Bucket, CreateBucket};
+use holdfast_placement::ids::UploadId;
+use holdfast_placement::seams::{Rng, SeededRng, SystemRng};
+
+use super::{any, chunked_version, completion, inline_version, new_upload, part};
+use crate::metadata::testing::{HastyClock, TestMetadata};
+use crate::metadata::{
+    Amount, Appended, Body, BucketVersioning, CompleteUploadError, Deletion, ListParts,
+    ListVersions, NewBytes, NewVersion, Quota, Rename, Room, VersionRef, Versioning, WriteError,
+    bucket_quota, make_room, set_bucket_quota,
+};
+
+struct World {
+    test: TestMetadata,
+    bucket: Arc<Bucket>,
+}
+
+fn quota(bytes: u64, objects: u64) -> Option<Quota> {
+    Some(Quota {
+        bytes: Some(bytes),
+        objects: Some(objects),
+    })
+}
+
+impl World {
+    async fn new(versioning: Versioning) -> Self {
+        let test = TestMetadata::new(Arc::new(HastyClock), Arc::new(SystemRng));
+        let made = test.directory.create_bucket("b", "me", "eu").await;
+        let CreateBucket::Created(bucket) = made.unwrap() else {
+            panic!("the name was free");
+        };
+        let set = BucketVersioning {
+            change: 1,
+            versioning,
+            ..BucketVersioning::default()
+        };
+        test.metadata.set_versioning(bucket.id, set).await.unwrap();
+        Self { test, bucket }
+    }
+
+    /// Another gateway over the same groups.
+    fn other(&self, seed: u64, trouble: u64) -> Self {
+        let clock = Arc::new(HastyClock);
+        let rng = Arc::new(SeededRng::new(seed));
+        Self {
+            test: self.test.split(16, clock, rng, seed, trouble),
+            bucket: self.bucket.clone(),
+        }
+    }
+
+    async fn set(&self, quota: Option<Quota>) {
+        let (directory, metadata) = (&self.test.directory, &self.test.metadata);
+        let set = set_bucket_quota(directory, metadata, &self.bucket, quota);
+        assert!(set.await.unwrap());
+    }
+
+    async fn used(&self) -> Amount {
+        let (directory, metadata) = (&self.test.directory, &self.test.metadata);
+        let standing = bucket_quota(directory, metadata, &self.bucket).await;
+        standing.unwrap().used.expect("it is counted")
+    }
+
+    /// As a gateway does it; `false`: refused for the quota.
+    async fn put(&self, key: &str, new: NewVersion) -> Result<bool, WriteError> {
+        let any = any();
+        loop {
+            let put = self
+                .test
+                .metadata
+                .put(self.bucket.id, key, new.clone(), &any);
+            match put.await {
+                Ok(_) => return Ok(true),
+                Err(WriteError::OverQuota(need)) => {
+                    if !self.room(key, need).await? {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn room(&self, key: &str, need: Amount) -> Result<bool, WriteError> {
+        let (directory, metadata) = (&self.test.directory, &self.test.metadata);
+        let room = make_room(directory, metadata, &self.bucket, key, need).await?;
+        Ok(room == Room::TryAgain)
+    }
+
+    async fn upload(&self, key: &str) -> UploadId {
+        let upload = self
+            .test
+            .metadata
+            .create_upload(self.bucket.id, key, new_upload());
+        upload.await.unwrap()
+    }
+
+    async fn part(&self, key: &str, upload: UploadId, number: u16, body: u64, size: u64) -> bool {
+        loop {
+            let new = part(number, body, size);
+            let put = self
+                .test
+                .metadata
+                .put_part(self.bucket.id, key, upload, new);
+            match put.await {
+                Ok(_) => return true,
+                Err(WriteError::OverQuota(need)) => {
+                    if !self.room(key, need).await.unwrap() {
+                        return false;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn complete(&self, key: &str, upload: UploadId) -> bool {
+        let (metadata, bucket) = (&self.test.metadata, self.bucket.id);
+        let list = ListParts {
+            upload,
+            after: 0,
+            max: 100,
+        };
+        let page = metadata.list_parts(bucket, key, &list).await.unwrap();
+        let mut parts = page.unwrap().parts;
+        // Not all are named.
+        parts.truncate(2);
+        loop {
+            let complete = completion(upload, parts.clone());
+            match metadata
+                .complete_upload(bucket, key, complete, &any())
+                .await
+            {
+                Ok(_) => return true,
+                Err(CompleteUploadError::Write(WriteError::OverQuota(need))) => {
+                    if !self.room(key, need).await.unwrap() {
+                        return false;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn rename(&self, from: &str, to: &str) -> bool {
+        let (metadata, bucket) = (&self.test.metadata, self.bucket.id);
+        loop {
+            match metadata.rename(bucket, from, to, &Rename::default()).await {
+                Ok(()) | Err(WriteError::NoSuchKey) => return true,
+                Err(WriteError::OverQuota(need)) => {
+                    if !self.room(to, need).await.unwrap() {
+                        return false;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Appends to an object whose bytes are in chunks, if there is one.
+    async fn append(&self, key: &str, body: u64, size: u64) -> bool {
+        let (metadata, bucket) = (&self.test.metadata, self.bucket.id);
+        let Some(record) = metadata.head(bucket, key).await.unwrap() else {
+            return true;
+        };
+        let Body::Chunked(body) = super::chunked(body, size) else {
+            unreachable!()
+        };
+        let appended = Appended {
+            base: record.summary.version,
+            added: NewBytes::Part {
+                size,
+                md5: [1; 16],
+                checksum: None,
+                body,
+                missed: Vec::new(),
+            },
+            size: record.summary.size + size,
+            etag: record.summary.etag,
+            checksum: None,
+        };
+        let any = any();
+        loop {
+            let done = metadata.append(bucket, key, appended.clone(), &any).await;
+            match done {
+                // An empty one is in no chunks.
+                Ok(_) | Err(WriteError::BaseChanged) => return true,
+                Err(WriteError::OverQuota(need)) => {
+                    if !self.room(key, need).await.unwrap() {
+                        return false;
+                    }
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    async fn delete(&self, key: &str, version: Option<VersionRef>) {
+        let deletion = Deletion {
+            key: key.to_owned(),
+            version,
+            ..Deletion::default()
+        };
+        let deleted = self.test.metadata.delete_version(self.bucket.id, &deletion);
+        deleted.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_last_byte_and_the_last_object_can_be_used() {
+    let world = World::new(Versioning::Off).await;
+    world.put("before", chunked_version(1, 700)).await.unwrap();
+    world.set(quota(1000, 4)).await;
+    assert_eq!(
+        world.used().await,
+        Amount {
+            bytes: 700,
+            objects: 1
+        }
+    );
+    assert!(!world.put("a", chunked_version(2, 301)).await.unwrap());
+    assert!(world.put("a", chunked_version(3, 300)).await.unwrap());
+    assert!(!world.put("b", inline_version(4, "x")).await.unwrap());
+    // Overwriting with as much is nothing new, and with less gives back.
+    assert!(world.put("a", chunked_version(5, 300)).await.unwrap());
+    assert!(world.put("a", chunked_version(6, 290)).await.unwrap());
+    assert!(world.put("b", chunked_version(7, 5)).await.unwrap());
+    assert!(world.put("c", chunked_version(8, 5)).await.unwrap());
+    assert_eq!(
+        world.used().await,
+        Amount {
+            bytes: 1000,
+            objects: 4
+        }
+    );
+    world.delete("c", None).await;
+    world.delete("c", None).await;
+    assert!(world.put("d", chunked_version(9, 5)).await.unwrap());
+    assert!(!world.put("e", chunked_version(10, 0)).await.unwrap());
+    world.set(None).await;
+    assert!(world.put("e", chunked_version(11, 5000)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_quota_that_is_less_than_there_is_lets_nothing_in_until_enough_is_gone() {
+    let world = World::new(Versioning::Off).await;
+    for number in 0..40 {
+        let key = format!("k{number}");
+        world.put(&key, chunked_version(number, 10)).await.unwrap();
+    }
+    world.set(quota(200, 1000)).await;
+    for number in 0..20 {
+        assert!(!world.put("new", chunked_version(100, 1)).await.unwrap());
+        world.delete(&format!("k{number}"), None).await;
+        assert!(!world.put("new", chunked_version(100, 1)).await.unwrap());
+    }
+    world.delete("k20", None).await;
+    assert!(!world.put("new", chunked_version(100, 11)).await.unwrap());
+    assert!(world.put("new", chunked_version(100, 10)).await.unwrap());
+    assert_eq!(
+        world.used().await,
+        Amount {
+            bytes: 200,
+            objects: 20
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_round_that_was_cut_short_does_no_harm() {
+    let world = World::new(Versioning::Off).await;
+    world.set(quota(100, 100)).await;
+    // What was left of the share of a lane was given back, and its giver is gone.
+    let other = world.other(3, 0);
+    assert!(other.put("a", chunked_version(1, 60)).await.unwrap());
+    world.test.groups.restart();
+    assert!(world.put("b", chunked_version(2, 40)).await.unwrap());
+    assert!(!other.put("c", chunked_version(3, 1)).await.unwrap());
+    assert_eq!(
+        world.used().await,
+        Amount {
+            bytes: 100,
+            objects: 2
+        }
+    );
+}
+
+/// Everything that adds and removes, at random: what is kept count of is what a fresh count finds, and never too much.
+#[tokio::test]
+async fn at_random_the_count_is_right() {
+    let seed = std::env::var("HOLDFAST_SEED").ok();
+    let seed = seed.map_or_else(|| SystemRng.next_u64(), |seed| seed.parse().unwrap());
+    println!("HOLDFAST_SEED={seed}");
+    let rng = SeededRng::new(seed);
+    let versionings = [Versioning::Off, Versioning::Enabled, Versioning::Suspended];
+    let first = rng.below(3) as usize;
+    let world = World::new(versionings[first]).await;
+    let limit = Amount {
+        bytes: 2_000,
+        objects: 25,
+    };
+    let mut change = 1;
+    let mut uploads: Vec<(String, UploadId)> = Vec::new();
+    let (mut made, mut refused) = (0, 0);
+    for step in 0..500u64 {
+        if step % 100 == 50 {
+            world.set(None).await;
+            world.set(quota(1 << 40, 1 << 40)).await;
+            world.set(quota(limit.bytes, limit.objects)).await;
+        }
+        let before = match step > 50 {
+            true => world.used().await,
+            false => Amount::default(),
+        };
+        let key = format!("k{}", rng.below(12));
+        let size = rng.below(300);
+        let done = match rng.below(12) {
+            0..=3 => world.put(&key, chunked_version(step, size)).await.unwrap(),
+            4 => {
+                let upload = world.upload(&key).await;
+                for number in 1..=3 {
+                    let body = 1_000_000 + step * 10 + u64::from(number);
+                    world.part(&key, upload, number, body, size / 2 + 1).await;
+                }
+                uploads.push((key, upload));
+                true
+            }
+            5 if !uploads.is_empty() => {
+                let at = rng.below(uploads.len() as u64) as usize;
+                let (key, upload) = uploads[at].clone();
+                let number = 1 + rng.below(3) as u16;
+                let body = 2_000_000 + step;
+                world.part(&key, upload, number, body, size + 1).await
+            }
+            6 if !uploads.is_empty() => {
+                let at = rng.below(uploads.len() as u64) as usize;
+                let (key, upload) = uploads.swap_remove(at);
+                let has_parts = world.part(&key, upload, 1, 3_000_000 + step, 1).await;
+                if has_parts && world.complete(&key, upload).await {
+                    true
+                } else {
+                    let aborted = world
+                        .test
+                        .metadata
+                        .abort_upload(world.bucket.id, &key, upload);
+                    aborted.await.unwrap();
+                    false
+                }
+            }
+            7 => {
+                change += 1;
+                let set = BucketVersioning {
+                    change,
+                    // Once kept, versions are never not kept any more.
+                    versioning: versionings[if first == 0 {
+                        0
+                    } else {
+                        1 + rng.below(2) as usize
+                    }],
+                    ..BucketVersioning::default()
+                };
+                let metadata = &world.test.metadata;
+                metadata.set_versioning(world.bucket.id, set).await.unwrap();
+                true
+            }
+            8 => {
+                let list = ListVersions {
+                    max: 1000,
+                    ..ListVersions::default()
+                };
+                let metadata = &world.test.metadata;
+                let page = metadata
+                    .list_versions(world.bucket.id, &list)
+                    .await
+                    .unwrap();
+                if !page.entries.is_empty() {
+                    let at = rng.below(page.entries.len() as u64) as usize;
+                    let entry = &page.entries[at];
+                    world.delete(&entry.key, Some(entry.summary.name())).await;
+                }
+                true
+            }
+            9 if first == 0 => {
+                let to = format!("k{}", rng.below(12));
+                to == key || world.rename(&key, &to).await
+            }
+            10 if first == 0 => world.append(&key, 4_000_000 + step, size + 1).await,
+            _ => {
+                world.delete(&key, None).await;
+                true
+            }
+        };
+        match done {
+            true => made += 1,
+            false => refused += 1,
+        }
+        if rng.below(20) == 0 {
+            world.test.groups.restart();
+        }
+        if step > 50 {
+            let used = world.used().await;
+            // Too much may be there from before the quota was set; it only gets less.
+            assert!(
+                used.bytes <= limit.bytes.max(before.bytes),
+                "step {step}: {used:?}"
+            );
+            assert!(
+                used.objects <= limit.objects.max(before.objects),
+                "step {step}: {used:?}"
+            );
+        }
+    }
+    assert!(made > 0 && refused > 0, "{made} made, {refused} refused");
+    let kept = world.used().await;
+    world.set(None).await;
+    world.set(quota(limit.bytes, limit.objects)).await;
+    assert_eq!(world.used().await, kept, "counted afresh");
+}
+
+/// Many writers at three gateways, some of whose messages get lost, fill a bucket: exactly.
+#[tokio::test]
+async fn racing_writers_fill_a_bucket_to_the_last_byte() {
+    let world = World::new(Versioning::Off).await;
+    world.set(quota(1000, 1 << 40)).await;
+    let gateways = [world.other(11, 0), world.other(12, 5), world.other(13, 0)];
+    let writers = (0..60u64).map(|writer| {
+        let gateway = &gateways[writer as usize % 3];
+        async move {
+            let mut written = 0;
+            for number in 0..4 {
+                let key = format!("w{writer}-{number}");
+                let put = gateway.put(&key, chunked_version(writer * 10 + number, 7));
+                // One whose answer was lost may be there or not.
+                if let Ok(true) = put.await {
+                    written += 1;
+                }
+            }
+            written
+        }
+    });
+    let written: u64 = join_all(writers).await.into_iter().sum();
+    let used = world.used().await;
+    assert!(used.bytes <= 1000, "{used:?}");
+    assert!(written <= used.objects, "{written} {used:?}");
+    // 142 of them fit, and 6 bytes are left.
+    while world
+        .put(
+            &format!("x{}", world.used().await.objects),
+            chunked_version(9999, 7),
+        )
+        .await
+        .unwrap()
+    {}
+    assert_eq!(
+        world.used().await,
+        Amount {
+            bytes: 994,
+            objects: 142
+        }
+    );
+    assert!(world.put("last", chunked_version(9998, 6)).await.unwrap());
+    assert!(!world.put("more", chunked_version(9997, 1)).await.unwrap());
+    assert_eq!(world.used().await.bytes, 1000);
+}
