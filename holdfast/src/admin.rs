@@ -42,6 +42,8 @@ enum AdminCommand {
     Token(TokenArgs),
     /// Move everything away from a drive or a node, which then leaves the cluster.
     Drain(DrainArgs),
+    /// Give up a drive or a node that is gone for good: what it held is made anew on others.
+    Lost(DrainArgs),
     /// Keep a drive or a node that was being drained.
     Keep(DrainArgs),
     /// Choose what new objects are protected with.
@@ -212,6 +214,11 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
         AdminCommand::Simulate(args) => Ok(simulate::run(&args)?),
         AdminCommand::Token(args) => token(&args.data),
         AdminCommand::Drain(args) => order(&args.target, &args.drain()),
+        AdminCommand::Lost(args) => give(
+            &args.target,
+            &args.lose(),
+            "given up; `holdfast admin status` tells what is still to be made anew",
+        ),
         AdminCommand::Keep(args) => order(&args.target, &args.keep()),
         AdminCommand::Scrub(args) => scrub(&args),
         AdminCommand::Reencode(args) => order(
@@ -229,6 +236,13 @@ impl DrainArgs {
         match (self.drive, self.node) {
             (Some(drive), _) => NodeOrder::DrainDrive(DriveId(drive)),
             (None, node) => NodeOrder::DrainNode(NodeId(node.unwrap_or_default())),
+        }
+    }
+
+    fn lose(&self) -> NodeOrder {
+        match (self.drive, self.node) {
+            (Some(drive), _) => NodeOrder::LoseDrive(DriveId(drive)),
+            (None, node) => NodeOrder::LoseNode(NodeId(node.unwrap_or_default())),
         }
     }
 

@@ -105,6 +105,8 @@ pub enum DriveState {
     Draining,
     /// On its way out, and failed or missing.
     DrainingDown,
+    /// Given up by an operator: what it held is made anew elsewhere, and it is never used again, whatever it says.
+    Lost,
 }
 
 impl DriveState {
@@ -115,11 +117,17 @@ impl DriveState {
 
     /// Whether the drive is on its way out.
     pub fn is_draining(self) -> bool {
-        matches!(self, DriveState::Draining | DriveState::DrainingDown)
+        matches!(
+            self,
+            DriveState::Draining | DriveState::DrainingDown | DriveState::Lost
+        )
     }
 
     /// The state of a drive that was found to be up or down.
     pub fn seen(self, up: bool) -> Self {
+        if self == DriveState::Lost {
+            return self;
+        }
         match (self.is_draining(), up) {
             (false, true) => DriveState::Up,
             (false, false) => DriveState::Down,

@@ -253,9 +253,14 @@ impl Cluster {
         std::fs::read_to_string(path).unwrap_or_default()
     }
 
+    /// The directory of a node: its data directory, its drives and what it prints.
+    pub fn home(&self, node: usize) -> PathBuf {
+        self.dir().join(format!("node-{node}"))
+    }
+
     /// The directories of a node's drives.
     pub fn drives(&self, node: usize) -> Vec<PathBuf> {
-        let within = self.dir().join(format!("node-{node}"));
+        let within = self.home(node);
         let mut drives: Vec<PathBuf> = std::fs::read_dir(&within)
             .expect("the node's directory")
             .map(|entry| entry.expect("an entry").path())

@@ -151,6 +151,17 @@ fn a_node_that_comes_back_damaged_is_made_whole() {
     // The damaged node has to stand in for another now.
     cluster.kill(3);
     ledger.verify_all(&mut cluster.client(1));
+    // What that one led is led by others, whatever it said before.
+    let node = until(|| {
+        let status = cluster.status(1)?;
+        let node = status["nodes"]
+            .as_array()?
+            .iter()
+            .find(|node| node["node"] == 3)?
+            .clone();
+        (node["state"] == "down").then_some(node)
+    });
+    assert_eq!(node["leads"], 0, "{node}");
 }
 
 #[test]
@@ -169,6 +180,131 @@ fn a_drive_that_lost_its_index_is_made_whole() {
     mended_by_itself(&cluster, 3);
     cluster.kill(1);
     ledger.verify_all(&mut cluster.client(3));
+}
+
+/// What `look` finds, once it does.
+fn until<T>(look: impl Fn() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + MENDED;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "not within {MENDED:?}"
+        );
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A node of which nothing is left comes back at its old address, with a new directory: it is another node, which takes the
+/// place of the lost one when an operator has given that one up, and not before.
+#[test]
+fn a_node_that_lost_everything_is_replaced_at_its_address() {
+    let mut seed = Seed::for_test("mend-replaced");
+    let cluster = Cluster::up("mend-replaced", &ClusterOptions::new(3).drives(1));
+    let mut client = cluster.client(1);
+    client.create_bucket(BUCKET);
+    let mut ledger = Ledger::fill(&mut client, BUCKET, "object-", 50, &mut seed);
+    // Its own old self, to come back when nobody expects it.
+    let home = cluster.home(3);
+    let old = home.with_extension("old");
+    cluster.kill(3);
+    std::fs::rename(&home, &old).expect("take the node's directory away");
+    until(|| {
+        let status = cluster.status(1)?;
+        let drives = status["drives"].as_array()?.clone();
+        drives
+            .iter()
+            .any(|drive| drive["node"] == 3 && drive["state"] == "down")
+            .then_some(())
+    });
+    let token = command()
+        .args(["admin", "token", "--data"])
+        .arg(cluster.home(1).join("data"))
+        .output()
+        .expect("holdfast admin token");
+    let token = String::from_utf8_lossy(&token.stdout).trim().to_owned();
+    let start = |home: &Path| {
+        command()
+            .args(["serve", "--data"])
+            .arg(home.join("data"))
+            .arg("--drive")
+            .arg(home.join("drive-1"))
+            .args(["--listen", &cluster.address(3).to_string()])
+            .args(["--join", &cluster.address(1).to_string()])
+            .env("HOLDFAST_JOIN_TOKEN", &token)
+            .output()
+            .expect("holdfast serve")
+    };
+    let refused = start(&home);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(said.contains("holdfast admin lost --node 3"), "{said}");
+
+    // One that answers cannot be given up.
+    let up = cluster
+        .client(1)
+        .send(&Request::post("/-/order").body("{\"lose_node\": 2}"));
+    assert_ne!(up.expect("an answer").status, 200);
+    until(|| {
+        let order = Request::post("/-/order").body("{\"lose_node\": 3}");
+        let answer = cluster.client(1).send(&order).ok()?;
+        (answer.status == 200).then_some(())
+    });
+    std::fs::remove_dir_all(&home).ok();
+    cluster.start(3);
+    let nodes = until(|| {
+        let status = cluster.status(1)?;
+        let is_well = status["healthy"] == true && status["mending"]["whole"] == true;
+        let nodes = status["nodes"].as_array()?.clone();
+        (is_well && nodes.len() == 3).then_some(nodes)
+    });
+    let numbers: Vec<_> = nodes.iter().map(|node| node["node"].as_u64()).collect();
+    assert_eq!(numbers, [Some(1), Some(2), Some(4)]);
+    cluster.wait_healthy();
+    ledger.write(&mut client, "after", &mut seed);
+    cluster.kill(1);
+    ledger.verify_all(&mut cluster.client(3));
+    cluster.start(1);
+    cluster.wait_healthy();
+
+    // The old one was not lost after all. It learns that it is no part of this any more.
+    cluster.kill(3);
+    let refused = start(&old);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(said.contains("given up as lost"), "{said}");
+    cluster.start(3);
+    cluster.wait_healthy();
+    ledger.verify_all(&mut cluster.client(2));
+}
+
+/// Who pipes into `head` gets some lines and no panic.
+#[test]
+fn a_bench_that_nobody_reads_any_more_does_not_panic() {
+    let scratch = Scratch::new("mend-bench");
+    let server = Server::start(&ServerOptions::new(scratch.join("data")));
+    server.client().create_bucket(BUCKET);
+    let keys = server.keys();
+    let mut bench = command();
+    bench.args([
+        "bench",
+        "put",
+        "--endpoint",
+        &server.endpoint(),
+        "--bucket",
+        BUCKET,
+    ]);
+    bench.args(["--duration", "3s", "--size", "4KiB", "--no-limits"]);
+    bench.env("AWS_ACCESS_KEY_ID", &keys.access);
+    bench.env("AWS_SECRET_ACCESS_KEY", &keys.secret);
+    let mut running = bench.spawn().expect("holdfast bench");
+    // The reader of both goes away at once.
+    drop((running.stdout.take(), running.stderr.take()));
+    let ended = running.wait().expect("it ends");
+    assert_ne!(ended.code(), Some(101));
+    assert!(ended.success(), "{ended}");
 }
 
 /// Orders a scrub until all nodes have heard of it.

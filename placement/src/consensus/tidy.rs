@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::type_config::async_runtime::watch::WatchReceiver;
 use serde::{Deserialize, Serialize};
 
 use super::replicas::{Replicas, voters_of};
@@ -22,10 +23,11 @@ const MEMBERS: Service = Service {
 /// How long a node may take to answer: a read barrier.
 const MEMBERS_TIME: Duration = Duration::from_secs(5);
 
-/// Who votes in a group, by its leader. Spoken between versions: append only.
+/// Who is part of a group, by its leader. Spoken between versions: append only.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Members {
-    voters: Vec<DriveId>,
+    /// Voters, and learners too: the leader knows how far these are, and one that begins anew would not be believed.
+    all: Vec<DriveId>,
     /// The log index of that membership, which is committed.
     since: u64,
 }
@@ -69,7 +71,7 @@ impl Replicas {
                 };
                 let _alone = self.hosting.lock().await;
                 let newer = replica.log().membership_index() > Some(members.since);
-                if members.voters.contains(&drive)
+                if members.all.contains(&drive)
                     || newer && voters_of(replica).contains(&drive.0)
                     || remote
                         .peers
@@ -113,12 +115,17 @@ impl Replicas {
     async fn members_here(&self, id: GroupId) -> Option<Members> {
         let group = self.group(id).ok()?;
         let leader = group.leader()?;
-        let voters = voters_of(&leader).into_iter().map(DriveId).collect();
         let since = leader.log().membership_index()?;
+        let voters: Vec<DriveId> = voters_of(&leader).into_iter().map(DriveId).collect();
         // Leads still, and has applied what it led with.
         group.read().await.ok()??;
+        let metrics = leader.raft().server_metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        let learners = nodes.map(|(drive, _)| DriveId(*drive));
+        let all = voters.into_iter().chain(learners).collect();
         let is_same = leader.log().membership_index() == Some(since);
         let is_committed = leader.applied() >= Some(since);
-        (is_same && is_committed).then_some(Members { voters, since })
+        (is_same && is_committed).then_some(Members { all, since })
     }
 }

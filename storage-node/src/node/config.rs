@@ -124,6 +124,10 @@ pub enum StartError {
         "the cluster was not joined: {0}. --join names nodes that run and can be reached from here; `holdfast admin token --data DIR` on any of them prints the token"
     )]
     Join(String),
+    #[error(
+        "this node was given up as lost, and the cluster goes on without it: what it held is on others. To have it join as a new one, empty {} and its drives, and start it with --join", .0.display()
+    )]
+    GivenUp(PathBuf),
     #[error("no drive of the store can be used: {0}")]
     NoDrive(String),
     #[error("consensus did not start: {0}")]

@@ -147,17 +147,38 @@ fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), St
                 .flatten()
                 .any(|slot| slot.drives().any(|used| used == *drive))
         };
+        if is_lost(map, known.id) {
+            // Its place at this address is free; what is left of it in the map goes when others have taken over.
+            for node in map.nodes.iter_mut().filter(|node| node.id == known.id) {
+                NO_ADDRESS.clone_into(&mut node.address);
+            }
+            return Ok((add(map, request), true));
+        }
         if known.state == NodeState::Up
             || drives.len() != request.capacities.len()
             || drives.iter().any(in_use)
         {
             return Err(format!(
-                "{} is {} already: start that one with its own --data directory, or choose another address",
-                request.address, known.id
+                "{} is {} already: start that one with its own --data directory, or choose another address. If its data is lost for good, say so with `holdfast admin lost --node {}`, and start this one again: it takes that one's place",
+                request.address, known.id, known.id.0
             ));
         }
         return Ok((known, false));
     }
+    Ok((add(map, request), true))
+}
+
+/// The address of a node that was given up, once another has its own.
+const NO_ADDRESS: &str = "-";
+
+/// Whether all drives of a node were given up.
+fn is_lost(map: &ClusterMap, node: NodeId) -> bool {
+    let mut drives = map.drives_of(node).peekable();
+    drives.peek().is_some() && drives.all(|drive| drive.state == DriveState::Lost)
+}
+
+/// A place that nobody had, for a node that the map does not know.
+fn add(map: &mut ClusterMap, request: &JoinRequest) -> Node {
     let site = map.rings.first().map_or(SiteId(1), |(site, _)| *site);
     let node = Node {
         id: NodeId(map.next_node),
@@ -182,7 +203,7 @@ fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), St
         map.next_drive += 1;
     }
     map.nodes.push(node.clone());
-    Ok((node, true))
+    node
 }
 
 /// Changes the cluster map: `change` gets the newest one and says whether it has changed it; it is called again if
@@ -229,4 +250,49 @@ pub(super) fn announce(
     node.gateway = gateway;
     node.feature = FEATURE;
     *node != before
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::protection::Protection;
+    use holdfast_placement::testing::map_of;
+
+    use super::*;
+
+    /// A node that is given up gives its address to another, and nothing else: not its number, nor those of its drives.
+    #[test]
+    fn who_comes_to_an_address_with_nothing_is_another_node() {
+        let drives: Vec<_> = (1..=3).map(|id| (DriveId(id), NodeId(id))).collect();
+        let mut map = map_of(&drives, Protection { data: 2, parity: 1 });
+        (map.next_node, map.next_drive) = (4, 4);
+        map.nodes[2].state = NodeState::Down;
+        map.drives[2].state = DriveState::Down;
+        let request = JoinRequest {
+            address: map.nodes[2].address.clone(),
+            rack: 0,
+            gateway: true,
+            feature: FEATURE,
+            capacities: vec![1000],
+            visit: false,
+        };
+        let refused = admit(&mut map, &request).unwrap_err();
+        assert!(
+            refused.contains("holdfast admin lost --node 3"),
+            "{refused}"
+        );
+        map.drives[2].state = DriveState::Lost;
+        let (node, changed) = admit(&mut map, &request).unwrap();
+        assert_eq!((node.id, changed), (NodeId(4), true));
+        let drives: Vec<_> = map.drives_of(node.id).map(|drive| drive.id).collect();
+        assert_eq!(drives, [DriveId(4)]);
+        let at: Vec<_> = map
+            .nodes
+            .iter()
+            .filter(|node| node.address == request.address)
+            .collect();
+        assert_eq!(at.len(), 1);
+        // The answer was lost: it asks again and gets the same place.
+        let (again, changed) = admit(&mut map, &request).unwrap();
+        assert_eq!((again.id, changed), (NodeId(4), false));
+    }
 }

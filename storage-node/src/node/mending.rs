@@ -104,7 +104,10 @@ impl MendingStatus {
                 left.disagree,
                 "of chunks whose shards do not belong together",
             ),
-            (left.no_place, "have no drive: add drives"),
+            (
+                left.no_place,
+                "have no drive: their bodies are encoded anew, else add drives",
+            ),
             (left.full, "wait for room on their drives"),
             (left.drive_down, "wait for drives that are down"),
             (left.other, "are tried again"),
@@ -170,6 +173,7 @@ mod tests {
                 started: UnixMillis(1),
                 drives,
                 groups,
+                widest: Vec::new(),
             },
             ..Report::default()
         };

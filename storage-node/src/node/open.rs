@@ -63,6 +63,8 @@ pub(super) struct Inner {
     pub(super) reencode: ReencodeControl,
     pub(super) reencoding: AtomicBool,
     pub(super) redundancy: Mutex<Redundancy>,
+    /// The most shards that a chunk of any body has, by group that is led here.
+    pub(super) widest: Mutex<Vec<(GroupId, u64)>>,
     pub(super) scrub: ScrubControl,
     pub(super) census: CensusControl,
     /// Wall-clock time when the process began, for those who want to know whether it is the same one still.
@@ -193,6 +195,7 @@ impl Node {
                 reencode: ReencodeControl::default(),
                 reencoding: AtomicBool::new(false),
                 redundancy: Mutex::default(),
+                widest: Mutex::default(),
                 scrub: ScrubControl::default(),
                 census: CensusControl::default(),
                 started: config.clock.wall(),
@@ -230,6 +233,10 @@ impl Node {
                 tracing::warn!(%error, "the cluster cannot be reached yet: going by what was last known of it");
             }
             Err(error) => return Err(error.into()),
+        }
+        if map.load().node(identity.node).is_none() {
+            node.shutdown().await;
+            return Err(StartError::GivenUp(config.data.clone()));
         }
         spawn(tell_moved_away(node.inner.clone(), moves, stopped.clone()));
         node.begin_work(&config, stopped).await;

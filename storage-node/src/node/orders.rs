@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use holdfast_placement::ids::{DriveId, GroupId, NodeId};
-use holdfast_placement::map::{ClusterMap, DriveState};
+use holdfast_placement::map::{ClusterMap, Drive, DriveState};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::rpc::{Answer, PeerServer, Service};
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub enum NodeOrder {
     /// Keep a drive that was being drained.
     KeepDrive(DriveId),
     KeepNode(NodeId),
+    /// Give up a drive that is gone for good: its shards and replicas are made anew on others.
+    LoseDrive(DriveId),
+    /// The same of all drives of a node, whose place another one may take.
+    LoseNode(NodeId),
     /// What new bodies are written with, `K+M`; `auto`: what suits the drives best.
     Protection(String),
     /// Check all shards of all drives, and whether every body has all of its shards.
@@ -40,6 +44,10 @@ pub enum OrderError {
     NoDrive(DriveId),
     #[error("there is no {0}: `holdfast admin nodes` lists them")]
     NoNode(NodeId),
+    #[error(
+        "{0} answers: it is not lost. `holdfast admin drain` takes it out of the cluster with what it holds"
+    )]
+    NotLost(String),
     #[error("{0} is not being drained: there is nothing to keep")]
     NothingToKeep(String),
     #[error("{0}")]
@@ -171,6 +179,14 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result
                 Some(true) => set_draining(map, is_meant, false),
             };
         }
+        NodeOrder::LoseDrive(drive) => {
+            return lose(map, &drive.to_string(), |id, _| id == *drive)
+                .unwrap_or(Err(OrderError::NoDrive(*drive)));
+        }
+        NodeOrder::LoseNode(node) => {
+            return lose(map, &node.to_string(), |_, of| of == *node)
+                .unwrap_or(Err(OrderError::NoNode(*node)));
+        }
         NodeOrder::Reencode(wanted) => map.reencode = *wanted,
         // Of no map: each node is told.
         NodeOrder::Scrub => {}
@@ -194,6 +210,36 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result
         return Err(OrderError::TooFewDrives { slots, left });
     }
     Ok(())
+}
+
+/// Gives up the drives that are meant, if none of them answers; `None`: there are none.
+fn lose(
+    map: &mut ClusterMap,
+    name: &str,
+    is_meant: impl Fn(DriveId, NodeId) -> bool,
+) -> Option<Result<(), OrderError>> {
+    let is_meant = |drive: &Drive| is_meant(drive.id, drive.node);
+    if !map.drives.iter().any(is_meant) {
+        return None;
+    }
+    if map
+        .drives
+        .iter()
+        .any(|drive| is_meant(drive) && drive.state.is_up())
+    {
+        return Some(Err(OrderError::NotLost(name.to_owned())));
+    }
+    if !map
+        .drives
+        .iter()
+        .any(|drive| !is_meant(drive) && drive.state.is_up())
+    {
+        return Some(Err(OrderError::TooFewDrives { slots: 1, left: 0 }));
+    }
+    for drive in map.drives.iter_mut().filter(|drive| is_meant(drive)) {
+        drive.state = DriveState::Lost;
+    }
+    Some(Ok(()))
 }
 
 /// Whether any of the drives that are meant is on its way out; `None`: there are none.
@@ -220,6 +266,7 @@ fn set_draining(
     {
         any = true;
         drive.state = match (draining, drive.state.is_up()) {
+            (true, _) if drive.state == DriveState::Lost => DriveState::Lost,
             (true, true) => DriveState::Draining,
             (true, false) => DriveState::DrainingDown,
             (false, true) => DriveState::Up,
@@ -282,6 +329,23 @@ mod tests {
         assert_eq!(apply(&mut map, &NodeOrder::KeepNode(NodeId(2)), 1), Ok(()));
         assert_eq!(map.drives[1].state, DriveState::Up);
         nothing(NodeOrder::KeepDrive(DriveId(2)), &mut map);
+    }
+
+    #[test]
+    fn only_what_does_not_answer_can_be_given_up() {
+        let mut map = map(3);
+        let order = NodeOrder::LoseNode(NodeId(3));
+        let refused = apply(&mut map, &order, 0).unwrap_err();
+        assert_eq!(refused, OrderError::NotLost("node-3".to_owned()));
+        map.drives[2].state = DriveState::Down;
+        assert_eq!(apply(&mut map, &order, 0), Ok(()));
+        assert_eq!(map.drives[2].state, DriveState::Lost);
+        // Whatever it says from now on.
+        assert_eq!(map.drives[2].state.seen(true), DriveState::Lost);
+        assert_eq!(
+            apply(&mut map, &NodeOrder::LoseDrive(DriveId(9)), 0),
+            Err(OrderError::NoDrive(DriveId(9)))
+        );
     }
 
     #[test]

@@ -32,6 +32,8 @@ pub struct Mending {
     pub drives: Vec<DriveScrub>,
     /// Of the groups that it leads.
     pub groups: Vec<GroupCensus>,
+    /// The most shards that a chunk of any body has, of these groups.
+    pub widest: Vec<(GroupId, u64)>,
 }
 
 impl Report {

@@ -271,6 +271,7 @@ impl Inner {
                 .map(|(id, store)| self.scrub.report(id, store))
                 .collect(),
             groups: self.census.report(&self.replicas.led_here()),
+            widest: self.widest.lock().clone(),
         }
     }
 

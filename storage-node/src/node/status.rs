@@ -286,12 +286,16 @@ fn webhook_note(webhook: &WebhookReport) -> Option<String> {
     ))
 }
 
+/// What is said of a lost drive.
+pub(super) const GIVEN_UP: &str = "given up as lost";
+
 fn drive_status(
     drive: &holdfast_placement::map::Drive,
     reported: Option<&DriveReport>,
     node_up: bool,
 ) -> DriveStatus {
     let reason = match reported {
+        _ if drive.state == DriveState::Lost => Some(GIVEN_UP.to_owned()),
         _ if !node_up => Some("its node does not answer".to_owned()),
         Some(reported) => reported.failure.clone(),
         None if drive.state.is_up() => None,
@@ -303,7 +307,9 @@ fn drive_status(
         path: reported.map_or_else(String::new, |drive| drive.path.clone()),
         state: match (&reason, drive.state) {
             (Some(_), _) => "down",
-            (None, DriveState::Draining | DriveState::DrainingDown) => "draining",
+            (None, DriveState::Draining | DriveState::DrainingDown | DriveState::Lost) => {
+                "draining"
+            }
             (None, DriveState::Up | DriveState::Down) => "up",
         },
         reason,
@@ -419,8 +425,8 @@ fn problems(
     problems.extend(unsettled(map, groups));
     for node in nodes.iter().filter(|node| node.state == "down") {
         problems.push(format!(
-            "{} ({}) does not answer. Its data is read from the other nodes; start it again",
-            node.node, node.address,
+            "{} ({}) does not answer. Its data is read from the other nodes; start it again, or if it is gone for good: `holdfast admin lost --node {}`",
+            node.node, node.address, node.node.0,
         ));
     }
     let is_node_up = |id: NodeId| {
@@ -429,7 +435,12 @@ fn problems(
             .any(|node| node.node == id && node.state == "up")
     };
     for drive in drives {
-        if drive.state == "down" && is_node_up(drive.node) {
+        if drive.reason.as_deref() == Some(GIVEN_UP) {
+            problems.push(format!(
+                "{} of {} was given up: what it held is made anew elsewhere. Where that takes as many drives as before, start a node in its place",
+                drive.drive, drive.node,
+            ));
+        } else if drive.state == "down" && is_node_up(drive.node) {
             problems.push(format!(
                 "{} ({}) is down: {}. Its data is read from the other drives; bring it back and restart",
                 drive.drive,

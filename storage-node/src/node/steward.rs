@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::{self, join_all};
 use holdfast_placement::balance::Member;
 use holdfast_placement::ids::{DriveId, Epoch, GroupId, NodeId, SiteId};
-use holdfast_placement::map::{ClusterMap, NodeState};
+use holdfast_placement::map::{ClusterMap, DriveState, NodeState};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::blocking;
 use holdfast_placement::voters;
@@ -131,14 +131,25 @@ struct Seen {
     up: BTreeSet<NodeId>,
     failed: BTreeSet<DriveId>,
     capacities: HashMap<DriveId, u64>,
+    /// The most shards that a chunk of any body has, by group, of those whose leaders have said so.
+    widest: HashMap<GroupId, u64>,
 }
 
 impl Seen {
+    /// Whether no chunk of any body has more shards than that, by the word of all leaders.
+    fn fits(&self, map: &ClusterMap, slots: usize) -> bool {
+        (1..=map.metadata_groups).map(GroupId).all(|group| {
+            let widest = self.widest.get(&group);
+            widest.is_some_and(|widest| *widest <= slots as u64)
+        })
+    }
+
     fn now(inner: &Inner) -> Self {
         let mut seen = Self {
             up: BTreeSet::from([inner.own]),
             failed: BTreeSet::new(),
             capacities: HashMap::new(),
+            widest: HashMap::new(),
         };
         seen.take(inner.report());
         for node in &inner.map.load().nodes {
@@ -154,6 +165,10 @@ impl Seen {
     }
 
     fn take(&mut self, report: Report) {
+        for (group, slots) in &report.mending.widest {
+            let widest = self.widest.entry(*group).or_default();
+            *widest = (*widest).max(*slots);
+        }
         for drive in report.drives {
             if drive.failure.is_some() {
                 self.failed.insert(drive.drive);
@@ -181,6 +196,7 @@ fn improve(map: &mut ClusterMap, seen: &Seen) {
     for site in sites {
         renew_ring(map, site, seen);
     }
+    forget_lost(map);
     remove_drained(map);
     map.protection = wanted_protection(map);
     map.groups = wanted_voters(map);
@@ -209,6 +225,12 @@ fn renew_ring(map: &mut ClusterMap, site: SiteId, seen: &Seen) {
     if wanted == present || members.is_empty() {
         return;
     }
+    // Chunks whose shards have no slot any more cannot be whole. An order to drain was refused where there were any; what
+    // was being written meanwhile, with more shards, is encoded anew first.
+    let slots = ring.partitions().map(<[_]>::len).min().unwrap_or(0);
+    if wanted.len() < slots && !seen.fits(map, wanted.len()) {
+        return;
+    }
     // The ring changes anyway: now drives count by what they hold.
     for drive in &mut map.drives {
         if let Some(capacity) = seen.capacities.get(&drive.id)
@@ -227,6 +249,19 @@ fn renew_ring(map: &mut ClusterMap, site: SiteId, seen: &Seen) {
     }
 }
 
+/// Nobody need look for anything on drives that are gone for good.
+fn forget_lost(map: &mut ClusterMap) {
+    for drive in map
+        .drives
+        .iter()
+        .filter(|drive| drive.state == DriveState::Lost)
+    {
+        for (_, ring) in &mut map.rings {
+            ring.settle(drive.id);
+        }
+    }
+}
+
 /// A drive that was drained and that nothing is left on leaves the map.
 fn remove_drained(map: &mut ClusterMap) {
     let used: BTreeSet<DriveId> = map
@@ -241,8 +276,19 @@ fn remove_drained(map: &mut ClusterMap) {
                 .flat_map(|(_, voters)| voters.iter().copied()),
         )
         .collect();
+    let lost: BTreeSet<NodeId> = map
+        .drives
+        .iter()
+        .filter(|drive| drive.state == DriveState::Lost)
+        .map(|drive| drive.node)
+        .collect();
     map.drives
         .retain(|drive| !drive.state.is_draining() || used.contains(&drive.id));
+    // A node goes with the last of its drives, if that was lost: a drained one may be a gateway still.
+    let drives = &map.drives;
+    map.nodes.retain(|node| {
+        !lost.contains(&node.id) || drives.iter().any(|drive| drive.node == node.id)
+    });
 }
 
 fn wanted_protection(map: &ClusterMap) -> Protection {
@@ -366,4 +412,84 @@ fn reported(inner: &Inner, map: &ClusterMap) -> Vec<LedGroup> {
 fn same(some: &[DriveId], others: &[DriveId]) -> bool {
     let set = |drives: &[DriveId]| drives.iter().copied().collect::<BTreeSet<_>>();
     set(some) == set(others)
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::testing::map_of;
+
+    use super::*;
+
+    fn map(drives: u64) -> ClusterMap {
+        let ids: Vec<_> = (1..=drives).map(|id| (DriveId(id), NodeId(id))).collect();
+        let mut map = map_of(&ids, Protection { data: 2, parity: 1 });
+        map.metadata_groups = 2;
+        map
+    }
+
+    fn seen(up: &[u64], widest: &[u64]) -> Seen {
+        let groups = (1..).map(GroupId);
+        Seen {
+            up: up.iter().copied().map(NodeId).collect(),
+            failed: BTreeSet::new(),
+            capacities: HashMap::new(),
+            widest: groups.zip(widest.iter().copied()).collect(),
+        }
+    }
+
+    fn targets(map: &ClusterMap) -> BTreeSet<u64> {
+        let slots = map.rings[0].1.partitions().flatten();
+        slots.map(|slot| slot.target.0).collect()
+    }
+
+    /// An order to drain was taken, and then a body was committed that has as many shards as there were drives.
+    #[test]
+    fn a_drain_waits_for_bodies_that_need_the_drive() {
+        let mut map = map(5);
+        map.drives[4].state = DriveState::Draining;
+        let all = [1, 2, 3, 4, 5];
+        improve(&mut map, &seen(&all, &[4, 5]));
+        assert_eq!(targets(&map), BTreeSet::from(all));
+        assert!(
+            map.protection.slots() <= 4,
+            "new bodies do without it: {}",
+            map.protection
+        );
+        // A group of which nothing is known may have such a body.
+        improve(&mut map, &seen(&all, &[4]));
+        assert_eq!(targets(&map), BTreeSet::from(all));
+        improve(&mut map, &seen(&all, &[4, 3]));
+        assert_eq!(targets(&map), BTreeSet::from([1, 2, 3, 4]));
+        assert_eq!(map.rings[0].1.moving_from(), [DriveId(5)]);
+    }
+
+    #[test]
+    fn what_was_given_up_leaves_the_map_when_another_has_its_place() {
+        let mut map = map(3);
+        map.drives[2].state = DriveState::Lost;
+        map.nodes[2].state = NodeState::Down;
+        // It answers again; that changes nothing.
+        improve(&mut map, &seen(&[1, 2, 3], &[3, 3]));
+        assert_eq!(map.drives[2].state, DriveState::Lost);
+        assert_eq!(targets(&map), BTreeSet::from([1, 2, 3]));
+        let other = map_of(&[(DriveId(4), NodeId(4))], map.protection);
+        map.nodes.extend(other.nodes);
+        map.drives.extend(other.drives);
+        improve(&mut map, &seen(&[1, 2, 4], &[3, 3]));
+        assert_eq!(targets(&map), BTreeSet::from([1, 2, 4]));
+        assert!(
+            map.rings[0].1.is_settled(),
+            "nobody waits for the lost drive"
+        );
+        for _ in 0..3 {
+            improve(&mut map, &seen(&[1, 2, 4], &[3, 3]));
+        }
+        assert!(
+            map.groups
+                .iter()
+                .all(|(_, voters)| !voters.contains(&DriveId(3)))
+        );
+        assert!(map.drive(DriveId(3)).is_none() && map.node(NodeId(3)).is_none());
+        assert_eq!(map.nodes.len(), 3);
+    }
 }

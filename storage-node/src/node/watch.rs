@@ -6,10 +6,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_placement::ids::{DriveId, GroupId};
+use holdfast_placement::map::DriveState;
 
 use super::open::Inner;
 use super::report::Redundancy;
 use super::space::reserve_bytes;
+use super::status::GIVEN_UP;
 use crate::repair::Floor;
 
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -41,6 +43,14 @@ fn newly_lost(inner: &Inner) -> Vec<(DriveId, String)> {
     let failed_replicas: HashMap<DriveId, String> =
         inner.replicas.failed_drives().into_iter().collect();
     let mut lost = Vec::new();
+    let map = inner.map.load();
+    // Others have, or get, what was here: nothing here may be read or counted any more.
+    let is_given_up = |id: DriveId| {
+        let is_lost = map
+            .drive(id)
+            .is_some_and(|drive| drive.state == DriveState::Lost);
+        is_lost || map.node(inner.own).is_none()
+    };
     for drive in inner.drives.lock().iter_mut() {
         let Some(store) = drive.store.as_ref().filter(|_| drive.failure.is_none()) else {
             continue;
@@ -49,7 +59,8 @@ fn newly_lost(inner: &Inner) -> Vec<(DriveId, String)> {
         let reason = store
             .down()
             .map(str::to_owned)
-            .or_else(|| failed_replicas.get(&drive.id).cloned());
+            .or_else(|| failed_replicas.get(&drive.id).cloned())
+            .or_else(|| is_given_up(drive.id).then(|| GIVEN_UP.to_owned()));
         if let Some(reason) = reason {
             drive.failure = Some(reason.clone());
             lost.push((drive.id, reason));
@@ -84,12 +95,16 @@ fn note_space(inner: &Inner) {
 async fn note_redundancy(inner: &Inner) {
     let floor = Floor::of(&inner.map.load());
     let mut sum = Redundancy::default();
+    let mut widest = Vec::new();
     for group in inner.replicas.led_here() {
         if group == GroupId::PLACEMENT {
             continue;
         }
         if let Ok(usage) = inner.metadata.usage(group).await {
             let below = floor.below(&usage);
+            let classes = usage.chunked.iter().filter(|(_, tally)| tally.bodies > 0);
+            let slots = classes.map(|(class, _)| class.protection.slots() as u64);
+            widest.push((group, slots.max().unwrap_or(0)));
             sum.add(Redundancy {
                 repairs_open: usage.repairs_open,
                 below_protection_bytes: below.bytes,
@@ -98,6 +113,7 @@ async fn note_redundancy(inner: &Inner) {
         }
     }
     *inner.redundancy.lock() = sum;
+    *inner.widest.lock() = widest;
 }
 
 /// Does what the map says that operators want.

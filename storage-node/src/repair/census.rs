@@ -149,6 +149,7 @@ impl CensusLeft {
                 self.drive_down += 1;
             }
             RebuildError::TooFew { .. } => self.too_few += 1,
+            RebuildError::NoPlace => self.no_place += 1,
             RebuildError::Disagree => self.disagree += 1,
             RebuildError::Put(PutShardError::Full) => self.full += 1,
             RebuildError::Put(_) | RebuildError::Memory(_) | RebuildError::Erasure(_) => {

@@ -28,7 +28,7 @@ pub struct Floor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Site {
     site: SiteId,
-    /// Slots of a partition.
+    /// Slots of a partition, once what is being drained is gone.
     slots: u32,
     /// Hosts with drives in the ring.
     hosts: u32,
@@ -44,19 +44,26 @@ struct Survives {
 impl Floor {
     /// The floor that a map sets.
     pub fn of(map: &ClusterMap) -> Self {
+        let is_staying = |drive: DriveId| {
+            let known = map.drive(drive);
+            known.is_some_and(|drive| !drive.state.is_draining())
+        };
         let sites = map.rings.iter().map(|(site, ring)| {
+            // Those on their way out are as good as gone.
             let drives: BTreeSet<DriveId> = ring
                 .partitions()
                 .flatten()
                 .map(|slot| slot.target)
+                .filter(|drive| is_staying(*drive))
                 .collect();
+            let slots = ring.partitions().map(<[_]>::len).min().unwrap_or(0);
             let hosts: BTreeSet<Option<NodeId>> = drives
                 .iter()
                 .map(|drive| map.drive(*drive).map(|drive| drive.node))
                 .collect();
             Site {
                 site: *site,
-                slots: ring.partitions().map(<[_]>::len).min().unwrap_or(0) as u32,
+                slots: slots.min(drives.len()) as u32,
                 hosts: hosts.len() as u32,
             }
         });
@@ -86,6 +93,13 @@ impl Floor {
             site.survives(self.protection),
         );
         now.hosts < then.hosts || now.drives < then.drives
+    }
+
+    /// Whether the ring of their site has a slot for each shard of such bodies, and will have when what is being drained is
+    /// gone. Those for which it has not can never be whole again.
+    pub fn has_place_for(&self, class: BodyClass) -> bool {
+        let site = self.sites.iter().find(|site| site.site == class.site);
+        site.is_none_or(|site| class.protection.slots() as u32 <= site.slots)
     }
 
     /// The bodies in chunks that are below, of those that a group holds.

@@ -213,7 +213,10 @@ impl IntentsWorker {
 fn tell(id: RepairId, error: &RebuildError) {
     let RepairId { set, chunk, slot } = id;
     match error {
-        RebuildError::DriveDown | RebuildError::Put(_) | RebuildError::Memory(_) => {
+        RebuildError::DriveDown
+        | RebuildError::NoPlace
+        | RebuildError::Put(_)
+        | RebuildError::Memory(_) => {
             tracing::debug!(%set, chunk, slot, %error, "a missed shard is made later");
         }
         RebuildError::TooFew { .. } | RebuildError::Disagree | RebuildError::Erasure(_) => {

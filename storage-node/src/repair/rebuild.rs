@@ -41,6 +41,9 @@ pub enum RebuildError {
     /// It can be tried again once the drive is back.
     #[error("its drive is down")]
     DriveDown,
+    /// Its body has to be encoded anew, or drives have to be added.
+    #[error("the ring has no drive for it")]
+    NoPlace,
     #[error("{have} shards of its chunk can be read, {needed} are needed")]
     TooFew { have: usize, needed: usize },
     /// Shards passed their checksums but do not add up to the chunk that was written: nothing is made of them.
@@ -122,7 +125,10 @@ impl Rebuilder {
             }
             Ok(Rebuilt::Whole | Rebuilt::Gone) => Ok(()),
             Err(
-                error @ (RebuildError::DriveDown | RebuildError::Put(_) | RebuildError::Memory(_)),
+                error @ (RebuildError::DriveDown
+                | RebuildError::NoPlace
+                | RebuildError::Put(_)
+                | RebuildError::Memory(_)),
             ) => Err(error),
             Err(error) => {
                 tracing::error!(set = %body.set, chunk, slot, %error, "a shard cannot be rebuilt");
@@ -164,7 +170,7 @@ impl Rebuilder {
             chunk,
             layout,
         };
-        let place = at.slot(slot).ok_or(RebuildError::DriveDown)?;
+        let place = at.slot(slot).ok_or(RebuildError::NoPlace)?;
         let (drive, id) = (place.target, at.shard(slot));
         let is_down = !map.is_up(drive) || self.shards.is_down(drive);
         let is_only = place.sources.is_empty();

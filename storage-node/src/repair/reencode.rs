@@ -2,13 +2,14 @@
 //!
 //! A body is read chunk by chunk, each verified by its hash, and written as another chunk set; then one command names
 //! the new set where the old one was named, if it still is, and puts the old one onto the reclaim queue. Clients see
-//! nothing of it. What was overwritten or deleted meanwhile keeps what it has, and the new set is deleted at once.
+//! nothing of it. Bodies with more shards than the ring has slots for, as a drain can leave them that was ordered while they
+//! were written, are encoded anew also when nobody has ordered that: else they would never be whole again. What was overwritten or deleted meanwhile keeps what it has, and the new set is deleted at once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use holdfast_placement::ids::{ChunkSetId, Epoch, GroupId};
+use holdfast_placement::ids::{ChunkSetId, DriveId, Epoch, GroupId};
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Rng};
@@ -21,7 +22,9 @@ use super::rebuild::{RebuildError, Rebuilder, chunk_lens};
 use super::{Floor, LedGroups};
 use crate::buffer::{Buffer, BufferPool, PoolError, Reservation};
 use crate::erasure::{ChunkLayout, Code, ErasureError};
-use crate::metadata::{ChunkedBody, Metadata, MetadataError, MissedSlot, PlacedBody, Seen};
+use crate::metadata::{
+    BodyClass, ChunkedBody, Metadata, MetadataError, MissedSlot, PlacedBody, Seen,
+};
 use crate::shard_store::ShardId;
 use crate::shards::{ShardFacts, Shards};
 
@@ -163,6 +166,13 @@ enum Pass {
     Interrupted,
 }
 
+/// Which of the bodies that are below the floor are encoded anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    All,
+    WithoutPlace,
+}
+
 /// When the next chunk may begin.
 struct Pace {
     bytes_per_second: u64,
@@ -189,7 +199,11 @@ impl Reencoder {
             if !*wanted.borrow_and_update() {
                 self.control
                     .update(|progress| progress.state = ReencodeState::Stopped);
+                if let Err(error) = self.rehouse(&stopped).await {
+                    tracing::debug!(%error, "bodies that have no place could not be looked for");
+                }
                 tokio::select! {
+                    () = self.clock.sleep(self.config.look_pause) => {}
                     _ = wanted.changed() => {}
                     _ = stopped.changed() => return,
                 }
@@ -198,7 +212,7 @@ impl Reencoder {
             self.control
                 .update(|progress| progress.state = ReencodeState::Running);
             let epoch = self.map.load().epoch;
-            let pause = match self.pass(epoch, &stopped).await {
+            let pause = match self.pass(epoch, Which::All, &stopped).await {
                 Ok(Pass::Interrupted) => continue,
                 Ok(Pass::Through { failed: 0 }) => {
                     self.control
@@ -225,16 +239,38 @@ impl Reencoder {
         }
     }
 
+    /// Encodes bodies anew that the ring has no place for.
+    async fn rehouse(&self, stopped: &watch::Receiver<bool>) -> Result<(), MetadataError> {
+        let map = self.map.load();
+        let floor = Floor::of(&map);
+        for group in (self.led)() {
+            if group == GroupId::PLACEMENT {
+                continue;
+            }
+            let usage = self.metadata.usage(group).await?;
+            let mut classes = usage.chunked.iter();
+            if classes.any(|(class, tally)| tally.bodies > 0 && !floor.has_place_for(*class)) {
+                tracing::info!(%group, "there are bodies with more shards than the ring has slots: they are encoded anew");
+                self.pass(map.epoch, Which::WithoutPlace, stopped).await?;
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Walks over the groups that are led here. What the counters say is not asked: the walk is cheap beside the work,
     /// and finds bodies that they do not know of.
     async fn pass(
         &self,
         epoch: Epoch,
+        which: Which,
         stopped: &watch::Receiver<bool>,
     ) -> Result<Pass, MetadataError> {
         let floor = Floor::of(&self.map.load());
-        let goes_on =
-            || self.control.is_wanted() && !*stopped.borrow() && self.map.load().epoch == epoch;
+        let goes_on = || {
+            let is_wanted = which == Which::WithoutPlace || self.control.is_wanted();
+            is_wanted && !*stopped.borrow() && self.map.load().epoch == epoch
+        };
         let mut pace = Pace {
             bytes_per_second: self.config.bytes_per_second,
             due: self.clock.monotonic(),
@@ -256,9 +292,13 @@ impl Reencoder {
                 let step = self.metadata.bodies_below(group, &floor, after, batch);
                 let step = step.await?;
                 for placed in step.bodies {
+                    let class = BodyClass::of(&placed.body);
+                    if which == Which::WithoutPlace && floor.has_place_for(class) {
+                        continue;
+                    }
                     let protection = floor.protection();
                     let done = self
-                        .reencode(group, &placed, protection, &mut pace, &goes_on)
+                        .reencode(group, &placed, protection, which, &mut pace, &goes_on)
                         .await;
                     match done {
                         Ok(()) => self.control.update(|progress| {
@@ -289,6 +329,7 @@ impl Reencoder {
         group: GroupId,
         placed: &PlacedBody,
         protection: Protection,
+        which: Which,
         pace: &mut Pace,
         goes_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<(), ReencodeError> {
@@ -297,7 +338,7 @@ impl Reencoder {
             protection,
             ..placed.body
         };
-        let written = self.write(placed, &new, pace, goes_on).await;
+        let written = self.write(placed, &new, which, pace, goes_on).await;
         let committed = match written {
             Ok(missed) => {
                 let replaced = self.metadata.replace_body(group, placed, new, &missed);
@@ -325,6 +366,7 @@ impl Reencoder {
         &self,
         placed: &PlacedBody,
         new: &ChunkedBody,
+        which: Which,
         pace: &mut Pace,
         goes_on: &(dyn Fn() -> bool + Sync),
     ) -> Result<Vec<MissedSlot>, ReencodeError> {
@@ -338,7 +380,7 @@ impl Reencoder {
             if self.clock.monotonic().saturating_sub(began) > BODY_AGE_MAX {
                 return Err(ReencodeError::TooSlow);
             }
-            missed.extend(self.write_chunk(&placed.body, new, chunk).await?);
+            missed.extend(self.write_chunk(&placed.body, new, chunk, which).await?);
             pace.keep(self.clock.as_ref(), placed.body.len_of_chunk(chunk))
                 .await;
         }
@@ -350,6 +392,7 @@ impl Reencoder {
         old: &ChunkedBody,
         new: &ChunkedBody,
         chunk: u32,
+        which: Which,
     ) -> Result<Vec<MissedSlot>, ReencodeError> {
         let layout = new.layout_of(chunk);
         // All at once: who holds some memory must not wait for more.
@@ -369,12 +412,29 @@ impl Reencoder {
         let held = slots - missed.len();
         let spare = held.checked_sub(layout.protection.data as usize);
         // With a drive down it is still safer than before, and becomes as safe as it should be when the drive is back.
-        let enough =
-            missed.is_empty() || spare.is_some_and(|spare| spare > old.protection.parity as usize);
+        // Without a place the old ones cannot become whole: it is enough not to lose anything now. The ring lets go of a
+        // lost drive when nothing has its former number of shards any more, and then the new ones become whole.
+        let least = match which {
+            Which::All => old.protection.parity as usize + 1,
+            Which::WithoutPlace => self.spare_now(old, chunk),
+        };
+        let enough = missed.is_empty() || spare.is_some_and(|spare| spare >= least);
         if !enough {
             return Err(ReencodeError::TooFewHeld { held, slots });
         }
         Ok(missed)
+    }
+
+    /// How many shards of a chunk may be lost yet, if those on drives that are up are there.
+    fn spare_now(&self, body: &ChunkedBody, chunk: u32) -> usize {
+        let map = self.map.load();
+        let slots = map.ring(body.site).map_or(&[][..], |ring| {
+            ring.slots(ring.partition_of(body.set, chunk))
+        });
+        let is_up = |drive: DriveId| map.is_up(drive) && !self.shards.is_down(drive);
+        let slots = slots.iter().take(body.protection.slots());
+        let held = slots.filter(|slot| slot.drives().any(is_up)).count();
+        held.saturating_sub(body.protection.data as usize)
     }
 
     /// Stores the shards of a chunk; gives those that were not.

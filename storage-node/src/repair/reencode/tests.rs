@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, ChunkSetId, DriveId, Epoch, GroupId, SiteId, UploadId};
-use holdfast_placement::map::SharedMap;
+use holdfast_placement::map::{DriveState, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Rng, SeededRng, SystemClock, spawn};
 use tokio::sync::watch;
@@ -520,4 +520,37 @@ async fn with_a_drive_down_the_missing_shards_are_remembered() {
         missing += all.filter(|place| !held.contains(place)).count() as u64;
     }
     assert_eq!(world.usage().await.repairs_open, missing);
+}
+
+/// A drain was ordered when no body needed all drives; one that was being written meanwhile does.
+#[tokio::test]
+async fn bodies_that_the_ring_has_no_place_for_are_encoded_anew_unasked() {
+    let world = World::new();
+    let rng = SeededRng::new(8);
+    let wide = Protection { data: 4, parity: 2 };
+    let wide = world.put("wide", wide, &rng).await;
+    let weak = world.put("weak", WEAK, &rng).await;
+    let mut map = world.map.load().as_ref().clone();
+    map.epoch = Epoch(map.epoch.0 + 1);
+    map.drives[5].state = DriveState::Draining;
+    let members = map.members(SiteId(0));
+    map.rings[0].1 = map.rings[0].1.rebalanced(&members);
+    world.map.update(map);
+    let (control, stop, running) = begin(world.reencoder(1 << 40));
+    until("the wide one is encoded anew", || {
+        control.progress().bodies_done > 0
+    })
+    .await;
+    stop.send(true).unwrap();
+    running.await.unwrap();
+    assert_eq!(control.progress().bodies_done, 1);
+    for (key, put, protection) in [("wide", wide, STRONG), ("weak", weak, WEAK)] {
+        let record = world.metadata.head(BUCKET, key).await.unwrap().unwrap();
+        let Body::Chunked(body) = record.body else {
+            panic!("{:?}", record.body);
+        };
+        assert_eq!(body.protection, protection, "{key}");
+        let found = world.read_object(key, &mut BTreeSet::new()).await;
+        assert!(found.data == put.data, "{key}");
+    }
 }
