@@ -1142,10 +1142,15 @@ fn xml() -> Vec<Case> {
                 g.complete(&parts(&[(2, two), (1, one)]))
             },
         ),
-        case("Complete, a part twice", 400, &["InvalidPartOrder"], |g| {
-            let one = &g.part_etags[0];
-            g.complete(&parts(&[(1, one), (1, one)]))
-        }),
+        case(
+            "Complete, a part again after another",
+            400,
+            &["InvalidPartOrder"],
+            |g| {
+                let [one, two] = [&g.part_etags[0], &g.part_etags[1]];
+                g.complete(&parts(&[(1, one), (2, two), (1, one)]))
+            },
+        ),
         case(
             "Complete, a part that was not sent",
             400,
