@@ -42,6 +42,7 @@ fn planted_bugs_are_caught() {
         "SkipLogFlush",
         "SkipShardFlush",
         "AckBeforeQuorum",
+        "IgnoreEpoch",
         "DropToken",
         "ExpiredLease",
         "ReadFromFollower",
