@@ -65,7 +65,7 @@ lint: deps ## Formatting, clippy with warnings denied, licences and sources of d
 	cargo clippy --release --locked --all-targets -- -D warnings
 	cargo clippy --release --locked -p holdfast-sim --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then \
-	  cargo deny --offline --locked check bans licenses sources; \
+	  cargo deny --locked check bans licenses sources; \
 	else \
 	  echo "cargo-deny is not installed: deny.toml was not checked"; \
 	fi

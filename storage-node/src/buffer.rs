@@ -17,7 +17,7 @@ use holdfast_placement::seams::Clock;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::shard_store::RECORD_HEADER_LEN;
+use crate::shard_store::{BLOCK_LEN, RECORD_HEADER_LEN, block_checksums};
 
 /// Alignment of buffers and the unit of accounting, bytes.
 pub const BUFFER_ALIGN: usize = 4096;
@@ -244,6 +244,7 @@ impl Shared {
             len: 0,
             pool: self.clone(),
             lender: None,
+            sums: Vec::new(),
         }
     }
 
@@ -457,6 +458,8 @@ pub struct Buffer {
     pool: Arc<Shared>,
     /// The reservation that the memory returns to, if not to the pool.
     lender: Option<Arc<Reserved>>,
+    /// Checksums of the payload's first whole blocks, as far as they were computed.
+    sums: Vec<u64>,
 }
 
 impl Buffer {
@@ -467,6 +470,7 @@ impl Buffer {
 
     /// The payload so far, to change in place.
     pub fn payload_mut(&mut self) -> &mut [u8] {
+        self.sums.clear();
         let end = RECORD_HEADER_LEN + self.len;
         &mut self.mapping_mut().bytes_mut()[RECORD_HEADER_LEN..end]
     }
@@ -503,6 +507,7 @@ impl Buffer {
     /// If `len` is more than the capacity.
     pub fn set_len(&mut self, len: usize) {
         assert!(len <= self.capacity, "a payload stays within its buffer");
+        self.sums.truncate(len / BLOCK_LEN);
         self.len = len;
     }
 
@@ -513,6 +518,23 @@ impl Buffer {
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.spare_mut()[..bytes.len()].copy_from_slice(bytes);
         self.len += bytes.len();
+    }
+
+    /// Computes the checksums of the blocks that have become whole since it was called last: cheap while the bytes are in
+    /// the cache.
+    pub fn sum_blocks(&mut self) {
+        let (from, to) = (
+            self.sums.len() * BLOCK_LEN,
+            self.len / BLOCK_LEN * BLOCK_LEN,
+        );
+        let blocks = block_checksums(&self.payload()[from..to]);
+        self.sums.extend(blocks);
+    }
+
+    /// The checksums of all blocks of the payload.
+    pub fn block_checksums(&self) -> Box<[u64]> {
+        let rest = block_checksums(&self.payload()[self.sums.len() * BLOCK_LEN..]);
+        self.sums.iter().copied().chain(rest).collect()
     }
 
     /// Turns bytes `range` of the payload into [`Bytes`], which can be cloned and sliced; the memory returns to
@@ -536,6 +558,7 @@ impl Buffer {
 
     /// As [`record`](Buffer::record), to change in place.
     pub(crate) fn record_mut(&mut self) -> &mut [u8] {
+        self.sums.clear();
         let end = RECORD_HEADER_LEN + self.len.next_multiple_of(BUFFER_ALIGN);
         &mut self.mapping_mut().bytes_mut()[..end]
     }

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, checksum};
+use crc_fast::{CrcAlgorithm, Digest};
 use holdfast_placement::ids::{DriveId, NodeId};
 use holdfast_placement::rpc::{self, Answer, Call, CallError, Payload, PeerServer, Peers, Service};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::buffer::{Buffer, BufferPool};
-use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
+use crate::shard_store::{
+    DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo, checksum_of_blocks,
+};
 use crate::shards::{Held, LocalShards, ShardFacts, Shards, read_capacity};
 
 const PUT: Service = Service {
@@ -131,14 +133,14 @@ impl Shards for ClusterShards {
             return self.local.put(drive, id, facts, payload).await;
         };
         let len = payload.len();
-        let bytes = payload.freeze(0..len);
         let message = PutMessage {
             drive,
             id,
             facts,
             len: len as u32,
-            crc: checksum(CrcAlgorithm::Crc64Nvme, &bytes),
+            crc: checksum_of_blocks(&payload.block_checksums(), len),
         };
+        let bytes = payload.freeze(0..len);
         let down = |error: CallError| PutShardError::Down(error.to_string());
         let head = rpc::encode(&message).map_err(|error| PutShardError::Io(error.to_string()))?;
         let sent = self
@@ -173,13 +175,16 @@ impl Shards for ClusterShards {
             rpc::decode(&reply.head).map_err(GetShardError::Io)?;
         let crc = found?;
         buffer.set_len(0);
+        // What has just come is in the cache.
+        let mut computed = Digest::new(CrcAlgorithm::Crc64Nvme);
         while let Some(bytes) = reply.next().await.map_err(down)? {
             if bytes.len() > wanted - buffer.len() {
                 return Err(GetShardError::Io("more came than was asked for".to_owned()));
             }
+            computed.update(&bytes);
             buffer.extend_from_slice(&bytes);
         }
-        if buffer.len() != wanted || checksum(CrcAlgorithm::Crc64Nvme, buffer.payload()) != crc {
+        if buffer.len() != wanted || computed.finalize() != crc {
             return Err(GetShardError::Io("damaged on its way".to_owned()));
         }
         Ok(buffer.freeze(0..wanted))
@@ -346,8 +351,9 @@ async fn put(
             return Err("more came than was announced".to_owned());
         }
         buffer.extend_from_slice(&bytes);
+        buffer.sum_blocks();
     }
-    if buffer.len() != len || checksum(CrcAlgorithm::Crc64Nvme, buffer.payload()) != message.crc {
+    if buffer.len() != len || checksum_of_blocks(&buffer.block_checksums(), len) != message.crc {
         return Err("the shard was damaged on its way".to_owned());
     }
     let done = shards
@@ -364,9 +370,8 @@ async fn get(shards: &LocalShards, buffers: &BufferPool, call: Call) -> Result<A
     let Ok(buffer) = buffers.acquire(read_capacity(&range)).await else {
         return answer(&Err::<u64, _>(WireGetError::Busy));
     };
-    match shards.get(drive, id, range, buffer).await {
-        Ok(bytes) => {
-            let crc = checksum(CrcAlgorithm::Crc64Nvme, &bytes);
+    match shards.get_with_checksum(drive, id, range, buffer).await {
+        Ok((bytes, crc)) => {
             let head = rpc::encode(&Ok::<u64, WireGetError>(crc));
             Ok(Answer {
                 head: head.map_err(|error| error.to_string())?,

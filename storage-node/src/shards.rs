@@ -162,6 +162,18 @@ impl LocalShards {
         self.drives.load().keys().copied().collect()
     }
 
+    /// As [`Shards::get`], with the CRC-64/NVME of the bytes.
+    pub(crate) async fn get_with_checksum(
+        &self,
+        drive: DriveId,
+        id: ShardId,
+        range: Range<u32>,
+        buffer: Buffer,
+    ) -> Result<(Bytes, u64), GetShardError> {
+        let local = self.up(drive).map_err(GetShardError::Down)?;
+        local.store.get_with_checksum(id, range, buffer).await
+    }
+
     fn up(&self, drive: DriveId) -> Result<Arc<LocalDrive>, String> {
         match self.drives.load().get(&drive) {
             None => Err(NOT_HERE.to_owned()),

@@ -4,6 +4,7 @@ use bytes::{Buf, Bytes};
 use holdfast_placement::protection::Protection;
 use holdfast_storage_node::buffer::{Buffer, BufferPool, PoolError};
 use holdfast_storage_node::erasure::{ChunkLayout, Code, ErasureError};
+use holdfast_storage_node::shard_store::JoinedChecksum;
 
 /// Bytes that are hashed at a time: enough for the widest kernels of blake3, few enough to still be in the L2 cache
 /// after they were copied.
@@ -28,6 +29,19 @@ pub(super) struct Filled {
     pub hash: [u8; 32],
     /// One a slot; `None` where the shard is empty.
     pub shards: Vec<Option<Buffer>>,
+}
+
+impl Filled {
+    /// Adds the bytes of the chunk, by the checksums of their blocks.
+    pub(super) fn add_to(&self, body: &mut JoinedChecksum) {
+        let data = self
+            .shards
+            .iter()
+            .take(self.layout.protection.data as usize);
+        for shard in data.flatten() {
+            body.add_blocks(&shard.block_checksums(), shard.len());
+        }
+    }
 }
 
 impl Filling {
@@ -93,6 +107,7 @@ impl Filling {
                 let from = (self.hashed - first) as usize;
                 self.hasher.update(&shard.payload()[from..]);
                 self.hashed = self.filled;
+                shard.sum_blocks();
             }
         }
     }

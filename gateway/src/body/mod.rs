@@ -64,6 +64,20 @@ pub trait ByteSource: Send {
     fn set_md5(&mut self, _md5: [u8; 16]) -> Result<(), S3Error> {
         Ok(())
     }
+
+    /// Leaves the CRC-64/NVME of its bytes to the reader, who tells it by [`set_crc64`](Self::set_crc64) after the end;
+    /// `false` if the source needs none. Asked before the first bytes, if at all.
+    fn leave_crc64(&mut self) -> bool {
+        false
+    }
+
+    /// The CRC-64/NVME of all bytes, which the source left to the reader.
+    ///
+    /// # Errors
+    /// `BadDigest` if it is not what the client announced.
+    fn set_crc64(&mut self, _crc64: u64) -> Result<(), S3Error> {
+        Ok(())
+    }
 }
 
 /// A range of a chunked body: what a read is made of (one piece for a simple object, one a part for multipart).

@@ -32,6 +32,9 @@ struct Frames {
     error: Option<S3Error>,
     /// Gives control away before each frame.
     yields: bool,
+    /// Leaves its checksum to the reader, who then tells it.
+    leaves_crc64: bool,
+    crc64: Option<u64>,
 }
 
 impl ByteSource for Frames {
@@ -43,6 +46,16 @@ impl ByteSource for Frames {
             Some(frame) => Ok(Some(frame)),
             None => self.error.take().map_or(Ok(None), Err),
         }
+    }
+
+    fn leave_crc64(&mut self) -> bool {
+        self.leaves_crc64
+    }
+
+    fn set_crc64(&mut self, crc64: u64) -> Result<(), S3Error> {
+        assert!(self.frames.is_empty() && self.leaves_crc64);
+        self.crc64 = Some(crc64);
+        Ok(())
     }
 }
 
@@ -59,6 +72,8 @@ fn frames(data: &Bytes, rng: &SeededRng) -> Frames {
         frames,
         error: None,
         yields: rng.below(2) == 0,
+        leaves_crc64: rng.below(2) == 0,
+        crc64: None,
     }
 }
 
@@ -183,12 +198,14 @@ async fn any_body_comes_back_in_any_range_with_as_many_faults_as_parity() {
             "seed {} {protection} len {len} known {known:?}",
             seed + round
         );
-        let written = world
-            .bodies
-            .write(&mut frames(&data, &rng), known, inline_max)
-            .await
-            .unwrap();
+        let mut source = frames(&data, &rng);
+        let written = world.bodies.write(&mut source, known, inline_max);
+        let written = written.await.unwrap();
         assert_eq!(written.len, len as u64, "{told}");
+        // What becomes inline at once is not left to anybody.
+        let left = source.leaves_crc64 && known.is_none_or(|len| len > inline_max as u64);
+        let crc64 = left.then(|| crc_fast::crc64_nvme(&data));
+        assert_eq!(source.crc64, crc64, "{told}");
         assert!(written.missed.is_empty(), "{told}");
         match &written.body {
             Body::Empty => assert_eq!(len, 0, "{told}"),

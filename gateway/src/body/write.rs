@@ -14,6 +14,7 @@ use holdfast_placement::seams::spawn;
 use holdfast_storage_node::erasure;
 use holdfast_storage_node::metadata::{Body, ChunkedBody, MissedSlot};
 use holdfast_storage_node::repair::BODY_AGE_MAX;
+use holdfast_storage_node::shard_store::{JoinedChecksum, block_checksums};
 
 use super::filling::{Filled, Filling};
 use super::{ByteSource, Shared, Written, slow_down};
@@ -85,6 +86,8 @@ async fn write_chunks(
     let chunk_len = shared.config.chunk_len;
     let mut under_way = UnderWay::new(shared.clone(), protection);
     under_way.md5 = Digesting::of(shared, source, len);
+    // It follows from the checksums of blocks, which are computed anyway.
+    let mut crc64 = source.leave_crc64().then(JoinedChecksum::default);
     let mut rest = Bytes::new();
     let mut written = 0u64;
     let mut ended = false;
@@ -112,10 +115,18 @@ async fn write_chunks(
         }
         written += u64::from(chunk.filled());
         if ended && under_way.chunks == 0 && written <= inline_max as u64 {
-            return Ok(Written::inline(chunk.to_bytes()));
+            let bytes = chunk.to_bytes();
+            if let Some(mut crc64) = crc64 {
+                crc64.add_blocks(&block_checksums(&bytes), bytes.len());
+                source.set_crc64(crc64.value())?;
+            }
+            return Ok(Written::inline(bytes));
         }
         if chunk.filled() > 0 {
             let filled = chunk.finish().map_err(internal)?;
+            if let Some(crc64) = &mut crc64 {
+                filled.add_to(crc64);
+            }
             // One chunk is stored while the next fills; a third has to wait.
             under_way.finish_chunk().await?;
             under_way.check_age()?;
@@ -125,6 +136,9 @@ async fn write_chunks(
     // The end comes only after the source has verified all of it.
     if !rest.is_empty() || (!ended && under_way.meanwhile(source.next()).await??.is_some()) {
         return Err(too_long());
+    }
+    if let Some(crc64) = crc64 {
+        source.set_crc64(crc64.value())?;
     }
     under_way.finish_chunk().await?;
     under_way.check_age()?;

@@ -308,6 +308,14 @@ impl ByteSource for Hashing {
     fn set_md5(&mut self, md5: [u8; 16]) -> Result<(), S3Error> {
         self.payload.set_md5(md5)
     }
+
+    fn leave_crc64(&mut self) -> bool {
+        self.payload.leave_crc64()
+    }
+
+    fn set_crc64(&mut self, crc64: u64) -> Result<(), S3Error> {
+        self.payload.set_crc64(crc64)
+    }
 }
 
 impl RequestBody for Hashing {

@@ -147,7 +147,7 @@ impl Payload {
     }
 
     /// The next bytes, never empty, without a copy. `None` comes only after everything was verified: length,
-    /// SHA-256, signatures of chunks and trailer, `Content-MD5` (unless its MD5 was left to the reader), checksum. What came before must not be
+    /// SHA-256, signatures of chunks and trailer, `Content-MD5` and checksum (unless they were left to the reader). What came before must not be
     /// committed if it ends in an error.
     ///
     /// Errors: `IncompleteBody`, `RequestTimeout`, `MalformedTrailerError`, `SignatureDoesNotMatch`,
@@ -247,6 +247,15 @@ impl crate::body::ByteSource for Payload {
     fn set_md5(&mut self, md5: [u8; 16]) -> Result<(), S3Error> {
         self.verifier.check_md5(md5)?;
         self.finished.md5 = Some(md5);
+        Ok(())
+    }
+
+    fn leave_crc64(&mut self) -> bool {
+        self.verifier.leave_crc64()
+    }
+
+    fn set_crc64(&mut self, crc64: u64) -> Result<(), S3Error> {
+        self.finished.checksum = Some(self.verifier.check_crc64(crc64)?);
         Ok(())
     }
 }

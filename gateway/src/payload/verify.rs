@@ -20,6 +20,10 @@ pub(super) struct Verifier {
     /// Without a hasher it is the SHA-256 that is computed anyway.
     checksum: Option<(ChecksumAlgorithm, Option<Hasher>)>,
     announced: Option<Announced>,
+    /// Whether somebody else computes the checksum, a CRC-64/NVME.
+    crc64_left: bool,
+    /// What it is to be, once the end has come.
+    expected_crc64: Option<Vec<u8>>,
 }
 
 impl Verifier {
@@ -45,6 +49,8 @@ impl Verifier {
                 (algorithm, hasher)
             }),
             announced,
+            crc64_left: false,
+            expected_crc64: None,
         }
     }
 
@@ -78,6 +84,29 @@ impl Verifier {
         }
     }
 
+    /// Computes no checksum, if that would be a CRC-64/NVME; somebody else does then, and
+    /// [`check_crc64`](Self::check_crc64) is to be called after the end.
+    pub fn leave_crc64(&mut self) -> bool {
+        if let Some((ChecksumAlgorithm::Crc64Nvme, hasher)) = &mut self.checksum {
+            *hasher = None;
+            self.crc64_left = true;
+        }
+        self.crc64_left
+    }
+
+    /// The checksum, if it is what the client said.
+    pub fn check_crc64(&self, computed: u64) -> Result<ObjectChecksum, S3Error> {
+        let checksum = ObjectChecksum {
+            algorithm: ChecksumAlgorithm::Crc64Nvme,
+            kind: ChecksumKind::FullObject,
+            value: computed.to_be_bytes().to_vec(),
+        };
+        match &self.expected_crc64 {
+            Some(expected) if *expected != checksum.value => Err(bad_checksum(checksum.algorithm)),
+            _ => Ok(checksum),
+        }
+    }
+
     /// Compares. `trailer` is the value of the announced trailer.
     pub fn finish(&mut self, len: u64, trailer: Option<&str>) -> Result<Finished, S3Error> {
         let sha256 = self
@@ -98,6 +127,14 @@ impl Verifier {
         if let Some(md5) = md5 {
             self.check_md5(md5)?;
         }
+        if self.crc64_left {
+            let announced = self.announced.take();
+            self.expected_crc64 = announced
+                .map(|announced| announced.value(trailer))
+                .transpose()?;
+            let checksum = None;
+            return Ok(Finished { md5, checksum, len });
+        }
         let checksum = self.checksum.take().map(|(algorithm, hasher)| {
             let value = match hasher {
                 Some(hasher) => hasher.finish(),
@@ -112,16 +149,20 @@ impl Verifier {
         if let (Some(announced), Some(computed)) = (self.announced.take(), &checksum)
             && announced.value(trailer)? != computed.value
         {
-            return Err(S3Error::with(
-                Code::BadDigest,
-                format!(
-                    "The {} you specified did not match the calculated checksum.",
-                    checksum::name(computed.algorithm)
-                ),
-            ));
+            return Err(bad_checksum(computed.algorithm));
         }
         Ok(Finished { md5, checksum, len })
     }
+}
+
+fn bad_checksum(algorithm: ChecksumAlgorithm) -> S3Error {
+    S3Error::with(
+        Code::BadDigest,
+        format!(
+            "The {} you specified did not match the calculated checksum.",
+            checksum::name(algorithm)
+        ),
+    )
 }
 
 impl Announced {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod disk;
 
+mod blocks;
 mod compact;
 mod config;
 mod flush;
@@ -21,9 +22,9 @@ mod store;
 mod tests;
 mod walk;
 
+pub use blocks::{JoinedChecksum, block_checksums, checksum_of_blocks};
 pub use compact::CompactReport;
 pub use config::ShardStoreConfig;
-pub use record::block_checksums;
 pub use scrub::{ScrubPass, ScrubReport, ScrubState, ScrubStep};
 pub use store::{ShardInfo, ShardStore, ShardStoreStats};
 

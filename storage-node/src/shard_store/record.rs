@@ -23,6 +23,7 @@
 
 use holdfast_placement::ids::{ChunkSetId, Epoch};
 
+use super::blocks::crc64;
 use super::{BLOCK_LEN, RECORD_HEADER_LEN, SHARD_LEN_MAX, ShardId};
 use crate::shards::ShardFacts;
 
@@ -97,15 +98,6 @@ pub enum HeaderError {
 /// The bytes that the record of a payload takes.
 pub fn record_len(payload_len: usize) -> u64 {
     (RECORD_HEADER_LEN + payload_len.next_multiple_of(RECORD_HEADER_LEN)) as u64
-}
-
-/// Checksums of the blocks of a payload.
-pub fn block_checksums(payload: &[u8]) -> Box<[u64]> {
-    payload.chunks(BLOCK_LEN).map(crc64).collect()
-}
-
-pub(super) fn crc64(bytes: &[u8]) -> u64 {
-    crc_fast::crc64_nvme(bytes)
 }
 
 impl Header {
@@ -252,6 +244,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
     use proptest::{collection, prop_assert, prop_assert_eq};
 
+    use super::super::block_checksums;
     use super::*;
 
     fn header(payload: &[u8], at: u64) -> Header {

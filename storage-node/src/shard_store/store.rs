@@ -11,13 +11,14 @@ use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{Clock, Index, IndexError, Keyspace, Rng, spawn};
 use parking_lot::Mutex;
 
+use super::blocks::{checksum_of_blocks, crc64};
 use super::compact::CompactReport;
 use super::config::ShardStoreConfig;
 use super::disk::{Disk, DiskError, DiskFile, PAGE_LEN};
 use super::flush::{Flusher, Kind, Pending};
 use super::index_entry::{Phase, ShardEntry, decode_id, shard_key, shard_range};
 use super::ledger::Ledger;
-use super::record::{ExtentHeader, Header, Location, Nonce, Shard, block_checksums, crc64};
+use super::record::{ExtentHeader, Header, Location, Nonce, Shard};
 use super::scrub::{ScrubReport, ScrubState, ScrubStep};
 use super::space::{OpenExtent, Reservation, Space, reserve};
 use super::{
@@ -188,7 +189,29 @@ impl ShardStore {
         range: Range<u32>,
         buffer: Buffer,
     ) -> Result<Bytes, GetShardError> {
-        self.core.get(id, range, buffer).await
+        Ok(self.core.get(id, range, buffer).await?.0)
+    }
+
+    /// As [`get`](ShardStore::get), with the CRC-64/NVME of the bytes. For whole blocks it follows from what was checked.
+    pub async fn get_with_checksum(
+        &self,
+        id: ShardId,
+        range: Range<u32>,
+        buffer: Buffer,
+    ) -> Result<(Bytes, u64), GetShardError> {
+        let (start, end) = (range.start as usize, range.end as usize);
+        let (bytes, entry) = self.core.get(id, range, buffer).await?;
+        let is_whole = |at: usize| at.is_multiple_of(BLOCK_LEN);
+        let whole = is_whole(start) && (is_whole(end) || end == entry.shard.len as usize);
+        let blocks = entry
+            .shard
+            .blocks
+            .get(start / BLOCK_LEN..end.div_ceil(BLOCK_LEN));
+        let checksum = match blocks {
+            Some(blocks) if whole => checksum_of_blocks(blocks, bytes.len()),
+            _ => crc64(&bytes),
+        };
+        Ok((bytes, checksum))
     }
 
     /// Deletes shards; durable when it returns. Shards that are not there are not an error.
@@ -317,7 +340,7 @@ impl Core {
             id,
             facts,
             len: len as u32,
-            blocks: block_checksums(payload.payload()),
+            blocks: payload.block_checksums(),
         };
         let before = self.ledger.get(id).map_err(|e| self.put_failed(e))?;
         if let Some(before) = before
@@ -360,12 +383,13 @@ impl Core {
         durable.await.unwrap_or_else(closed)
     }
 
+    /// The bytes, and what the index says of their shard.
     async fn get(
         &self,
         id: ShardId,
         range: Range<u32>,
         buffer: Buffer,
-    ) -> Result<Bytes, GetShardError> {
+    ) -> Result<(Bytes, ShardEntry), GetShardError> {
         let capacity = buffer.capacity();
         assert!(
             capacity >= read_capacity(&range),
@@ -390,7 +414,7 @@ impl Core {
                     if failed_at == Some(entry.location) {
                         self.counters.transient.fetch_add(1, Ordering::Relaxed);
                     }
-                    return Ok(bytes);
+                    return Ok((bytes, entry));
                 }
                 Err(ReadError::Busy) => return Err(GetShardError::Busy),
                 Err(error) => error,
