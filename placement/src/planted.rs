@@ -35,11 +35,29 @@ pub enum Bug {
     MoverLooksOnce,
     /// The checksums of what was read are not compared.
     SkipChecksum,
+    /// Who reads does not look whether the key is being renamed.
+    RenameUnnoted,
+    /// What a destination's group decides of a rename is not remembered.
+    RenameForgotten,
+    /// Where an append is to begin is looked at before it is proposed, and not when it is applied.
+    AppendDecidedEarly,
+    /// The condition of a completed upload is not looked at.
+    CompletionUnconditional,
+    /// What a lane uses is added to its share once more.
+    ShareCountedTwice,
+    /// Aborted uploads count for the quota as before.
+    AbortCounts,
+    /// Events are forgotten before they are told.
+    EventForgottenEarly,
+    /// A census takes every shard for found that a drive was asked for.
+    CensusBelieves,
+    /// A scrub says nothing of what it finds.
+    ScrubSilent,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 23] = [
         Bug::SkipLogFlush,
         Bug::SkipShardFlush,
         Bug::AckBeforeQuorum,
@@ -54,6 +72,15 @@ impl Bug {
         Bug::SkipLaneClose,
         Bug::MoverLooksOnce,
         Bug::SkipChecksum,
+        Bug::RenameUnnoted,
+        Bug::RenameForgotten,
+        Bug::AppendDecidedEarly,
+        Bug::CompletionUnconditional,
+        Bug::ShareCountedTwice,
+        Bug::AbortCounts,
+        Bug::EventForgottenEarly,
+        Bug::CensusBelieves,
+        Bug::ScrubSilent,
     ];
 }
 

@@ -29,8 +29,12 @@ pub enum Action {
         value: Value,
     },
     Delete,
+    /// A deletion on the condition that it is this value.
+    Take(Value),
     /// GET, HEAD, or what a LIST says of this key.
     Read,
+    /// Whether it is this value: sees the value if so, else nothing.
+    Is(Value),
 }
 
 /// What it was told.
@@ -103,20 +107,24 @@ fn step(
 ) -> Option<Option<Value>> {
     let holds = match *action {
         Action::PutIfAbsent(_) => state.is_none(),
-        Action::PutIfMatch { expected, .. } => state == Some(expected),
-        Action::Put(_) | Action::Delete | Action::Read => true,
+        Action::PutIfMatch { expected, .. } | Action::Take(expected) => state == Some(expected),
+        Action::Put(_) | Action::Delete | Action::Read | Action::Is(_) => true,
     };
     let after = match *action {
         Action::Put(value) | Action::PutIfAbsent(value) | Action::PutIfMatch { value, .. } => {
             Some(value)
         }
-        Action::Delete => None,
-        Action::Read => state,
+        Action::Delete | Action::Take(_) => None,
+        Action::Read | Action::Is(_) => state,
+    };
+    let visible = match *action {
+        Action::Is(value) => state.filter(|state| *state == value),
+        _ => state,
     };
     let is_right = match *outcome {
         Outcome::Unknown => return Some(if holds { after } else { state }),
         Outcome::Done => holds,
-        Outcome::Saw(seen) => seen == state,
+        Outcome::Saw(seen) => seen == visible,
         Outcome::ConditionFailed => return (!holds && state.is_some()).then_some(state),
         Outcome::NothingThere => return (!holds && state.is_none()).then_some(state),
     };
@@ -350,6 +358,7 @@ fn values_known(operation: &Operation) -> Vec<Value> {
         Action::Put(value) | Action::PutIfAbsent(value) if operation.outcome == Outcome::Done => {
             values.push(value);
         }
+        Action::Take(value) | Action::Is(value) => values.push(value),
         _ => {}
     }
     values
@@ -454,6 +463,69 @@ mod tests {
             put(1, 0, 1),
             swap(Outcome::Done),
             read(Some(1), 4, 5)
+        ]));
+    }
+
+    #[test]
+    fn what_is_taken_was_there_and_is_gone() {
+        let take = |outcome, called| operation(Action::Take(1), outcome, called, called + 1);
+        let first = put(1, 0, 1);
+        assert_eq!(
+            check(&[first, take(Outcome::Done, 2), read(None, 4, 5)]),
+            Ok(())
+        );
+        assert!(is_refused(&[
+            first,
+            take(Outcome::Done, 2),
+            read(Some(1), 4, 5)
+        ]));
+        assert!(is_refused(&[
+            first,
+            take(Outcome::Done, 2),
+            take(Outcome::Done, 4)
+        ]));
+        assert!(is_refused(&[first, take(Outcome::ConditionFailed, 2)]));
+        assert!(is_refused(&[first, take(Outcome::NothingThere, 2)]));
+        assert_eq!(check(&[take(Outcome::NothingThere, 2)]), Ok(()));
+    }
+
+    #[test]
+    fn a_look_for_one_value_tells_of_that_alone() {
+        let look = |value, seen, called| {
+            operation(Action::Is(value), Outcome::Saw(seen), called, called + 1)
+        };
+        let first = put(1, 0, 1);
+        assert_eq!(
+            check(&[first, look(1, Some(1), 2), look(2, None, 2)]),
+            Ok(())
+        );
+        assert!(is_refused(&[first, look(1, None, 2)]));
+        assert!(is_refused(&[first, look(2, Some(2), 2)]));
+        // Neither here nor there, while nothing moves it.
+        let moved = operation(
+            Action::PutIfMatch {
+                expected: 1,
+                value: 2,
+            },
+            Outcome::Done,
+            2,
+            9,
+        );
+        assert_eq!(
+            check(&[first, moved, look(2, None, 3), look(1, Some(1), 5)]),
+            Ok(())
+        );
+        assert!(is_refused(&[
+            first,
+            moved,
+            look(1, None, 3),
+            look(2, None, 5)
+        ]));
+        assert!(is_refused(&[
+            first,
+            moved,
+            look(2, Some(2), 3),
+            look(1, Some(1), 5)
         ]));
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use holdfast_placement::directory::{Directory, Webhook};
 use holdfast_placement::ids::GroupId;
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{Clock, Net, Rng, spawn};
 use holdfast_storage_node::metadata::{Metadata, MetadataError};
 use holdfast_storage_node::node::WebhookReport;
@@ -274,6 +275,11 @@ impl Office {
             let new = || Arc::new(Semaphore::new(self.config.posts_max));
             all.entry(target.to_owned()).or_insert_with(new).clone()
         };
+        if planted(Bug::EventForgottenEarly)
+            && let Some(last) = events.last()
+        {
+            self.metadata.forget_events(group, target, last.id).await?;
+        }
         let mut through = None;
         let mut outcome = Told::Some;
         for queued in &events {

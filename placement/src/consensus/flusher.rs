@@ -76,6 +76,8 @@ struct Queue {
 impl DriveLog {
     /// Starts the writer of the drive.
     pub fn open(drive: DriveId, index: Arc<dyn Index>) -> io::Result<Arc<Self>> {
+        // What a process wrote that was killed is read from now on, and counted on: so it must be durable.
+        index.sync().map_err(io::Error::other)?;
         let shared = Arc::new(Shared {
             drive,
             index,

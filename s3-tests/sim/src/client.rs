@@ -53,6 +53,15 @@ impl Answer {
         texts.map(|text| text.replace("&quot;", "\"")).collect()
     }
 
+    /// The object's ETag, without quotes.
+    pub fn etag(&self) -> Option<String> {
+        let etag = match self.header("etag") {
+            Some(etag) => etag.to_owned(),
+            None => self.element("ETag")?,
+        };
+        Some(etag.trim_matches('"').to_owned())
+    }
+
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }

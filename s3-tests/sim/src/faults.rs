@@ -98,7 +98,11 @@ impl Faults {
     }
 
     fn begin(&mut self, sim: &mut Sim<'_>, world: &World, now: Duration) {
-        let Some((fault, lasts)) = self.choose() else {
+        let chosen = match world.is_moving() && self.rng.below(3) == 0 {
+            true => self.overtaken(),
+            false => self.choose(),
+        };
+        let Some((fault, lasts)) = chosen else {
             return;
         };
         if !self.is_possible(&fault) {
@@ -163,10 +167,7 @@ impl Faults {
                 let (a, b) = self.some_pair()?;
                 (Fault::Reset(a, b), Duration::ZERO)
             }
-            67..=71 => {
-                let (a, b) = self.some_pair()?;
-                (Fault::Overtaken(a, b), self.between(300, 4000))
-            }
+            67..=71 => self.overtaken()?,
             72..=87 => {
                 let end = match self.rng.below(2) {
                     0 => End::Killed,
@@ -183,6 +184,11 @@ impl Faults {
                 self.between(500, 5000),
             ),
         })
+    }
+
+    fn overtaken(&self) -> Option<(Fault, Duration)> {
+        let (a, b) = self.some_pair()?;
+        Some((Fault::Overtaken(a, b), self.between(300, 4000)))
     }
 
     fn all_of(&self, host: Host) -> Vec<(Host, Host)> {

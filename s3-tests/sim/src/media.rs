@@ -82,6 +82,16 @@ impl SimDrive {
         }
     }
 
+    /// Flips a bit of these bytes where they lie; `false`: they are not there.
+    pub fn spoil(&self, bytes: &[u8]) -> bool {
+        let found = self.disk.find(bytes);
+        if let Some((name, at)) = &found {
+            let bit = self.speed.rng.below(8 * bytes.len() as u64);
+            self.disk.flip_bit(name, at + bit / 8, (bit % 8) as u8);
+        }
+        found.is_some()
+    }
+
     /// Has every flush take about so much longer.
     pub fn slow_down(&self, by: Duration) {
         let by = by.as_micros() as u64;
@@ -109,11 +119,14 @@ impl SimDrive {
 /// The drives of a node, by their directories.
 pub struct SimMedia {
     pub drives: BTreeMap<PathBuf, SimDrive>,
+    /// What the cluster calls them, once they were opened.
+    pub ids: Mutex<BTreeMap<PathBuf, DriveId>>,
 }
 
 impl Media for SimMedia {
-    fn open(&self, path: &Path, _drive: DriveId) -> Result<DriveParts, String> {
+    fn open(&self, path: &Path, id: DriveId) -> Result<DriveParts, String> {
         let drive = self.drives.get(path).ok_or("there is no such drive")?;
+        self.ids.lock().insert(path.to_owned(), id);
         let index = |index: &Arc<MemoryIndex>| {
             Arc::new(SlowIndex {
                 index: index.clone(),

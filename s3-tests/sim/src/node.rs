@@ -7,7 +7,9 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
+use holdfast_gateway::events::{Courier, CourierConfig};
 use holdfast_gateway::server::{Front, Gateway, GatewayConfig, converse};
+use holdfast_placement::ids::DriveId;
 use holdfast_placement::rpc::ClusterSecret;
 use holdfast_placement::seams::{Clock, Rng, SeededRng, spawn};
 use holdfast_s3_tests::request::{Keys, REGION};
@@ -46,6 +48,8 @@ pub struct Spec {
     pub skew_ms: i64,
     pub fast_per_mille: u64,
     pub metadata_groups: u32,
+    /// Whether it takes censuses and scrubs.
+    pub mends: bool,
     pub wires: Wires,
     pub trace: Trace,
     /// Its lives so far, and the node of the one that it is in.
@@ -54,6 +58,17 @@ pub struct Spec {
     pub wanted: watch::Receiver<bool>,
     /// Work to be done on its runtime.
     pub orders: Mutex<Option<mpsc::UnboundedSender<Order>>>,
+}
+
+impl Spec {
+    /// What the cluster calls its drives, where that is known.
+    pub fn drive_ids(&self) -> Vec<Option<DriveId>> {
+        let ids = self.media.ids.lock();
+        self.drives
+            .iter()
+            .map(|path| ids.get(path).copied())
+            .collect()
+    }
 }
 
 /// Work for a node; it gets a handle of it.
@@ -112,7 +127,7 @@ pub async fn live(spec: Arc<Spec>) -> turmoil::Result {
         }),
         secret: Some(secret(spec.seed)),
         media: spec.media.clone(),
-        work: work(spec.metadata_groups),
+        work: work(&spec),
         net: Arc::new(SimNet {
             own: spec.host,
             wires: spec.wires.clone(),
@@ -149,6 +164,24 @@ pub async fn live(spec: Arc<Spec>) -> turmoil::Result {
         },
     );
     spawn(node.rebuilder().run(bodies.repairs(), node.stopped()));
+    let telling = node.clone();
+    let courier = Courier::new(
+        node.directory(),
+        node.metadata(),
+        node.led_groups(),
+        Arc::new(SimNet {
+            own: spec.host,
+            wires: spec.wires.clone(),
+        }),
+        clock.clone(),
+        rng.clone(),
+        CourierConfig {
+            pause_max: Duration::from_secs(2),
+            ..CourierConfig::default()
+        },
+        Arc::new(move |webhooks| telling.note_webhooks(webhooks)),
+    );
+    spawn(courier.run(node.stopped()));
     let keys = Keys::for_tests();
     let user = Credentials::new(&keys.access, &keys.secret, OWNER, "root");
     let space = node.space();
@@ -194,9 +227,9 @@ fn secret(seed: u64) -> ClusterSecret {
 }
 
 /// As in life, but that what happens in minutes there happens in seconds.
-fn work(metadata_groups: u32) -> WorkConfig {
+fn work(spec: &Spec) -> WorkConfig {
     WorkConfig {
-        metadata_groups,
+        metadata_groups: spec.metadata_groups,
         shard_store: ShardStoreConfig {
             allocate_step: 1 << 20,
             compact_interval: Duration::from_secs(2),
@@ -213,15 +246,43 @@ fn work(metadata_groups: u32) -> WorkConfig {
             pause_max: Duration::from_secs(4),
             ..IntentsConfig::default()
         },
-        // A census would make anew what bugs that are planted lose.
-        census: CensusConfig {
+        census: census(spec.mends),
+        scrub: scrub(spec.mends),
+        ..WorkConfig::default()
+    }
+}
+
+/// Censuses and scrubs would make anew what bugs that are planted lose: so in some runs there are none.
+fn census(mends: bool) -> CensusConfig {
+    match mends {
+        true => CensusConfig {
+            look_pause: Duration::from_millis(400),
+            interval: Duration::from_secs(40),
+            retry_min: Duration::from_secs(1),
+            retry_max: Duration::from_secs(5),
+            bodies: 16,
+            shards: 64,
+            ..CensusConfig::default()
+        },
+        false => CensusConfig {
             look_pause: NEVER,
             ..CensusConfig::default()
         },
-        scrub: ScrubConfig {
+    }
+}
+
+fn scrub(mends: bool) -> ScrubConfig {
+    match mends {
+        true => ScrubConfig {
+            interval: Duration::from_secs(20),
+            look_pause: Duration::from_millis(500),
+            step_bytes: 256 << 10,
+            keep_pause: Duration::from_secs(2),
+            ..ScrubConfig::default()
+        },
+        false => ScrubConfig {
             interval: NEVER,
             ..ScrubConfig::default()
         },
-        ..WorkConfig::default()
     }
 }

@@ -11,18 +11,18 @@ use holdfast_s3_tests::linearizable::{self, Verdict};
 use holdfast_s3_tests::request::Request;
 use holdfast_storage_node::node::{NodeOrder, OrderError};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 use tokio::time::sleep;
 
-use crate::census;
+use crate::census::{self, Look};
 use crate::client::Client;
 use crate::clock::EPOCH;
 use crate::doomed;
 use crate::faults::Faults;
 use crate::media::End;
+use crate::mending::mend;
 use crate::net::name;
-use crate::node::Order;
 use crate::trace::Trace;
+use crate::troupe::Troupe;
 use crate::workload::{BUCKET, Shared, Worker};
 use crate::world::{Shape, World};
 
@@ -66,11 +66,11 @@ enum Phase {
     Over,
 }
 
-struct Stage {
+pub struct Stage {
     phase: Mutex<Phase>,
-    world: World,
-    shared: Arc<Shared>,
-    seed: u64,
+    pub world: World,
+    pub shared: Arc<Shared>,
+    pub seed: u64,
 }
 
 /// Runs a simulation; the same as the last time only if it is the first in its process.
@@ -180,6 +180,7 @@ fn drive(sim: &mut turmoil::Sim<'_>, stage: &Stage) {
             stage.shared.trace.note(format_args!("phase {wanted:?}"));
             phase = wanted;
             match phase {
+                Phase::Faults if stage.world.shape.is_calm => {}
                 Phase::Faults => {
                     let hosts = stage.world.shape.nodes_max();
                     faults = Some(Faults::new(stage.seed, hosts, now));
@@ -240,6 +241,8 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
         ));
     }
 
+    let troupe = Troupe::gather(stage, &mut client).await?;
+
     *stage.phase.lock() = Phase::Faults;
     let end = shared.trace.now() + shape.faults_for;
     let working: Vec<_> = (0..shape.clients)
@@ -259,6 +262,7 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
         end,
     ));
     let moving = spawn(move_about(stage.clone(), end));
+    let others = troupe.work(end);
     if shape.late_nodes > 0 {
         let rng = SeededRng::new(stage.seed ^ 0x1A7E);
         sleep(Duration::from_millis(
@@ -270,22 +274,32 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
             shared.nodes.lock().push(host);
         }
     }
-    for work in working.into_iter().chain([racing, moving]) {
+    for work in working.into_iter().chain(others).chain([racing, moving]) {
         work.await.map_err(|error| error.to_string())?;
     }
 
     *stage.phase.lock() = Phase::Healing;
-    let mut reader = Worker::new(100, stage.seed, shared.clone(), client);
+    let own = Client::new(clients, world.wires.clone());
+    let mut reader = Worker::new(100, stage.seed, shared.clone(), own);
     healthy(stage, "it does not become healthy again").await?;
     let hosts = world.begun();
+    // Before anybody reads: reads have made anew what they find missing.
+    take_census(stage, Look::Indexes).await?;
     read_all(stage, &mut reader, &hosts, Duration::from_secs(6)).await?;
-    take_census(stage).await?;
+    troupe.check(&hosts).await?;
+    troupe.settle(&mut client).await?;
+    if shape.is_calm {
+        nothing_is_left(stage).await?;
+    }
     if hosts.len() >= 3 {
         let away = SeededRng::new(stage.seed ^ 0xA3A7).below(hosts.len() as u64) as usize;
         without(stage, &mut reader, away).await?;
         *stage.phase.lock() = Phase::Together;
         healthy(stage, "it does not become healthy with all nodes").await?;
-        take_census(stage).await?;
+    }
+    take_census(stage, Look::Bytes).await?;
+    if shape.mends {
+        mend(stage).await?;
     }
     Ok(())
 }
@@ -319,23 +333,15 @@ async fn move_about(stage: Arc<Stage>, end: Duration) {
 
 /// Gives some node an order. No error in particular: nobody answers.
 async fn order(stage: &Stage, rng: &SeededRng, order: NodeOrder) -> Result<(), Option<OrderError>> {
-    let (answer, answered) = oneshot::channel();
     let nodes = stage.world.begun();
     let host = nodes[rng.below(nodes.len() as u64) as usize];
-    let orders = stage.world.specs[host].orders.lock().clone();
     let text = format!("{order:?}");
-    let given: Order = Box::new(move |node| {
-        Box::pin(async move {
-            // Who asked may have given up.
-            let _gone = answer.send(node.order(&order).await);
-        })
+    let given = stage.world.at(host, move |node| {
+        Box::pin(async move { node.order(&order).await })
     });
-    let taken = match orders.map(|orders| orders.send(given)) {
-        Some(Ok(())) => match answered.await {
-            Ok(taken) => taken.map_err(Some),
-            Err(_) => Err(None),
-        },
-        _ => Err(None),
+    let taken = match given.await {
+        Some(taken) => taken.map_err(Some),
+        None => Err(None),
     };
     stage
         .shared
@@ -398,27 +404,17 @@ async fn read_all(
 }
 
 /// Every body is whole; repairs that are under way have their time.
-async fn take_census(stage: &Stage) -> Result<(), String> {
+async fn take_census(stage: &Stage, look: Look) -> Result<(), String> {
     let end = stage.shared.trace.now() + HEALING_MAX / 2;
+    let keys = stage.world.shape.keys;
     loop {
-        let (answer, answered) = oneshot::channel();
-        let keys = stage.world.shape.keys;
-        let orders = stage.world.specs[0].orders.lock().clone();
-        let sent = orders.map(|orders| {
-            orders.send(Box::new(move |node| {
-                Box::pin(async move {
-                    // Who asked may have given up.
-                    let _gone = answer.send(census::take(&node, keys).await);
-                })
-            }))
+        let counted = stage.world.at(0, move |node| {
+            Box::pin(async move { census::take(&node, keys, look).await })
         });
-        let counted = match sent {
-            Some(Ok(())) => answered
-                .await
-                .unwrap_or_else(|_| Err("no answer".to_owned())),
-            _ => Err("the node does not run".to_owned()),
-        };
-        match counted {
+        let counted = counted
+            .await
+            .unwrap_or_else(|| Err("the node does not run".to_owned()));
+        match counted.map(|counted| counted.wrong) {
             Ok(wrong) if wrong.is_empty() => return Ok(()),
             wrong if stage.shared.trace.now() > end => {
                 return Err(format!("the census finds {wrong:?}"));
@@ -428,11 +424,31 @@ async fn take_census(stage: &Stage) -> Result<(), String> {
     }
 }
 
+/// What belongs to nothing is gone soon: where nothing went wrong, nothing has to be looked for.
+async fn nothing_is_left(stage: &Stage) -> Result<(), String> {
+    let end = stage.shared.trace.now() + HEALING_MAX / 2;
+    loop {
+        let left = stage.world.at(0, |node| {
+            Box::pin(async move { census::leftovers(&node).await })
+        });
+        let left = left
+            .await
+            .unwrap_or_else(|| Err("the node does not run".to_owned()));
+        match left {
+            Ok(left) if left.is_empty() => return Ok(()),
+            left if stage.shared.trace.now() > end => {
+                return Err(format!("what belongs to nothing is left: {left:?}"));
+            }
+            _ => sleep(Duration::from_millis(500)).await,
+        }
+    }
+}
+
 /// Whether each key's history is linearizable.
 fn judge(shared: &Shared) -> usize {
     let mut undecided = 0;
-    for key in 0..shared.keys {
-        match linearizable::check(&shared.history_of(key)) {
+    for (key, history) in shared.histories() {
+        match linearizable::check(&history) {
             Ok(()) => {}
             Err(Verdict::TooHard) => undecided += 1,
             Err(verdict) => shared.violated(format!("key {key}: {verdict}")),

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use tokio::time::sleep;
 
 use crate::client::{Answer, Client};
+use crate::hook::Hook;
 use crate::net::Host;
 use crate::node::{CHUNK_LEN, INLINE_LEN_MAX};
 use crate::trace::Trace;
@@ -19,10 +20,10 @@ use crate::trace::Trace;
 pub const BUCKET: &str = "simulated";
 
 /// Bytes in front of a body: which value it is, and how long.
-const HEAD_LEN: usize = 16;
+pub const HEAD_LEN: usize = 16;
 
 /// Metadata that says which value an object is.
-const VALUE_HEADER: &str = "x-amz-meta-value";
+pub const VALUE_HEADER: &str = "x-amz-meta-value";
 
 /// The body of a value.
 pub fn content(value: Value, len: usize) -> Vec<u8> {
@@ -38,7 +39,7 @@ pub fn content(value: Value, len: usize) -> Vec<u8> {
 }
 
 /// Which value a body is; the error says what is wrong with it. `is_whole`: it did not break off.
-fn value_of(body: &[u8], is_whole: bool) -> Result<Option<Value>, String> {
+pub fn value_of(body: &[u8], is_whole: bool) -> Result<Option<Value>, String> {
     let Some((head, _)) = body.split_at_checked(HEAD_LEN) else {
         return match is_whole {
             true => Err(format!("a body of {} bytes was never written", body.len())),
@@ -71,6 +72,8 @@ pub struct Shared {
     /// Values by the ETags that their objects have.
     etags: Mutex<BTreeMap<String, Value>>,
     history: Mutex<Vec<(usize, Operation)>>,
+    /// Webhook and what it has to be told.
+    pub hook: Hook,
     violations: Mutex<Vec<String>>,
     tally: Mutex<BTreeMap<&'static str, u64>>,
     /// Order of events at the same moment.
@@ -86,17 +89,66 @@ impl Shared {
             next_value: Mutex::new(1),
             etags: Mutex::default(),
             history: Mutex::default(),
+            hook: Hook::default(),
             violations: Mutex::default(),
             tally: Mutex::default(),
             moment: Mutex::default(),
         })
     }
 
-    /// What happened on a key.
-    pub fn history_of(&self, key: usize) -> Vec<Operation> {
-        let history = self.history.lock();
-        let of_key = history.iter().filter(|(of, _)| *of == key);
-        of_key.map(|(_, operation)| *operation).collect()
+    /// What happened, by key, wanderer and log.
+    pub fn histories(&self) -> BTreeMap<usize, Vec<Operation>> {
+        let mut histories: BTreeMap<usize, Vec<Operation>> = BTreeMap::new();
+        for (of, operation) in self.history.lock().iter() {
+            histories.entry(*of).or_default().push(*operation);
+        }
+        histories
+    }
+
+    /// Takes down an operation that ends now. `of`: what it was about; `text`: what was said.
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
+    pub fn record(
+        &self,
+        client: u64,
+        node: Host,
+        of: usize,
+        action: Action,
+        called: u64,
+        outcome: Outcome,
+        text: &str,
+    ) {
+        let returned = self.moment();
+        let millis = (returned - called) / 1_000_000;
+        self.trace.note(format_args!(
+            "client {client} key {of} via {node}: {action:?} -> {outcome:?} in {millis} ms {text}"
+        ));
+        let operation = Operation {
+            client,
+            action,
+            outcome,
+            called,
+            returned,
+        };
+        self.history.lock().push((of, operation));
+    }
+
+    /// A refusal must be one that a client can do something about.
+    pub fn expect_an_excuse(&self, answer: &Answer) {
+        let code = answer.code();
+        if code == "NoSuchBucket" {
+            self.violated("the bucket is gone".to_owned());
+        }
+        let is_excuse = matches!(answer.status, 503 | 409 | 408 | 404)
+            || answer.status == 400 && code == "RequestTimeout"
+            || answer.status == 500 && code == "InternalError"
+            || answer.status == 200;
+        if !is_excuse {
+            let what = format!("a strange answer: {} {code}", answer.status);
+            self.violated(what);
+        }
+        if answer.status == 500 {
+            self.count("500");
+        }
     }
 
     /// Notes that a promise was broken.
@@ -126,7 +178,7 @@ impl Shared {
     }
 
     /// Now in nanoseconds; later in the order of events where the clock stands still.
-    fn moment(&self) -> u64 {
+    pub fn moment(&self) -> u64 {
         let now = self.trace.now().as_nanos() as u64;
         let mut last = self.moment.lock();
         *last = match last.0 == now {
@@ -136,11 +188,21 @@ impl Shared {
         now + last.1
     }
 
-    fn new_value(&self) -> Value {
+    pub fn new_value(&self) -> Value {
         let mut next = self.next_value.lock();
         *next += 1;
         *next - 1
     }
+}
+
+/// Bytes of a body: of one that stays inline, of one chunk, or of some.
+pub fn some_len(rng: &SeededRng) -> usize {
+    let len = match rng.below(10) {
+        0..=4 => rng.below(INLINE_LEN_MAX as u64 - HEAD_LEN as u64),
+        5..=7 => rng.below(u64::from(CHUNK_LEN)),
+        _ => rng.below(3 * u64::from(CHUNK_LEN)),
+    };
+    HEAD_LEN + len as usize
 }
 
 /// The name of a key.
@@ -186,12 +248,7 @@ impl Worker {
     }
 
     fn some_len(&self) -> usize {
-        let len = match self.rng.below(10) {
-            0..=4 => self.rng.below(INLINE_LEN_MAX as u64 - HEAD_LEN as u64),
-            5..=7 => self.rng.below(u64::from(CHUNK_LEN)),
-            _ => self.rng.below(3 * u64::from(CHUNK_LEN)),
-        };
-        HEAD_LEN + len as usize
+        some_len(&self.rng)
     }
 
     async fn act(&mut self) {
@@ -204,7 +261,8 @@ impl Worker {
             45..=54 => self.delete(node, key).await,
             55..=79 => drop(self.read(node, key).await),
             80..=88 => self.head(node, key).await,
-            89..=95 => self.list(node).await,
+            89..=93 => self.list(node).await,
+            94..=95 => self.rename(node, key).await,
             _ => self.multipart(node, key).await,
         }
     }
@@ -241,6 +299,37 @@ impl Worker {
         self.write(node, key, Action::Delete, request).await;
     }
 
+    /// Gives what was last seen of a key another key.
+    async fn rename(&mut self, node: Host, key: usize) {
+        let to = self.rng.below(self.shared.keys as u64) as usize;
+        let Some((value, etag)) = self.seen.get(&key).cloned() else {
+            return;
+        };
+        if to == key {
+            return;
+        }
+        let source = format!("dir-{}/key%20{key}", key % 2);
+        let request = Request::put(&format!("{}?renameObject", target(to)))
+            .header("x-amz-rename-source", &source)
+            .header("x-amz-rename-source-if-match", &format!("\"{etag}\""));
+        let called = self.shared.moment();
+        let answer = self.client.send(node, request).await;
+        if matches!(&answer, Ok(answer) if answer.status == 409) {
+            // Others came between, and nothing happened.
+            return self.shared.count("rename given up");
+        }
+        let outcome = self.note_write(node, key, Action::Take(value), called, answer);
+        if let Outcome::Done | Outcome::Unknown = outcome {
+            let put = Action::Put(value);
+            self.record(node, to, put, called, outcome, "renamed");
+        }
+        if outcome == Outcome::Done {
+            self.shared.count("renamed");
+            self.seen.remove(&key);
+            self.seen.insert(to, (value, etag));
+        }
+    }
+
     async fn write(&mut self, node: Host, key: usize, action: Action, request: Request) -> Outcome {
         let called = self.shared.moment();
         let answer = self.client.send(node, request).await;
@@ -266,7 +355,12 @@ impl Worker {
                     _ => Outcome::Unknown,
                 };
                 if outcome == Outcome::Unknown {
-                    self.expect_an_excuse(answer);
+                    self.shared.expect_an_excuse(answer);
+                }
+                if outcome == Outcome::Done
+                    && let Some(etag) = answer.etag()
+                {
+                    self.shared.hook.must_hear(BUCKET, &key_name(key), &etag);
                 }
                 (outcome, format!("{} {}", answer.status, answer.code()))
             }
@@ -281,25 +375,6 @@ impl Worker {
         outcome
     }
 
-    /// A refusal must be one that a client can do something about.
-    fn expect_an_excuse(&self, answer: &Answer) {
-        let code = answer.code();
-        if code == "NoSuchBucket" {
-            self.shared.violated("the bucket is gone".to_owned());
-        }
-        let is_excuse = matches!(answer.status, 503 | 409 | 408 | 404)
-            || answer.status == 400 && code == "RequestTimeout"
-            || answer.status == 500 && code == "InternalError"
-            || answer.status == 200;
-        if !is_excuse {
-            let what = format!("a strange answer: {} {code}", answer.status);
-            self.shared.violated(what);
-        }
-        if answer.status == 500 {
-            self.shared.count("500");
-        }
-    }
-
     fn record(
         &self,
         node: Host,
@@ -309,20 +384,9 @@ impl Worker {
         outcome: Outcome,
         text: &str,
     ) {
-        let returned = self.shared.moment();
-        let millis = (returned - called) / 1_000_000;
-        self.shared.trace.note(format_args!(
-            "client {} key {key} via {node}: {action:?} -> {outcome:?} in {millis} ms {text}",
-            self.number
-        ));
-        let operation = Operation {
-            client: self.number,
-            action,
-            outcome,
-            called,
-            returned,
-        };
-        self.shared.history.lock().push((key, operation));
+        let client = self.number;
+        self.shared
+            .record(client, node, key, action, called, outcome, text);
     }
 
     /// Reads a key; an error if no answer came that says what it is.
@@ -367,7 +431,7 @@ impl Worker {
             }
             404 if answer.code() == "NoSuchKey" => Ok(None),
             status => {
-                self.expect_an_excuse(&answer);
+                self.shared.expect_an_excuse(&answer);
                 Err(format!("{status} {}", answer.code()))
             }
         }

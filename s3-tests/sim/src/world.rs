@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::seams::SeededRng;
+use holdfast_storage_node::node::Node;
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use turmoil::Sim;
 
 use crate::media::{End, SimDrive, SimMedia};
 use crate::net::{Host, Wires, name};
-use crate::node::{Life, Spec, live};
+use crate::node::{Life, Order, Spec, live};
 use crate::trace::Trace;
 use crate::workload::Shared;
 
@@ -33,6 +35,18 @@ pub struct Shape {
     pub keys: usize,
     /// How long faults go on.
     pub faults_for: Duration,
+    /// Nothing goes wrong: then nothing may be left lying about either.
+    pub is_calm: bool,
+    /// Objects that are renamed all the time, objects that are appended to, clients of a bucket with a quota.
+    pub wanderers: usize,
+    pub logs: usize,
+    pub tenants: u64,
+    /// Whether a bucket keeps versions.
+    pub keeps: bool,
+    /// Whether the webhook is told of what happens in the bucket of all.
+    pub tells: bool,
+    /// Whether censuses and scrubs go on, and drives lose shards behind the cluster's back in the end.
+    pub mends: bool,
 }
 
 impl Shape {
@@ -53,6 +67,16 @@ impl Shape {
             clients: 3 + rng.below(4),
             keys: 3 + rng.below(6) as usize,
             faults_for: Duration::from_secs(12 + rng.below(14)),
+            wanderers: rng.below(4).saturating_sub(1) as usize,
+            logs: rng.below(4).saturating_sub(1) as usize,
+            tenants: match rng.below(2) {
+                0 => 0,
+                _ => 1 + rng.below(3),
+            },
+            keeps: rng.below(4) == 0,
+            tells: rng.below(3) == 0,
+            mends: rng.below(3) == 0,
+            is_calm: rng.below(10) == 0,
         }
     }
 
@@ -127,6 +151,7 @@ impl World {
                 drives: paths.clone(),
                 media: Arc::new(SimMedia {
                     drives: paths.into_iter().zip(drives.iter().cloned()).collect(),
+                    ids: Mutex::default(),
                 }),
                 skew_ms: if skewed {
                     rng.below(20_000) as i64 - 10_000
@@ -135,6 +160,7 @@ impl World {
                 },
                 fast_per_mille: if fast { rng.below(120) } else { 0 },
                 metadata_groups: world.shape.groups,
+                mends: world.shape.mends,
                 wires: wires.clone(),
                 trace: trace.clone(),
                 life: Mutex::new(Life::default()),
@@ -272,6 +298,47 @@ impl World {
     /// Whether shards are being moved.
     pub fn is_moving(&self) -> bool {
         self.moving.load(Ordering::Relaxed)
+    }
+
+    /// Has a node do some work, on its runtime; `None`: it does not run, or ended meanwhile.
+    pub async fn at<T: Send + 'static>(
+        &self,
+        host: Host,
+        work: impl FnOnce(Node) -> BoxFuture<'static, T> + Send + 'static,
+    ) -> Option<T> {
+        let (answer, answered) = oneshot::channel();
+        let orders = self.specs[host].orders.lock().clone()?;
+        let order: Order = Box::new(move |node| {
+            Box::pin(async move {
+                // Who asked may have given up.
+                let _gone = answer.send(work(node).await);
+            })
+        });
+        orders.send(order).ok()?;
+        answered.await.ok()
+    }
+
+    /// Whether a node says that everything is whole.
+    pub fn says_whole(&self, host: Host) -> bool {
+        let node = self.specs[host].life.lock().node.clone();
+        node.is_some_and(|node| node.status().mending.whole)
+    }
+
+    /// What a node says of censuses and scrubs.
+    pub fn mending(&self, host: Host) -> String {
+        let node = self.specs[host].life.lock().node.clone();
+        node.map_or("it does not run".to_owned(), |node| {
+            format!("{:?}", node.status().mending)
+        })
+    }
+
+    /// Flips a bit of these bytes where they lie on a drive; `false`: they are not there.
+    pub fn spoil(&self, drive: DriveId, bytes: &[u8]) -> bool {
+        self.specs.iter().enumerate().any(|(host, spec)| {
+            let own = spec.drive_ids();
+            let at = own.iter().position(|own| *own == Some(drive));
+            at.is_some_and(|at| self.drives[host][at].spoil(bytes))
+        })
     }
 
     /// Why the cluster is not as it should be; empty if it is.

@@ -1,6 +1,7 @@
 //! How a metadata group counts what is in a lane that has a share of a quota, and refuses what would be too much.
 
 use holdfast_placement::ids::{BucketId, Lane};
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, Keyspace};
 
 use super::apply::Change;
@@ -169,6 +170,9 @@ impl Change<'_, '_> {
                 share: match order {
                     ShareOrder::GiveBack => {
                         Some(before.share.map_or(used, |share| share.min(used)))
+                    }
+                    ShareOrder::Take(share) if planted(Bug::ShareCountedTwice) => {
+                        Some(share.plus(used))
                     }
                     ShareOrder::Take(share) => Some(*share),
                     ShareOrder::Forget => None,

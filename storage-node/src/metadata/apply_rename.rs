@@ -12,6 +12,7 @@
 //! left half-way is finished by the next who comes by. Bodies in chunks stay where they are.
 
 use holdfast_placement::ids::{ChunkSetId, UploadId};
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, Keyspace};
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +27,11 @@ use super::versioning::BucketVersioning;
 use super::{apply_redundancy, apply_upload, keys};
 use crate::repair::reclaim::Entry;
 
-/// Old renames that are looked at when a new one comes, and forgotten if they may be.
+/// Old renames that are forgotten when a new one comes, at most.
 const FORGOTTEN_AT_ONCE: usize = 4;
+
+/// Old renames that are looked at for that. Those of whose end nobody told stay, and must not be in the way of others.
+const LOOKED_AT_AT_ONCE: usize = 64;
 
 /// What a source's group notes: the value under the source's key. Persisted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,10 +109,14 @@ fn forget_old(change: &mut Change<'_, '_>) -> Result<(), IndexError> {
         let end = keys::successor(&prefix).unwrap_or_default();
         let mut cursor = change.turn.state.cursor(Keyspace::Records, &prefix, &end)?;
         cursor.seek(&prefix)?;
-        for _ in 0..FORGOTTEN_AT_ONCE {
+        let begins_at = gone.len();
+        for _ in 0..LOOKED_AT_AT_ONCE {
             let Some((key, value)) = cursor.entry() else {
                 break;
             };
+            if gone.len() - begins_at >= FORGOTTEN_AT_ONCE {
+                break;
+            }
             let id = keys::parse_rename(key).ok_or_else(|| values::damaged("a rename"))?;
             if id.begun_millis() >= before {
                 break;
@@ -272,8 +280,10 @@ pub fn receive(
         verdict,
         ended: false,
     };
-    let value = values::encode(&decision)?;
-    change.turn.batch.put(Keyspace::Records, key, value);
+    if !planted(Bug::RenameForgotten) {
+        let value = values::encode(&decision)?;
+        change.turn.batch.put(Keyspace::Records, key, value);
+    }
     Ok(Some(verdict))
 }
 

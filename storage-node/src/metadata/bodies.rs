@@ -37,10 +37,14 @@ impl Metadata {
         let question = FindBodies {
             group,
             sets: None,
-            after,
+            after: after.clone(),
             max,
         };
-        Ok(self.asker.ask(group, &question).await?)
+        let found = self.asker.ask(group, &question).await?;
+        Ok(Bodies {
+            next: after.then(found.next),
+            ..found
+        })
     }
 
     /// The bodies of the group that have these chunk sets. Looks at every record of the group.
@@ -57,12 +61,12 @@ impl Metadata {
             let question = FindBodies {
                 group,
                 sets: Some(Cow::Borrowed(sets)),
-                after,
+                after: after.clone(),
                 max: sets.len(),
             };
             let step = self.asker.ask(group, &question).await?;
             found.extend(step.bodies);
-            at = step.next;
+            at = after.then(step.next);
         }
         Ok(found)
     }

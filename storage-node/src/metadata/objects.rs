@@ -310,9 +310,9 @@ impl Metadata {
         let place = self.place(bucket, &deletion.key);
         let keys = vec![delete_at(&place, deletion)];
         let verdicts = self.delete_in(place.group, bucket, keys).await?;
-        match verdicts.first() {
-            Some(verdict) => Ok((*verdict)?),
-            None => Err(strange(&Outcome::VersionsDeleted(verdicts)).into()),
+        match verdicts.into_iter().next() {
+            Some(verdict) => verdict,
+            None => Err(strange(&Outcome::VersionsDeleted(Vec::new())).into()),
         }
     }
 
@@ -358,7 +358,7 @@ impl Metadata {
             for (index, position) in positions.into_iter().enumerate() {
                 outcomes[position] = match &answer {
                     Ok(verdicts) => match verdicts.get(index) {
-                        Some(verdict) => verdict.map_err(WriteError::from),
+                        Some(verdict) => verdict.clone(),
                         None => continue,
                     },
                     Err(error) => Err(WriteError::Metadata(error.clone())),
@@ -373,22 +373,36 @@ impl Metadata {
         group: GroupId,
         bucket: BucketId,
         keys: Vec<DeleteVersion<'_>>,
-    ) -> Result<Vec<Result<DeleteOutcome, Refusal>>, MetadataError> {
-        let mut verdicts = self.delete_once(group, bucket, &keys).await?;
+    ) -> Result<Vec<Result<DeleteOutcome, WriteError>>, MetadataError> {
+        let verdicts = self.delete_once(group, bucket, &keys).await?;
+        let mut outcomes = Vec::with_capacity(verdicts.len());
         // Keys that were being renamed: that is settled, and they are deleted after the others.
-        for (verdict, key) in verdicts.iter_mut().zip(&keys) {
-            for _ in 0..TRIES {
-                if *verdict != Err(Refusal::BeingRenamed) {
-                    break;
-                }
-                self.settle_rename(&self.place(bucket, key.key)).await?;
-                let again = self.delete_once(group, bucket, std::slice::from_ref(key));
-                if let Some(second) = again.await?.into_iter().next() {
-                    *verdict = second;
-                }
+        for (verdict, key) in verdicts.into_iter().zip(&keys) {
+            outcomes.push(match verdict {
+                Err(Refusal::BeingRenamed) => self.delete_settled(group, bucket, key).await,
+                verdict => verdict.map_err(WriteError::from),
+            });
+        }
+        Ok(outcomes)
+    }
+
+    /// Deletes a key that is being renamed. What fails is this key's failure alone.
+    async fn delete_settled(
+        &self,
+        group: GroupId,
+        bucket: BucketId,
+        key: &DeleteVersion<'_>,
+    ) -> Result<DeleteOutcome, WriteError> {
+        for _ in 0..TRIES {
+            self.settle_rename(&self.place(bucket, key.key)).await?;
+            let again = self.delete_once(group, bucket, std::slice::from_ref(key));
+            match again.await?.into_iter().next() {
+                Some(Err(Refusal::BeingRenamed)) => {}
+                Some(verdict) => return Ok(verdict?),
+                None => return Err(strange(&Outcome::VersionsDeleted(Vec::new())).into()),
             }
         }
-        Ok(verdicts)
+        Err(Refusal::BeingRenamed.into())
     }
 
     async fn delete_once(

@@ -376,11 +376,13 @@ pub async fn make_room(
         });
     }
     let deadline = metadata.clock.monotonic() + PATIENCE;
-    let (record, value) = read(directory, bucket).await?;
+    let (mut record, mut value) = read(directory, bucket).await?;
     if is_under_way(metadata, &record) {
-        // Whoever makes it is about to give shares to all.
-        settled(directory, metadata, bucket, deadline).await?;
-        return Ok(Room::TryAgain);
+        (record, value) = settled(directory, metadata, bucket, deadline).await?;
+        // Whoever made it has given shares to all. If he died before, that is to be done here.
+        if record.round_since.is_none() {
+            return Ok(Room::TryAgain);
+        }
     }
     if record.quota.is_none() {
         // A lane that was not told.
@@ -616,16 +618,24 @@ fn is_under_way(metadata: &Metadata, record: &Record) -> bool {
         .is_some_and(|since| now.0.saturating_sub(since.0) < ROUND_DEAD.as_millis() as u64)
 }
 
-/// The record when no round is under way.
+/// The record when no round is under way, or whoever makes it must have died. Clocks of others may be wrong: one that did
+/// not change here for so long is dead too.
 async fn settled(
     directory: &Directory,
     metadata: &Metadata,
     bucket: &Bucket,
     deadline: Duration,
 ) -> Result<(Record, Option<bytes::Bytes>), MetadataError> {
+    let mut seen: Option<(u64, Duration)> = None;
     loop {
         let (record, value) = read(directory, bucket).await?;
-        if !is_under_way(metadata, &record) {
+        let now = metadata.clock.monotonic();
+        let since = match seen {
+            Some((change, since)) if change == record.change => since,
+            _ => now,
+        };
+        seen = Some((record.change, since));
+        if !is_under_way(metadata, &record) || now.saturating_sub(since) >= ROUND_DEAD {
             return Ok((record, value));
         }
         if metadata.clock.monotonic() > deadline {

@@ -74,17 +74,30 @@ pub struct PlacedBody {
 /// is its beginning. A version that meanwhile moves back to be the newest may be missed, and is met by the next walk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Seen {
-    /// Newest versions up to this key of the state; empty: none.
+    /// All uploads, and newest versions up to this key of the state; empty: none.
     Versions(Vec<u8>),
-    /// All versions, and uploads up to this key; empty: none.
+    /// Uploads up to this key; empty: none.
     Uploads(Vec<u8>),
-    /// All newest versions, and others up to this key; empty: none.
+    /// All uploads and newest versions, and others up to this key; empty: none.
     Noncurrent(Vec<u8>),
 }
 
 impl Default for Seen {
+    /// Nothing. A walk goes over uploads first: when one is completed meanwhile, its parts come to where the walk has not
+    /// been yet.
     fn default() -> Self {
-        Seen::Versions(Vec::new())
+        Seen::Uploads(Vec::new())
+    }
+}
+
+impl Seen {
+    /// Where a walk goes on that is here, if a step says `next`. (Who answers goes over uploads last.)
+    pub(super) fn then(&self, next: Option<Seen>) -> Option<Seen> {
+        match (self, next) {
+            (Seen::Uploads(_), None) => Some(Seen::Versions(Vec::new())),
+            (Seen::Noncurrent(_), Some(Seen::Uploads(_))) => None,
+            (_, next) => next,
+        }
     }
 }
 
@@ -134,10 +147,14 @@ impl Metadata {
         let question = FindBodiesBelow {
             group,
             floor: Cow::Borrowed(floor),
-            after,
+            after: after.clone(),
             max,
         };
-        Ok(self.asker.ask(group, &question).await?)
+        let found = self.asker.ask(group, &question).await?;
+        Ok(PlacedBodies {
+            next: after.then(found.next),
+            ..found
+        })
     }
 
     /// Names `new` where `old` is named, in one change that clients do not see; `missed` are the shards of `new` that

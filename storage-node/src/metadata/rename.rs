@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace, spawn};
 use serde::{Deserialize, Serialize};
@@ -269,7 +270,8 @@ impl Place<'_> {
     /// Whether the key is being renamed to another group's. To be looked at before the object itself: what is read then was
     /// there while no rename was decided.
     pub fn is_being_renamed(&self, state: &dyn Index) -> Result<bool, IndexError> {
-        Ok(state.get(Keyspace::Records, &self.intent_key())?.is_some())
+        let is_noted = state.get(Keyspace::Records, &self.intent_key())?.is_some();
+        Ok(is_noted && !planted(Bug::RenameUnnoted))
     }
 }
 
@@ -294,6 +296,14 @@ pub fn are_renaming(
 /// The key is being renamed over and over.
 pub(super) fn busy() -> MetadataError {
     MetadataError::Unavailable("the key is being renamed".to_owned())
+}
+
+/// An error after a rename was noted: whoever comes by may make it yet.
+fn begun(error: MetadataError) -> MetadataError {
+    match error {
+        MetadataError::Unavailable(reason) => MetadataError::Indeterminate(reason),
+        error => error,
+    }
 }
 
 impl Metadata {
@@ -324,6 +334,8 @@ impl Metadata {
                     self.settle_rename(&source).await?;
                     self.settle_rename(&target).await?;
                 }
+                // The group's clock is far ahead of what was known here of it: now it is known.
+                Outcome::Renamed(RenameVerdict::Refused(Refusal::RenameExpired)) => {}
                 Outcome::Renamed(RenameVerdict::Refused(refusal)) | Outcome::Refused(refusal) => {
                     return match self.was_renamed(id, &target, rename).await? {
                         Some(outcome) => outcome,
@@ -384,7 +396,7 @@ impl Metadata {
         if outcome != Outcome::Renamed(RenameVerdict::Moved) {
             return Ok(outcome);
         }
-        match self.settle_rename(source).await? {
+        match self.settle_rename(source).await.map_err(begun)? {
             Some((settled, verdict)) if settled == id => return Ok(Outcome::Renamed(verdict)),
             // Somebody else was faster.
             _ => {}
@@ -392,7 +404,8 @@ impl Metadata {
         let group = target.group;
         let token = None;
         let question = FindVerdict { group, id, token };
-        match self.asker.ask(group, &question).await?.verdict {
+        let known = self.asker.ask(group, &question).await;
+        match known.map_err(|error| begun(error.into()))?.verdict {
             Some(verdict) => Ok(Outcome::Renamed(verdict)),
             None => Ok(Outcome::Refused(Refusal::RenameExpired)),
         }

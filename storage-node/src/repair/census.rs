@@ -18,6 +18,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 use holdfast_placement::ids::{DriveId, GroupId, NodeId, SiteId};
 use holdfast_placement::map::SharedMap;
+use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{Clock, UnixMillis};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -427,7 +428,7 @@ impl Census {
             if at.is_none() && before != step.promotions && again < AGAIN_MAX {
                 again += 1;
                 promotions = None;
-                at = Some(Seen::default());
+                at = Some(Seen::Versions(Vec::new()));
             }
         }
         Ok(Some(count))
@@ -483,7 +484,10 @@ impl Census {
                     None => indices.into_iter().for_each(|index| silent[index] = true),
                 }
             }
-            open.retain(|index| found[*index] != Some(Held::Sound));
+            open.retain(|index| match planted(Bug::CensusBelieves) {
+                true => found[*index].is_none(),
+                false => found[*index] != Some(Held::Sound),
+            });
             round += 1;
         }
         for index in open {

@@ -165,6 +165,10 @@ impl Core {
             tracing::warn!(extent = number, %error, "an extent was not cut to its end");
         }
         let count = records.len();
+        if count > 0 {
+            // What a process wrote that was killed can be read, and is not durable yet: the index would lead.
+            file.sync().await?;
+        }
         self.ledger.change(&HashSet::new(), |change| {
             for header in records {
                 let id = header.shard.id;

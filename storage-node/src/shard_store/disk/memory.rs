@@ -115,6 +115,17 @@ impl MemoryDisk {
         }
     }
 
+    /// The file that these bytes lie in, and where.
+    pub fn find(&self, bytes: &[u8]) -> Option<(String, u64)> {
+        let state = self.state.lock();
+        state.files.iter().find_map(|(name, file)| {
+            let file = file.lock();
+            let mut places = file.now.windows(bytes.len().max(1));
+            let at = places.position(|place| place == bytes)?;
+            Some((name.clone(), at as u64))
+        })
+    }
+
     /// Flips a bit of the file where it lies.
     pub fn flip_bit(&self, name: &str, offset: u64, bit: u8) {
         let state = self.state.lock();
