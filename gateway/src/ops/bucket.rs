@@ -58,7 +58,7 @@ pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query:
             }
             after = Some(bucket.name.clone());
             let is_own = bucket.owner == auth.identity.owner_id;
-            if is_own && region.is_none_or(|region| region == bucket.region) {
+            if is_own && region.is_none_or(|region| region == gateway.config.region) {
                 shown.push(bucket);
             }
         }
@@ -74,7 +74,7 @@ pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query:
         document.open("Bucket");
         document.text("Name", &bucket.name);
         document.time("CreationDate", bucket.created);
-        document.text("BucketRegion", &bucket.region);
+        document.text("BucketRegion", &gateway.config.region);
         document.close("Bucket");
     }
     document.close("Buckets");
@@ -183,7 +183,7 @@ impl Call<'_> {
         set(
             headers,
             HeaderName::from_static("x-amz-bucket-region"),
-            &self.bucket().region,
+            &self.gateway.config.region,
         );
         let alias = HeaderName::from_static("x-amz-access-point-alias");
         headers.insert(alias, HeaderValue::from_static("false"));
@@ -192,8 +192,10 @@ impl Call<'_> {
 
     pub(super) fn bucket_location(&self) -> Reply {
         let mut document = XmlWriter::new("LocationConstraint", 256);
-        if self.bucket().region != CLASSIC_REGION {
-            document.value(&self.bucket().region);
+        // All buckets are where the cluster says that it is, whatever it said when they were made.
+        let region = &self.gateway.config.region;
+        if region != CLASSIC_REGION {
+            document.value(region);
         }
         Ok(xml(document.finish("LocationConstraint")))
     }
