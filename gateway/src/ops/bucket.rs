@@ -13,13 +13,14 @@ use holdfast_storage_node::metadata::{
 use super::access::Canned;
 use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
 use super::response::{empty, set, xml};
-use super::{Call, Reply, failure, object_lock, settings};
+use super::{Call, Reply, failure, object_lock, settings, tags};
 use crate::auth::Authenticated;
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
 use crate::router::Query;
 use crate::server::Gateway;
-use crate::xml::{XmlWriter, requests};
+use crate::xml::XmlWriter;
+use crate::xml::requests::{self, NewBucket};
 
 /// Buckets of a page at most.
 const BUCKETS_PAGE_MAX: usize = 10_000;
@@ -97,11 +98,13 @@ pub(super) async fn create(
 ) -> Reply {
     let mut payload = Payload::new(auth, parts, body, Digests::default())?;
     let document = payload.read_all(requests::SMALL_LEN_MAX).await?;
-    let constraint = match document.is_empty() {
-        true => None,
+    let wanted = match document.is_empty() {
+        true => NewBucket::default(),
         false => requests::create_bucket(&document)?,
     };
-    check_location(constraint.as_deref(), &gateway.config.region)?;
+    check_location(wanted.location.as_deref(), &gateway.config.region)?;
+    tags::validate_for_bucket(&wanted.tags)?;
+    let tags = settings::encode(&wanted.tags)?;
     let owner = &auth.identity.owner_id;
     let locked = object_lock::wanted_for_bucket(&parts.headers)?;
     let versioning = BucketVersioning::with_lock();
@@ -114,6 +117,9 @@ pub(super) async fn create(
     }
     if locked {
         settings.push((Setting::Versioning, &value));
+    }
+    if !wanted.tags.is_empty() {
+        settings.push((Setting::Tagging, &tags));
     }
     let mut is_as_wanted = true;
     let region = &gateway.config.region;
@@ -131,6 +137,13 @@ pub(super) async fn create(
         is_as_wanted &= versioning.lock.is_some();
         let told = gateway.metadata.set_versioning(bucket.id, versioning).await;
         told.map_err(failure::metadata)?;
+    }
+    if let CreateBucket::Exists(bucket) = &made
+        && bucket.owner == *owner
+        && !wanted.tags.is_empty()
+    {
+        let found = settings::read(&gateway.directory, bucket, Setting::Tagging).await?;
+        is_as_wanted &= found == Some(wanted.tags);
     }
     let done = || {
         let mut response = empty(StatusCode::OK);

@@ -145,6 +145,11 @@ const OVERRIDES: [(&str, HeaderName); 6] = [
     ("response-content-encoding", CONTENT_ENCODING),
 ];
 
+/// Whether a request wants to see other headers than the object's.
+pub fn overrides_any(query: &Query) -> bool {
+    OVERRIDES.iter().any(|(parameter, _)| query.has(parameter))
+}
+
 /// Shows an object's headers in a response, and what the request wants to see instead.
 pub fn show(object: &ObjectHeaders, query: &Query, headers: &mut HeaderMap) -> Result<(), S3Error> {
     let content_type = object.content_type.as_deref().unwrap_or(DEFAULT_TYPE);

@@ -66,6 +66,27 @@ async fn locations() {
 }
 
 #[tokio::test]
+async fn buckets_are_made_with_tags() {
+    let store = Store::new();
+    let with = |value: &str| {
+        let tags = format!("<Tags><Tag><Key>k</Key><Value>{value}</Value></Tag></Tags>");
+        let body = format!("<CreateBucketConfiguration>{tags}</CreateBucketConfiguration>");
+        ask("PUT", "/bucket").body(body)
+    };
+    let refused = store.send(with("v".repeat(257).as_str())).await;
+    refused.expect_error(400, "InvalidTag");
+    store.head("/bucket").await.expect(404);
+    for _ in 0..2 {
+        store.send(with("v")).await.expect(200);
+    }
+    let tags = store.get("/bucket?tagging").await.expect(200);
+    assert_eq!(tags.elements("Key"), ["k"]);
+    assert_eq!(tags.elements("Value"), ["v"]);
+    let other = store.send(with("w")).await;
+    other.expect_error(409, "BucketAlreadyOwnedByYou");
+}
+
+#[tokio::test]
 async fn listing() {
     let store = Store::new();
     for n in 0..12 {
