@@ -10,12 +10,6 @@ const LEN_MAX: usize = 63;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region(String);
 
-impl Region {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl FromStr for Region {
     type Err = String;
 
@@ -44,7 +38,7 @@ mod tests {
     #[test]
     fn names_are_read_or_explained() {
         for name in ["us-east-1", "eu", "a", &"x".repeat(63)] {
-            assert_eq!(name.parse::<Region>().unwrap().as_str(), name);
+            assert_eq!(name.parse::<Region>().unwrap().to_string(), name);
         }
         let long = "x".repeat(64);
         for text in [

@@ -37,7 +37,7 @@ def send(server):
 
     def call(method, target, body=b"", framed=None, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = AWSRequest(method, server.endpoint + target, data=None if framed is not None else body, headers=headers)
+        request = AWSRequest(method, server.endpoint + target, data=body, headers=headers)
         signer = Signer(Credentials(ACCESS_KEY, SECRET_KEY), "s3", "us-east-1")
         signer.add_auth(request)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
