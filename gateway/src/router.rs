@@ -5,6 +5,8 @@ mod operation;
 mod query;
 mod target;
 
+#[cfg(test)]
+pub use operation::BUCKET_ABSENT;
 pub use operation::{
     Needs, Operation, is_form, not_implemented, refuse_unsupported_headers, route,
 };

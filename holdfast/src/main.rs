@@ -8,6 +8,7 @@ use clap::{Parser, Subcommand};
 mod admin;
 mod bench;
 mod credentials;
+mod region;
 mod serve;
 mod simulate;
 mod units;

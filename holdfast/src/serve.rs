@@ -24,6 +24,7 @@ use holdfast_storage_node::repair::ScrubConfig;
 use tokio::net::TcpListener;
 
 use crate::credentials::{self, CredentialsError, RootCredentials, Source};
+use crate::region::Region;
 use crate::units::ByteSize;
 
 /// The smallest budget that a node can do its work in.
@@ -31,8 +32,6 @@ const MEMORY_BUDGET_MIN: ByteSize = ByteSize(256 << 20);
 
 /// Name of the file in the data directory that says where a running node listens.
 pub const ENDPOINT_FILE: &str = "endpoint";
-
-const REGION: &str = "us-east-1";
 
 /// Canonical user id of the root user, as listings show it.
 const ROOT_OWNER: &str = "0000000000000000000000000000000000000000000000000000000000000001";
@@ -109,6 +108,15 @@ struct CommonArgs {
     /// Domain for websites: browsers get the pages of a bucket from BUCKET.NAME.
     #[arg(long, value_name = "NAME", value_parser = parse_domain)]
     website_domain: Option<String>,
+
+    /// Region that requests are signed for and that buckets answer as their location; the same on all nodes.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "HOLDFAST_REGION",
+        default_value = "us-east-1"
+    )]
+    region: Region,
 
     /// Refuse Signature Version 2, which does not cover bodies; old clients and URLs that boto3 presigns by default need it.
     #[arg(long)]
@@ -223,7 +231,7 @@ impl CommonArgs {
         GatewayConfig {
             domain: self.domain.clone(),
             website_domain: self.website_domain.clone(),
-            region: REGION.to_owned(),
+            region: self.region.to_string(),
             ..GatewayConfig::default()
         }
     }
@@ -341,7 +349,7 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         clock.clone(),
         rng.clone(),
         CourierConfig {
-            region: REGION.to_owned(),
+            region: args.common.region.to_string(),
             ..CourierConfig::default()
         },
         Arc::new(move |webhooks| telling.note_webhooks(webhooks)),
@@ -384,7 +392,7 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
 
     let address = listening.address;
     std::fs::write(args.data.join(ENDPOINT_FILE), format!("http://{address}\n"))?;
-    greet(&args.data, address, &root, source)?;
+    greet(&args.data, address, &args.common.region, &root, source)?;
     tracing::info!(
         millis = (clock.monotonic() - started).as_millis() as u64,
         "ready"
@@ -471,7 +479,7 @@ fn authenticator(
     clock: Arc<dyn Clock>,
 ) -> Authenticator {
     let root = Credentials::new(&root.access_key, &root.secret_key, ROOT_OWNER, "root").of_root();
-    let authenticator = Authenticator::new(vec![root], REGION.to_owned(), clock);
+    let authenticator = Authenticator::new(vec![root], args.region.to_string(), clock);
     match args.no_signature_v2 {
         true => authenticator,
         false => authenticator.with_sig_v2(args.domain.clone()),
@@ -568,6 +576,7 @@ fn reachable(listening: SocketAddr, join: &[String]) -> String {
 fn greet(
     data: &std::path::Path,
     address: SocketAddr,
+    region: &Region,
     root: &RootCredentials,
     source: Source,
 ) -> io::Result<()> {
@@ -594,7 +603,7 @@ fn greet(
     };
     writeln!(
         out,
-        "  AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={shown} AWS_DEFAULT_REGION={REGION} aws --endpoint-url http://{address} s3 mb s3://first",
+        "  AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={shown} AWS_DEFAULT_REGION={region} aws --endpoint-url http://{address} s3 mb s3://first",
         root.access_key,
     )?;
     out.flush()

@@ -14,7 +14,9 @@ use crate::protection::Protection;
 use crate::ring::Ring;
 
 /// The highest format level of records and messages that this version speaks.
-pub const FEATURE: u32 = 1;
+///
+/// 2: storage classes in listings and by lifecycles.
+pub const FEATURE: u32 = 2;
 
 /// A stored or sent map begins with this. Maps of the first format began with the cluster's id, 16 random bytes.
 const MAGIC: [u8; 8] = *b"HFmap\0\0\x02";
@@ -143,6 +145,11 @@ impl DriveState {
 pub struct DamagedMapError;
 
 impl ClusterMap {
+    /// Whether all nodes know the formats of that level. A node says what it knows when it starts.
+    pub fn all_speak(&self, level: u32) -> bool {
+        self.nodes.iter().all(|node| node.feature >= level)
+    }
+
     /// The map as it is stored and sent.
     pub fn encode(&self) -> Vec<u8> {
         postcard::to_extend(self, MAGIC.to_vec()).expect("a map in memory can be written to memory")

@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 import uuid
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Server:
     process: subprocess.Popen
     endpoint: str
     log: list = field(default_factory=list)
+    region: str = "us-east-1"
 
     @property
     def port(self):
@@ -47,23 +49,28 @@ class Server:
             endpoint_url=endpoint_url or self.endpoint,
             aws_access_key_id=ACCESS_KEY,
             aws_secret_access_key=SECRET_KEY,
-            region_name="us-east-1",
+            region_name=self.region,
             config=Config(**config),
         )
 
 
-def _start(directory):
+def _start(directory, region):
     binary = os.environ.get("HOLDFAST_BIN")
     assert binary, "HOLDFAST_BIN names the binary under test; `make test-python` sets it"
     process = subprocess.Popen(
         [binary, "serve", "--data", str(directory / "data"), "--listen", "127.0.0.1:0", "--domain", DOMAIN],
-        env={**os.environ, "HOLDFAST_ROOT_ACCESS_KEY": ACCESS_KEY, "HOLDFAST_ROOT_SECRET_KEY": SECRET_KEY},
+        env={
+            **os.environ,
+            "HOLDFAST_ROOT_ACCESS_KEY": ACCESS_KEY,
+            "HOLDFAST_ROOT_SECRET_KEY": SECRET_KEY,
+            "HOLDFAST_REGION": region,
+        },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    server = Server(process, "")
+    server = Server(process, "", region=region)
     found = threading.Event()
 
     def collect():
@@ -89,27 +96,34 @@ def _start(directory):
     pytest.fail("the server did not become ready:\n" + "".join(server.log))
 
 
-@pytest.fixture(scope="session")
-def server():
+@contextmanager
+def running(region="us-east-1"):
+    """A server of its own, that must end well."""
     root = os.environ.get("HOLDFAST_TEST_DIR")
     if root:
         Path(root).mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="holdfast-python-", dir=root))
     try:
-        running = _start(directory)
+        server = _start(directory, region)
         try:
-            yield running
+            yield server
         finally:
-            running.process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGTERM)
             try:
-                status = running.process.wait(60)
+                status = server.process.wait(60)
             except subprocess.TimeoutExpired:
-                running.process.kill()
-                running.process.wait()
+                server.process.kill()
+                server.process.wait()
                 status = "no exit within a minute after SIGTERM"
-        assert status == 0, f"the server ended with {status}:\n" + "".join(running.log[-100:])
+        assert status == 0, f"the server ended with {status}:\n" + "".join(server.log[-100:])
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def server():
+    with running() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -96,10 +96,12 @@ def test_what_is_due_goes_while_nodes_die(cluster):
     for key in ["old/upload", "keep/upload"]:
         client.create_multipart_upload(Bucket="plain", Key=key)
     old = {"Status": "Enabled", "Filter": {"Prefix": "old/"}}
+    moved = {"Status": "Enabled", "Filter": {"Prefix": "keep/"}}
     everything = {"Status": "Enabled", "Filter": {"Prefix": ""}}
     rules = [
         {"ID": "days", "Expiration": {"Days": 1}, **old},
         {"ID": "uploads", "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 1}, **old},
+        {"ID": "classes", "Transitions": [{"Days": 1, "StorageClass": "GLACIER_IR"}], **moved},
     ]
     client.put_bucket_lifecycle_configuration(Bucket="plain", LifecycleConfiguration={"Rules": rules})
     rules = [
@@ -117,8 +119,13 @@ def test_what_is_due_goes_while_nodes_die(cluster):
     def keys(client):
         return [entry["Key"] for entry in client.list_objects_v2(Bucket="plain").get("Contents", [])]
 
+    def classes(client):
+        listed = client.list_objects_v2(Bucket="plain", Prefix="keep/").get("Contents", [])
+        return [entry["StorageClass"] for entry in listed]
+
     wait_for(cluster, "objects", keys, [f"keep/{index:02}" for index in range(30)])
     wait_for(cluster, "uploads", uploads("plain"), ["keep/upload"])
+    wait_for(cluster, "classes", classes, ["GLACIER_IR"] * 30)
     wait_for(cluster, "versions", versions("versioned"), (sorted(kept), []))
     # What stays is whole, and stays for more days.
     time.sleep(2 * DAY_S)

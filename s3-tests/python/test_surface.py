@@ -183,8 +183,27 @@ def test_lifecycle_rules(s3, bucket):
             "NoncurrentVersionExpiration": {"NoncurrentDays": 3, "NewerNoncurrentVersions": 4},
         },
     ]
-    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": rules})
-    assert s3.get_bucket_lifecycle_configuration(Bucket=bucket)["Rules"] == rules
+    rules.append(
+        {
+            "ID": "c",
+            "Filter": {"Prefix": "c/"},
+            "Status": "Enabled",
+            "Transitions": [
+                {"Days": 30, "StorageClass": "STANDARD_IA"},
+                {"Days": 90, "StorageClass": "GLACIER_IR"},
+            ],
+            "NoncurrentVersionTransitions": [
+                {"NoncurrentDays": 0, "NewerNoncurrentVersions": 2, "StorageClass": "INTELLIGENT_TIERING"}
+            ],
+        }
+    )
+    smallest = "all_storage_classes_128K"
+    s3.put_bucket_lifecycle_configuration(
+        Bucket=bucket, LifecycleConfiguration={"Rules": rules}, TransitionDefaultMinimumObjectSize=smallest
+    )
+    kept = s3.get_bucket_lifecycle_configuration(Bucket=bucket)
+    assert kept["Rules"] == rules
+    assert kept["TransitionDefaultMinimumObjectSize"] == smallest
     assert 'rule-id="a"' in s3.put_object(Bucket=bucket, Key="a/key", Body=b"x")["Expiration"]
     assert "Expiration" not in s3.put_object(Bucket=bucket, Key="b/key", Body=b"x")
     s3.delete_bucket_lifecycle(Bucket=bucket)
@@ -223,3 +242,46 @@ def test_other_services_are_refused_at_once(server):
         iam.list_roles()
     status = error.value.response["ResponseMetadata"]
     assert 400 <= status["HTTPStatusCode"] < 500 and status["RetryAttempts"] == 0, json.dumps(status)
+
+
+def test_what_a_bucket_has_not_is_told_as_s3_does(s3, bucket):
+    """Terraform and s3cmd ask for all of it."""
+
+    def code(call):
+        with pytest.raises(ClientError) as error:
+            call(Bucket=bucket)
+        return error.value.response["Error"]["Code"]
+
+    assert code(s3.get_bucket_policy) == "NoSuchBucketPolicy"
+    assert code(s3.get_bucket_policy_status) == "NoSuchBucketPolicy"
+    assert code(s3.get_bucket_encryption) == "ServerSideEncryptionConfigurationNotFoundError"
+    assert code(s3.get_public_access_block) == "NoSuchPublicAccessBlockConfiguration"
+    assert code(s3.get_bucket_ownership_controls) == "OwnershipControlsNotFoundError"
+    assert code(s3.get_bucket_replication) == "ReplicationConfigurationNotFoundError"
+    assert "LoggingEnabled" not in s3.get_bucket_logging(Bucket=bucket)
+    assert "Status" not in s3.get_bucket_accelerate_configuration(Bucket=bucket)
+    for call in [
+        s3.list_bucket_analytics_configurations,
+        s3.list_bucket_intelligent_tiering_configurations,
+        s3.list_bucket_inventory_configurations,
+        s3.list_bucket_metrics_configurations,
+    ]:
+        assert call(Bucket=bucket)["IsTruncated"] is False
+    s3.delete_bucket_policy(Bucket=bucket)
+    s3.delete_public_access_block(Bucket=bucket)
+
+
+@pytest.mark.parametrize("storage_class", ["REDUCED_REDUNDANCY", "STANDARD_IA", "ONEZONE_IA", "INTELLIGENT_TIERING", "GLACIER_IR"])
+def test_storage_classes_are_shown(s3, bucket, storage_class):
+    s3.put_object(Bucket=bucket, Key="key", Body=b"x", StorageClass=storage_class)
+    assert s3.head_object(Bucket=bucket, Key="key")["StorageClass"] == storage_class
+    assert s3.get_object(Bucket=bucket, Key="key")["StorageClass"] == storage_class
+    for listed in [
+        s3.list_objects(Bucket=bucket)["Contents"],
+        s3.list_objects_v2(Bucket=bucket)["Contents"],
+        s3.list_object_versions(Bucket=bucket)["Versions"],
+    ]:
+        assert [entry["StorageClass"] for entry in listed] == [storage_class]
+    # Onto itself with another class, as `aws s3 cp --storage-class` does.
+    s3.copy_object(Bucket=bucket, Key="key", CopySource=f"{bucket}/key", StorageClass="STANDARD")
+    assert "StorageClass" not in s3.head_object(Bucket=bucket, Key="key")

@@ -37,7 +37,7 @@ def send(server):
 
     def call(method, target, body=b"", framed=None, **headers):
         headers = {name.replace("_", "-"): value for name, value in headers.items()}
-        request = AWSRequest(method, server.endpoint + target, data=None if framed is not None else body, headers=headers)
+        request = AWSRequest(method, server.endpoint + target, data=body, headers=headers)
         signer = Signer(Credentials(ACCESS_KEY, SECRET_KEY), "s3", "us-east-1")
         signer.add_auth(request)
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
@@ -207,3 +207,31 @@ def test_parts_copied_under_a_condition(send, s3, bucket):
     part = done.xml.findtext(NAMESPACE + "ETag")
     s3.complete_multipart_upload(Bucket=bucket, Key="target", UploadId=upload, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part}]})
     assert s3.get_object(Bucket=bucket, Key="target")["Body"].read() == pattern(6 * MIB)[: 5 * MIB]
+
+
+@pytest.mark.parametrize("size", [0, 1, 100_000, 5 * MIB + 1])
+def test_bodies_in_chunks_of_http(send, s3, bucket, size):
+    """As `curl -T -` and streams of Java's HTTP clients send them: without a length."""
+    body = pattern(size, seed=size)
+
+    def stream(key, framed):
+        # What is signed is the body's hash, as of any other.
+        return send("PUT", f"/{bucket}/{key}", body, framed=framed, transfer_encoding="chunked")
+
+    chunks = [body[start : start + 70_000] for start in range(0, size, 70_000)]
+    framed = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
+    assert stream("key", framed + b"0\r\n\r\n").status == 200
+    got = s3.get_object(Bucket=bucket, Key="key")
+    assert got["Body"].read() == body
+    if size:
+        # A byte that is not the one that was signed for.
+        wrong = framed.replace(chunks[0][:1], bytes([chunks[0][0] ^ 1]), 1) if size == 1 else framed[:-3] + b"!\r\n"
+        assert stream("wrong", wrong + b"0\r\n\r\n").code == "XAmzContentSHA256Mismatch"
+        with pytest.raises(s3.exceptions.ClientError):
+            s3.head_object(Bucket=bucket, Key="wrong")
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="parts")["UploadId"]
+    part = stream(f"parts?partNumber=1&uploadId={upload}", framed + b"0\r\n\r\n")
+    assert part.status == 200
+    parts = [{"PartNumber": 1, "ETag": part.headers["etag"]}]
+    s3.complete_multipart_upload(Bucket=bucket, Key="parts", UploadId=upload, MultipartUpload={"Parts": parts})
+    assert s3.get_object(Bucket=bucket, Key="parts")["Body"].read() == body

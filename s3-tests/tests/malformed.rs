@@ -1417,10 +1417,13 @@ fn unsupported() -> Vec<Case> {
     };
     let get = |target: &'static str| move |g: &Ground| g.sign(Request::get(target));
     vec![
-        case("GET ?policy", 501, NOT, get("/malformed?policy")),
-        case("GET ?metrics", 501, NOT, get("/malformed?metrics")),
-        case("GET ?replication", 501, NOT, get("/malformed?replication")),
-        case("GET ?inventory", 501, NOT, get("/malformed?inventory")),
+        case("GET ?session", 501, NOT, get("/malformed?session")),
+        case(
+            "GET ?metadataTable",
+            501,
+            NOT,
+            get("/malformed?metadataTable"),
+        ),
         case("GET ?analytics", 501, NOT, get("/malformed?analytics")),
         case(
             "GET object ?torrent",

@@ -71,6 +71,18 @@ pub(crate) fn signed_by(
     uri: &str,
     headers: &[(&str, &str)],
 ) -> Parts {
+    signed_in("us-east-1", access_key, secret, method, uri, headers)
+}
+
+/// The same in any region.
+pub(crate) fn signed_in(
+    region: &str,
+    access_key: &str,
+    secret: &str,
+    method: &str,
+    uri: &str,
+    headers: &[(&str, &str)],
+) -> Parts {
     let mut parts = parts(method, uri, headers);
     let mut names: Vec<_> = headers.iter().map(|(name, _)| *name).collect();
     names.sort_unstable();
@@ -79,8 +91,8 @@ pub(crate) fn signed_by(
     let value = |name: &str| parts.headers[name].to_str().unwrap().to_owned();
     let hash = value("x-amz-content-sha256");
     let canonical = canonical::request(&parts, PathForm::Encoded, &names, &hash).unwrap();
-    let scope = "20130524/us-east-1/s3/aws4_request";
-    let key = SigningKey::derive(secret, "20130524", "us-east-1", "s3");
+    let scope = format!("20130524/{region}/s3/aws4_request");
+    let key = SigningKey::derive(secret, "20130524", region, "s3");
     let signature = key.sign(&[
         sig_v4::ALGORITHM.as_bytes(),
         value("x-amz-date").as_bytes(),

@@ -103,7 +103,9 @@ impl Call<'_> {
             ..Digests::default()
         };
         let payload = Payload::new(self.auth, self.parts, body, digests)?;
+        // What fits inline is decided beforehand, so a length is needed.
         let len = self.announced_len(&payload)?;
+        let len = len.ok_or(Code::MissingContentLength)?;
         if len == 0 {
             return Err(empty_body());
         }

@@ -1,10 +1,9 @@
 //! GetObjectAttributes.
 
-use holdfast_storage_node::metadata::{self, VersionRecord};
+use holdfast_storage_node::metadata::{self, StorageClass, VersionRecord};
 
 use super::failure::{self, invalid_argument, invalid_request};
 use super::list_objects::PAGE_MAX;
-use super::object_headers::STANDARD_CLASS;
 use super::response::{set_last_modified, xml};
 use super::{Call, Reply, checksums, in_bucket, versions};
 use crate::error::S3Error;
@@ -51,7 +50,7 @@ impl Call<'_> {
         }
         if wanted.class {
             let class = record.headers.storage_class.as_deref();
-            document.text("StorageClass", class.unwrap_or(STANDARD_CLASS));
+            document.text("StorageClass", StorageClass::of_headers(class).name());
         }
         if wanted.size {
             document.number("ObjectSize", record.summary.size);

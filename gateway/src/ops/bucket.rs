@@ -13,13 +13,14 @@ use holdfast_storage_node::metadata::{
 use super::access::Canned;
 use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
 use super::response::{empty, set, xml};
-use super::{Call, Reply, failure, object_lock, settings};
+use super::{Call, Reply, failure, object_lock, settings, tags};
 use crate::auth::Authenticated;
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
 use crate::router::Query;
 use crate::server::Gateway;
-use crate::xml::{XmlWriter, requests};
+use crate::xml::XmlWriter;
+use crate::xml::requests::{self, NewBucket};
 
 /// Buckets of a page at most.
 const BUCKETS_PAGE_MAX: usize = 10_000;
@@ -58,7 +59,7 @@ pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query:
             }
             after = Some(bucket.name.clone());
             let is_own = bucket.owner == auth.identity.owner_id;
-            if is_own && region.is_none_or(|region| region == bucket.region) {
+            if is_own && region.is_none_or(|region| region == gateway.config.region) {
                 shown.push(bucket);
             }
         }
@@ -74,7 +75,7 @@ pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query:
         document.open("Bucket");
         document.text("Name", &bucket.name);
         document.time("CreationDate", bucket.created);
-        document.text("BucketRegion", &bucket.region);
+        document.text("BucketRegion", &gateway.config.region);
         document.close("Bucket");
     }
     document.close("Buckets");
@@ -97,11 +98,13 @@ pub(super) async fn create(
 ) -> Reply {
     let mut payload = Payload::new(auth, parts, body, Digests::default())?;
     let document = payload.read_all(requests::SMALL_LEN_MAX).await?;
-    let constraint = match document.is_empty() {
-        true => None,
+    let wanted = match document.is_empty() {
+        true => NewBucket::default(),
         false => requests::create_bucket(&document)?,
     };
-    check_location(constraint.as_deref(), &gateway.config.region)?;
+    check_location(wanted.location.as_deref(), &gateway.config.region)?;
+    tags::validate_for_bucket(&wanted.tags)?;
+    let tags = settings::encode(&wanted.tags)?;
     let owner = &auth.identity.owner_id;
     let locked = object_lock::wanted_for_bucket(&parts.headers)?;
     let versioning = BucketVersioning::with_lock();
@@ -114,6 +117,9 @@ pub(super) async fn create(
     }
     if locked {
         settings.push((Setting::Versioning, &value));
+    }
+    if !wanted.tags.is_empty() {
+        settings.push((Setting::Tagging, &tags));
     }
     let mut is_as_wanted = true;
     let region = &gateway.config.region;
@@ -131,6 +137,13 @@ pub(super) async fn create(
         is_as_wanted &= versioning.lock.is_some();
         let told = gateway.metadata.set_versioning(bucket.id, versioning).await;
         told.map_err(failure::metadata)?;
+    }
+    if let CreateBucket::Exists(bucket) = &made
+        && bucket.owner == *owner
+        && !wanted.tags.is_empty()
+    {
+        let found = settings::read(&gateway.directory, bucket, Setting::Tagging).await?;
+        is_as_wanted &= found == Some(wanted.tags);
     }
     let done = || {
         let mut response = empty(StatusCode::OK);
@@ -183,7 +196,7 @@ impl Call<'_> {
         set(
             headers,
             HeaderName::from_static("x-amz-bucket-region"),
-            &self.bucket().region,
+            &self.gateway.config.region,
         );
         let alias = HeaderName::from_static("x-amz-access-point-alias");
         headers.insert(alias, HeaderValue::from_static("false"));
@@ -192,8 +205,10 @@ impl Call<'_> {
 
     pub(super) fn bucket_location(&self) -> Reply {
         let mut document = XmlWriter::new("LocationConstraint", 256);
-        if self.bucket().region != CLASSIC_REGION {
-            document.value(&self.bucket().region);
+        // All buckets are where the cluster says that it is, whatever it said when they were made.
+        let region = &self.gateway.config.region;
+        if region != CLASSIC_REGION {
+            document.value(region);
         }
         Ok(xml(document.finish("LocationConstraint")))
     }

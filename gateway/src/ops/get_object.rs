@@ -53,6 +53,7 @@ pub(super) enum Located {
 
 impl Call<'_> {
     pub(super) async fn get_object(&self, key: &str) -> Reply {
+        self.check_overrides()?;
         let metadata = &self.gateway.metadata;
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.get_version(bucket, key, asked))?;
@@ -72,6 +73,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn head_object(&self, key: &str) -> Reply {
+        self.check_overrides()?;
         let metadata = &self.gateway.metadata;
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
@@ -85,6 +87,16 @@ impl Call<'_> {
         self.tell_expiration(key, &record, response.headers_mut())
             .await;
         Ok(response)
+    }
+
+    /// Nobody may have others see a public object as what it is not: that takes a signature (API reference, GetObject).
+    fn check_overrides(&self) -> Result<(), S3Error> {
+        match self.auth.identity.is_anonymous() && object_headers::overrides_any(self.query) {
+            true => Err(failure::invalid_request(
+                "Request specific response headers cannot be used for anonymous GET requests.",
+            )),
+            false => Ok(()),
+        }
     }
 
     /// Whether somebody who is not the bucket's owner may see this version.

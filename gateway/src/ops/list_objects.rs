@@ -5,7 +5,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use holdfast_storage_node::metadata::{ListObjects, ListPage, UploadRecord};
 
 use super::failure::invalid_argument;
-use super::object_headers::STANDARD_CLASS;
 use super::{Call, Reply, in_bucket};
 use crate::checksum;
 use crate::error::S3Error;
@@ -164,7 +163,7 @@ impl Call<'_> {
             if with_owner {
                 self.write_owner(document, "Owner");
             }
-            document.text("StorageClass", STANDARD_CLASS);
+            document.text("StorageClass", entry.class.name());
             document.close("Contents");
         }
         for prefix in &page.common_prefixes {

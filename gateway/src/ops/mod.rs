@@ -1,5 +1,6 @@
 //! The operations of S3, one file a family. [`perform`] tells what happens to every request; the files say the rest.
 
+mod absent;
 mod access;
 mod append;
 mod attributes;
@@ -308,6 +309,8 @@ impl Call<'_> {
             Operation::GetBucketNotificationConfiguration => self.get_notification().await,
             Operation::PutBucketNotificationConfiguration => self.put_notification(body).await,
             Operation::GetBucketRequestPayment => Ok(self.request_payment()),
+            Operation::GetAbsentConfiguration => self.get_absent(),
+            Operation::DeleteAbsentConfiguration => self.delete_absent(),
             _ => Err(S3Error::new(Code::MethodNotAllowed)),
         }
     }

@@ -123,7 +123,7 @@ impl Call<'_> {
             checksum: algorithm,
             ..Digests::default()
         };
-        let payload = Payload::new(self.auth, self.parts, body, digests)?;
+        let payload = Payload::new(self.auth, self.parts, body, digests)?.limited(BODY_LEN_MAX);
         let (received, of_client) = match algorithm {
             Some(algorithm) => {
                 let received = self.receive(payload, 0).await?;

@@ -3,7 +3,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_storage_node::metadata::ObjectHeaders;
+use holdfast_storage_node::metadata::{ObjectHeaders, StorageClass};
 use http::header::{
     CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, EXPIRES,
     HeaderName,
@@ -28,9 +28,6 @@ const USER_PREFIX: &str = "x-amz-meta-";
 
 /// What S3 answers for objects that were stored without a type.
 const DEFAULT_TYPE: &str = "binary/octet-stream";
-
-/// The default storage class; never shown in headers.
-pub const STANDARD_CLASS: &str = "STANDARD";
 
 /// Reads the headers that a new object is to keep.
 pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
@@ -126,22 +123,15 @@ pub fn storage_class(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
     let Some(value) = headers.get("x-amz-storage-class") else {
         return Ok(None);
     };
-    match value.to_str().unwrap_or_default() {
-        STANDARD_CLASS => Ok(None),
-        "REDUCED_REDUNDANCY" => Ok(Some("REDUCED_REDUNDANCY".to_owned())),
-        class @ ("STANDARD_IA"
-        | "ONEZONE_IA"
-        | "INTELLIGENT_TIERING"
-        | "GLACIER"
-        | "GLACIER_IR"
-        | "DEEP_ARCHIVE"
-        | "OUTPOSTS"
-        | "SNOW"
-        | "EXPRESS_ONEZONE"
-        | "FSX_OPENZFS") => Err(not_implemented(&format!("The storage class {class}"))),
-        other => {
-            Err(S3Error::new(Code::InvalidStorageClass).detail("StorageClassRequested", other))
-        }
+    let name = value.to_str().unwrap_or_default();
+    if let Some(class) = StorageClass::named(name) {
+        return Ok(class.kept());
+    }
+    match name {
+        // From the archive objects have to be restored; the others are of other kinds of buckets.
+        "GLACIER" | "DEEP_ARCHIVE" | "OUTPOSTS" | "SNOW" | "EXPRESS_ONEZONE" | "FSX_OPENZFS"
+        | "FSX_ONTAP" => Err(not_implemented(&format!("The storage class {name}"))),
+        _ => Err(S3Error::new(Code::InvalidStorageClass).detail("StorageClassRequested", name)),
     }
 }
 
@@ -154,6 +144,11 @@ const OVERRIDES: [(&str, HeaderName); 6] = [
     ("response-content-disposition", CONTENT_DISPOSITION),
     ("response-content-encoding", CONTENT_ENCODING),
 ];
+
+/// Whether a request wants to see other headers than the object's.
+pub fn overrides_any(query: &Query) -> bool {
+    OVERRIDES.iter().any(|(parameter, _)| query.has(parameter))
+}
 
 /// Shows an object's headers in a response, and what the request wants to see instead.
 pub fn show(object: &ObjectHeaders, query: &Query, headers: &mut HeaderMap) -> Result<(), S3Error> {
@@ -263,10 +258,9 @@ mod tests {
             storage_class(&headers(&[("x-amz-storage-class", class)])).map_err(|e| e.code)
         };
         assert_eq!(of(b"STANDARD"), Ok(None));
-        assert_eq!(
-            of(b"REDUCED_REDUNDANCY").unwrap().as_deref(),
-            Some("REDUCED_REDUNDANCY")
-        );
+        for class in StorageClass::ALL {
+            assert_eq!(of(class.name().as_bytes()), Ok(class.kept()));
+        }
         assert_eq!(of(b"GLACIER"), Err(Code::NotImplemented));
         assert_eq!(of(b"standard"), Err(Code::InvalidStorageClass));
     }

@@ -38,6 +38,13 @@ pub(super) struct Received {
     pub checksum: Option<ObjectChecksum>,
 }
 
+/// A body is longer than one may be.
+pub fn too_large(len: u64) -> S3Error {
+    S3Error::new(Code::EntityTooLarge)
+        .detail("ProposedSize", len.to_string())
+        .detail("MaxSizeAllowed", BODY_LEN_MAX.to_string())
+}
+
 impl Call<'_> {
     pub(super) async fn put_object(&self, key: &str, body: Body) -> Reply {
         let headers = &self.parts.headers;
@@ -60,7 +67,7 @@ impl Call<'_> {
             ..Digests::default()
         };
         let inline_len_max = self.gateway.config.inline_len_max;
-        let payload = Payload::new(self.auth, self.parts, body, digests)?;
+        let payload = Payload::new(self.auth, self.parts, body, digests)?.limited(BODY_LEN_MAX);
         let is_long = payload.len().is_none_or(|len| len > inline_len_max as u64);
         if is_long && condition.absent && condition.etag.is_none() {
             self.refuse_if_there(key).await?;
@@ -116,7 +123,7 @@ impl Call<'_> {
     ) -> Result<Received, S3Error> {
         let len = self.announced_len(source.payload())?;
         let bodies = &self.gateway.bodies;
-        let written = bodies.write(source, Some(len), inline_len_max).await?;
+        let written = bodies.write(source, len, inline_len_max).await?;
         let finished = source.payload().finished();
         match finished.md5 {
             Some(md5) if finished.len == written.len => Ok(Received {
@@ -131,20 +138,18 @@ impl Call<'_> {
         }
     }
 
-    /// How long the body is going to be.
-    pub(super) fn announced_len(&self, payload: &Payload) -> Result<u64, S3Error> {
+    /// How long the body is going to be; `None`: as long as its framing says, within the limit of the payload.
+    pub(super) fn announced_len(&self, payload: &Payload) -> Result<Option<u64>, S3Error> {
         let headers = &self.parts.headers;
         let announced =
             headers.contains_key(CONTENT_LENGTH) || headers.contains_key(TRANSFER_ENCODING);
-        let Some(len) = payload.len().filter(|_| announced) else {
+        if !announced {
             return Err(S3Error::new(Code::MissingContentLength));
-        };
-        if len > BODY_LEN_MAX {
-            return Err(S3Error::new(Code::EntityTooLarge)
-                .detail("ProposedSize", len.to_string())
-                .detail("MaxSizeAllowed", BODY_LEN_MAX.to_string()));
         }
-        Ok(len)
+        match payload.len() {
+            Some(len) if len > BODY_LEN_MAX => Err(too_large(len)),
+            len => Ok(len),
+        }
     }
 
     /// Makes `new` the key's version. Its body is freed again if that is refused.

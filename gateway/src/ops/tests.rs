@@ -4,6 +4,7 @@
 mod appends;
 mod browsers;
 mod buckets;
+mod classes;
 mod copies;
 mod cost;
 mod errors;
@@ -35,7 +36,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 
-use crate::auth::tests::{ACCESS_KEY, NOW_SECS, SECRET, signed_by};
+use crate::auth::tests::{ACCESS_KEY, NOW_SECS, SECRET, signed_in};
 use crate::auth::{Authenticator, Credentials};
 use crate::body::{Bodies, BodiesConfig};
 use crate::md5_lanes::Md5Lanes;
@@ -75,6 +76,7 @@ pub(crate) struct Ask {
     body: Bytes,
     /// Access key and secret.
     signer: (&'static str, &'static str),
+    region: &'static str,
 }
 
 /// A response.
@@ -92,6 +94,7 @@ pub(crate) fn ask(method: &'static str, uri: impl Into<String>) -> Ask {
         headers: Vec::new(),
         body: Bytes::new(),
         signer: (ACCESS_KEY, SECRET),
+        region: "us-east-1",
     }
 }
 
@@ -109,6 +112,12 @@ impl Ask {
     /// Signed with another key.
     pub fn by(mut self, access_key: &'static str, secret: &'static str) -> Self {
         self.signer = (access_key, secret);
+        self
+    }
+
+    /// Signed for another region.
+    pub fn in_region(mut self, region: &'static str) -> Self {
+        self.region = region;
         self
     }
 
@@ -131,7 +140,14 @@ impl Ask {
         let given = |name: &str| has(name) || (streamed && name == "content-length");
         headers.extend(defaults.iter().filter(|(name, _)| !given(name)));
         let (access_key, secret) = self.signer;
-        signed_by(access_key, secret, self.method, &self.uri, &headers)
+        signed_in(
+            self.region,
+            access_key,
+            secret,
+            self.method,
+            &self.uri,
+            &headers,
+        )
     }
 
     /// The request's head as it goes over the wire.

@@ -1,10 +1,9 @@
 //! ListParts and ListMultipartUploads.
 
-use holdfast_storage_node::metadata::{ListParts, ListUploads, UploadsPage};
+use holdfast_storage_node::metadata::{ListParts, ListUploads, StorageClass, UploadsPage};
 
 use super::list_objects::{PAGE_MAX, non_empty, wants_uri};
 use super::multipart::parse_upload_id;
-use super::object_headers::STANDARD_CLASS;
 use super::{Call, Reply, checksums, failure, in_bucket};
 use crate::checksum;
 use crate::error::{Code, S3Error};
@@ -40,7 +39,7 @@ impl Call<'_> {
         self.write_initiator(&mut document, "Initiator", &page.upload);
         self.write_initiator(&mut document, "Owner", &page.upload);
         let class = page.upload.headers.storage_class.as_deref();
-        document.text("StorageClass", class.unwrap_or(STANDARD_CLASS));
+        document.text("StorageClass", StorageClass::of_headers(class).name());
         document.number("PartNumberMarker", after as u64);
         let last = page.parts.last().map_or(0, |part| u64::from(part.number));
         document.number("NextPartNumberMarker", last);
@@ -121,7 +120,7 @@ impl Call<'_> {
             self.write_initiator(&mut document, "Initiator", upload);
             self.write_initiator(&mut document, "Owner", upload);
             let class = upload.headers.storage_class.as_deref();
-            document.text("StorageClass", class.unwrap_or(STANDARD_CLASS));
+            document.text("StorageClass", StorageClass::of_headers(class).name());
             document.time("Initiated", upload.initiated);
             if let Some((algorithm, kind)) = upload.checksum {
                 document.text("ChecksumAlgorithm", checksum::name(algorithm));

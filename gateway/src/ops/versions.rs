@@ -9,7 +9,6 @@ use http::{HeaderMap, HeaderName};
 
 use super::failure::{self, invalid_argument};
 use super::list_objects::{PAGE_MAX, non_empty, wants_uri};
-use super::object_headers::STANDARD_CLASS;
 use super::response::{http_date, set};
 use super::{Call, Reply, in_bucket};
 use crate::checksum;
@@ -191,7 +190,7 @@ impl Call<'_> {
                 document.text("ChecksumType", checksum::kind_name(kind));
             }
             document.number("Size", summary.size);
-            document.text("StorageClass", STANDARD_CLASS);
+            document.text("StorageClass", entry.class.name());
         }
         self.write_owner(document, "Owner");
         document.close(element);

@@ -62,6 +62,8 @@ pub struct Payload {
     deframer: Option<Box<Deframer>>,
     verifier: Verifier,
     len: Option<u64>,
+    /// Decoded bytes at most, where `len` does not say it.
+    len_max: u64,
     /// Decoded bytes so far.
     received: u64,
     state: State,
@@ -129,10 +131,16 @@ impl Payload {
             deframer,
             verifier: Verifier::new(want, md5, sha256, announced),
             len,
+            len_max: u64::MAX,
             received: 0,
             state: State::Reading,
             finished: Finished::default(),
         })
+    }
+
+    /// The same, of `len_max` decoded bytes at most: one that turns out to be longer ends with `EntityTooLarge`.
+    pub fn limited(self, len_max: u64) -> Self {
+        Self { len_max, ..self }
     }
 
     /// Decoded length in bytes, if known: it is not only with `Transfer-Encoding: chunked` without
@@ -176,6 +184,10 @@ impl Payload {
             };
             if let Some(data) = data {
                 self.received += data.len() as u64;
+                if self.received > self.len_max {
+                    return Err(S3Error::new(Code::EntityTooLarge)
+                        .detail("MaxSizeAllowed", self.len_max.to_string()));
+                }
                 self.verifier.update(&data);
                 return Ok(Some(data));
             }

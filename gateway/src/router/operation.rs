@@ -65,6 +65,9 @@ pub enum Operation {
     /// A browser's form.
     PostObject,
     RenameObject,
+    /// GET of a configuration that no bucket here can have.
+    GetAbsentConfiguration,
+    DeleteAbsentConfiguration,
 }
 
 /// What somebody who is not the bucket's owner must have been given.
@@ -150,6 +153,8 @@ impl Operation {
             | Operation::DeleteBucketWebsite
             | Operation::GetBucketNotificationConfiguration
             | Operation::PutBucketNotificationConfiguration
+            | Operation::GetAbsentConfiguration
+            | Operation::DeleteAbsentConfiguration
             | Operation::GetBucketVersioning
             | Operation::PutBucketVersioning
             | Operation::GetObjectLockConfiguration
@@ -198,6 +203,8 @@ impl Operation {
                 | Operation::DeleteBucketWebsite
                 | Operation::GetBucketNotificationConfiguration
                 | Operation::PutBucketNotificationConfiguration
+                | Operation::GetAbsentConfiguration
+                | Operation::DeleteAbsentConfiguration
         )
     }
 
@@ -257,13 +264,24 @@ impl Operation {
             | Operation::PutBucketWebsite
             | Operation::DeleteBucketWebsite
             | Operation::GetBucketNotificationConfiguration
-            | Operation::PutBucketNotificationConfiguration => false,
+            | Operation::PutBucketNotificationConfiguration
+            | Operation::GetAbsentConfiguration
+            | Operation::DeleteAbsentConfiguration => false,
         }
     }
 }
 
 /// Sub-resources of buckets that are not supported.
 const BUCKET_UNSUPPORTED: &[&str] = &[
+    "metadataConfiguration",
+    "metadataInventoryTable",
+    "metadataJournalTable",
+    "metadataTable",
+    "session",
+];
+
+/// Configurations of buckets that are not supported: a bucket has none, and that is what it answers.
+pub const BUCKET_ABSENT: &[&str] = &[
     "abac",
     "accelerate",
     "analytics",
@@ -271,17 +289,12 @@ const BUCKET_UNSUPPORTED: &[&str] = &[
     "intelligent-tiering",
     "inventory",
     "logging",
-    "metadataConfiguration",
-    "metadataInventoryTable",
-    "metadataJournalTable",
-    "metadataTable",
     "metrics",
     "ownershipControls",
     "policy",
     "policyStatus",
     "publicAccessBlock",
     "replication",
-    "session",
 ];
 
 /// Sub-resources of objects that are not supported.
@@ -309,6 +322,12 @@ pub fn route(
         },
         Target::Bucket(_) => {
             refuse_sub_resources(query, BUCKET_UNSUPPORTED)?;
+            let absent = query.iter().any(|(name, _)| BUCKET_ABSENT.contains(&name));
+            match *method {
+                Method::GET if absent => return Ok(Operation::GetAbsentConfiguration),
+                Method::DELETE if absent => return Ok(Operation::DeleteAbsentConfiguration),
+                _ => refuse_sub_resources(query, BUCKET_ABSENT)?,
+            }
             bucket_operation(method, query, headers)
         }
         Target::Object(..) => {
@@ -558,6 +577,9 @@ pub fn refuse_unsupported_headers(
             | "x-amz-rename-source-if-modified-since"
             | "x-amz-rename-source-if-unmodified-since" => operation == Operation::RenameObject,
             "x-amz-write-offset-bytes" => operation == Operation::PutObject,
+            "x-amz-transition-default-minimum-object-size" => {
+                operation == Operation::PutBucketLifecycleConfiguration
+            }
             "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
             _ => false,
         };

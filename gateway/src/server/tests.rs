@@ -147,7 +147,9 @@ async fn the_connection_survives_errors() {
     let mut client = server.connect().await;
     let data = pattern(200_000, 1);
     let put = ask("PUT", "/nobucket/key").body(data.clone());
-    let streamed = ask("PUT", "/bucket/key").header("transfer-encoding", "chunked");
+    let streamed = ask("PUT", "/bucket/key")
+        .header("transfer-encoding", "chunked")
+        .header("x-amz-write-offset-bytes", "0");
     for _ in 0..3 {
         client.ask(&put, &data).await;
         let refused = client.response().await.expect(404, "NoSuchBucket");
@@ -158,7 +160,7 @@ async fn the_connection_survives_errors() {
         client.response().await.expect(411, "MissingContentLength");
         client.ask(&ask("GET", "/bucket/none"), b"").await;
         client.response().await.expect(404, "NoSuchKey");
-        client.ask(&ask("GET", "/bucket?policy"), b"").await;
+        client.ask(&ask("PUT", "/bucket?policy"), b"").await;
         client.response().await.expect(501, "NotImplemented");
     }
     let put = ask("PUT", "/bucket/key").body(data.clone());
@@ -166,6 +168,51 @@ async fn the_connection_survives_errors() {
     client.response().await.expect(200, "");
     client.ask(&ask("GET", "/bucket/key"), b"").await;
     assert_eq!(client.response().await.expect(200, "").body, data);
+}
+
+/// The chunks of HTTP that carry `data`, without the last.
+fn chunks(data: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for chunk in data.chunks(100_000) {
+        wire.extend_from_slice(format!("{:x}\r\n", chunk.len()).as_bytes());
+        wire.extend_from_slice(chunk);
+        wire.extend_from_slice(b"\r\n");
+    }
+    wire
+}
+
+/// The end of a body in HTTP's chunks is certain, so its length need not be known before.
+#[tokio::test]
+async fn bodies_may_come_in_chunks_of_http() {
+    let (server, store) = Server::start(GatewayConfig::default()).await;
+    let mut client = server.connect().await;
+    let streamed = ask("PUT", "/bucket/key").header("transfer-encoding", "chunked");
+    for len in [0, 5, 32 * 1024, 32 * 1024 + 1, 4 * MIB, 9 * MIB + 7] {
+        let data = pattern(len, 5);
+        let wire = [&chunks(&data)[..], b"0\r\n\r\n"].concat();
+        client.ask(&streamed, &wire).await;
+        client.response().await.expect(200, "");
+        client.ask(&ask("GET", "/bucket/key"), b"").await;
+        let got = client.response().await.expect(200, "");
+        assert!(got.body == data, "{len} bytes");
+        let wrong = ask("PUT", "/bucket/wrong")
+            .header("transfer-encoding", "chunked")
+            .header("content-md5", "AAAAAAAAAAAAAAAAAAAAAA==");
+        client.ask(&wrong, &wire).await;
+        client.response().await.expect(400, "BadDigest");
+    }
+    for len in [5, 9 * MIB] {
+        let mut cut_off = server.connect().await;
+        let cut = ask("PUT", "/bucket/cut").header("transfer-encoding", "chunked");
+        let data = pattern(len, 3);
+        cut_off.ask(&cut, &chunks(&data)).await;
+        cut_off.stream.shutdown().await.unwrap();
+        cut_off.response().await.expect(400, "IncompleteBody");
+    }
+    for key in ["wrong", "cut"] {
+        let none = store.get(&format!("/bucket/{key}")).await;
+        none.expect_error(404, "NoSuchKey");
+    }
 }
 
 #[tokio::test]

@@ -29,19 +29,30 @@ pub const SMALL: Limits = Limits {
     elements_max: 1000,
 };
 
-/// `CreateBucketConfiguration`: the location constraint, if one is given.
-pub fn create_bucket(document: &[u8]) -> Result<Option<String>, S3Error> {
+/// `CreateBucketConfiguration`.
+pub fn create_bucket(document: &[u8]) -> Result<NewBucket, S3Error> {
     let root = parse(document, "CreateBucketConfiguration", SMALL)?;
     for child in &root.children {
-        if ["Location", "Bucket", "Tags"].contains(&child.name.as_ref()) {
+        if ["Location", "Bucket"].contains(&child.name.as_ref()) {
             return Err(S3Error::with(
                 Code::NotImplemented,
                 format!("Buckets with {} are not implemented.", child.name),
             ));
         }
     }
-    root.expect_only(&["LocationConstraint"])?;
-    Ok(root.child_text("LocationConstraint")?.map(str::to_owned))
+    root.expect_only(&["LocationConstraint", "Tags"])?;
+    let tags = root.child("Tags")?;
+    Ok(NewBucket {
+        location: root.child_text("LocationConstraint")?.map(str::to_owned),
+        tags: tags.map(tag_set).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// What `CreateBucketConfiguration` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewBucket {
+    pub location: Option<String>,
+    pub tags: Vec<(String, String)>,
 }
 
 /// A key to delete, and on what condition.
@@ -181,7 +192,11 @@ fn decode_checksum(text: &str) -> Option<Vec<u8>> {
 pub fn tagging(document: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
     let root = parse(document, "Tagging", SMALL)?;
     root.expect_only(&["TagSet"])?;
-    let set = root.child("TagSet")?.ok_or_else(malformed)?;
+    tag_set(root.child("TagSet")?.ok_or_else(malformed)?)
+}
+
+/// The tags in an element.
+fn tag_set(set: &Element<'_>) -> Result<Vec<(String, String)>, S3Error> {
     set.expect_only(&["Tag"])?;
     let mut tags = Vec::with_capacity(set.children.len());
     for tag in &set.children {
@@ -242,12 +257,12 @@ mod tests {
     fn reads_a_bucket_configuration() {
         let document = b"<CreateBucketConfiguration xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><LocationConstraint>eu-west-1</LocationConstraint></CreateBucketConfiguration>";
         assert_eq!(
-            create_bucket(document).unwrap().as_deref(),
+            create_bucket(document).unwrap().location.as_deref(),
             Some("eu-west-1")
         );
         assert_eq!(
             create_bucket(b"<CreateBucketConfiguration/>").unwrap(),
-            None
+            NewBucket::default()
         );
         let with_bucket = b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>";
         assert_eq!(

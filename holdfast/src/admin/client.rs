@@ -13,6 +13,9 @@ use holdfast_placement::seams::{Clock, SystemClock};
 use super::AdminError;
 use crate::credentials::RootCredentials;
 
+/// What requests are signed for first.
+const USUAL_REGION: &str = "us-east-1";
+
 /// The body of the answer to a GET.
 pub(super) fn get(
     endpoint: &str,
@@ -45,31 +48,48 @@ pub(super) fn request(
         .map(|rest| rest.trim_end_matches('/'))
         .filter(|host| !host.is_empty() && !host.contains('/'))
         .ok_or_else(|| AdminError::Endpoint(endpoint.to_owned()))?;
-    let mut request = signed(method, host, path, body, root)?.into_bytes();
-    request.extend_from_slice(body);
-    let failed = |error| AdminError::Silent(endpoint.to_owned(), error);
-    let answer = exchange(host, &request).map_err(failed)?;
-    let split = answer
-        .windows(4)
-        .position(|window| window == b"\r\n\r\n")
-        .ok_or_else(|| AdminError::Refused(endpoint.to_owned(), "nothing sensible".to_owned()))?;
-    let head = String::from_utf8_lossy(&answer[..split]).into_owned();
-    let body = answer[split + 4..].to_vec();
-    let status = head.split(' ').nth(1).unwrap_or("");
+    let ask = |region: &str| {
+        let mut request = signed(method, host, path, body, region, root)?.into_bytes();
+        request.extend_from_slice(body);
+        let failed = |error| AdminError::Silent(endpoint.to_owned(), error);
+        answer(&exchange(host, &request).map_err(failed)?)
+            .ok_or_else(|| AdminError::Refused(endpoint.to_owned(), "nothing sensible".to_owned()))
+    };
+    let (mut status, mut answer) = ask(USUAL_REGION)?;
+    // A cluster elsewhere says which region to sign for.
+    if let Some(region) = right_region(&status, &String::from_utf8_lossy(&answer)) {
+        (status, answer) = ask(&region)?;
+    }
     if status != "200" {
-        let reason = format!("{status}: {}", reason(&String::from_utf8_lossy(&body)));
+        let reason = format!("{status}: {}", reason(&String::from_utf8_lossy(&answer)));
         return Err(AdminError::Refused(endpoint.to_owned(), reason));
     }
-    Ok(body)
+    Ok(answer)
+}
+
+/// Status and body of an answer.
+fn answer(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let split = bytes.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = String::from_utf8_lossy(&bytes[..split]);
+    let status = head.split(' ').nth(1).unwrap_or("").to_owned();
+    Some((status, bytes[split + 4..].to_vec()))
+}
+
+/// The region that a refusal names as the right one.
+fn right_region(status: &str, body: &str) -> Option<String> {
+    let is_wrong = status == "400" && part(body, "Code") == Some("AuthorizationHeaderMalformed");
+    part(body, "Region").filter(|_| is_wrong).map(str::to_owned)
+}
+
+/// What an element of an error says.
+fn part<'a>(body: &'a str, tag: &str) -> Option<&'a str> {
+    let begin = body.split_once(&format!("<{tag}>"))?.1;
+    Some(begin.split_once(&format!("</{tag}>"))?.0)
 }
 
 /// What an error says: its message, and for keys what to look at.
 fn reason(body: &str) -> String {
-    let part = |tag: &str| {
-        let begin = body.split_once(&format!("<{tag}>"))?.1;
-        Some(begin.split_once(&format!("</{tag}>"))?.0)
-    };
-    let (Some(code), Some(message)) = (part("Code"), part("Message")) else {
+    let (Some(code), Some(message)) = (part(body, "Code"), part(body, "Message")) else {
         return body.to_owned();
     };
     let plain = ["&lt;<", "&gt;>", "&quot;\"", "&apos;'", "&amp;&"];
@@ -100,6 +120,7 @@ fn signed(
     host: &str,
     path: &str,
     body: &[u8],
+    region: &str,
     root: &RootCredentials,
 ) -> Result<String, AdminError> {
     let failed = |error: &dyn std::fmt::Display| AdminError::Signing(error.to_string());
@@ -116,7 +137,7 @@ fn signed(
     let now = std::time::UNIX_EPOCH + Duration::from_millis(SystemClock.wall().0);
     let params = v4::SigningParams::builder()
         .identity(&identity)
-        .region("us-east-1")
+        .region(region)
         .name("s3")
         .time(now)
         .settings(settings)

@@ -2,10 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterMap, DamagedMapError, Drive, FEATURE, Node, NodeState};
+use super::{ClusterMap, DamagedMapError, Drive, Node, NodeState};
 use crate::ids::{ClusterId, DriveId, Epoch, GroupId, SiteId};
 use crate::protection::Protection;
 use crate::ring::Ring;
+
+/// What those who wrote such maps knew. The node says more when it starts.
+const FIRST_LEVEL: u32 = 1;
 
 #[derive(Serialize, Deserialize)]
 struct FirstMap {
@@ -39,7 +42,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ClusterMap, DamagedMapError> {
                 storage: true,
                 gateway: true,
                 state: NodeState::Up,
-                feature: FEATURE,
+                feature: FIRST_LEVEL,
             });
         }
     }
@@ -62,7 +65,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<ClusterMap, DamagedMapError> {
         reencode: false,
         protection: first.protection,
         next_drive: first.next_drive,
-        feature: FEATURE,
+        feature: FIRST_LEVEL,
     })
 }
 

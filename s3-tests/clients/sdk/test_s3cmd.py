@@ -49,6 +49,11 @@ def test_a_life(s3cmd, bucket, tmp_path):
     s3cmd("mv", f"s3://{bucket}/c o+p/ü", f"s3://{bucket}/moved")
     s3cmd("modify", "--add-header=Cache-Control: max-age=60", f"s3://{bucket}/moved")
     assert str(17 * MIB + 1) in s3cmd("info", f"s3://{bucket}/moved")
+    # It looks at all that a bucket may have configured.
+    told = s3cmd("info", f"s3://{bucket}")
+    assert "Location:" in told and "Policy:    none" in told
+    s3cmd("put", "--storage-class=STANDARD_IA", source / "large", f"s3://{bucket}/ia")
+    assert "Storage:   STANDARD_IA" in s3cmd("info", f"s3://{bucket}/ia")
     s3cmd("put", "-", f"s3://{bucket}/stream", "--multipart-chunk-size-mb=5", stdin=pattern(11 * MIB))
     s3cmd("get", "--force", f"s3://{bucket}/stream", tmp_path / "stream")
     assert (tmp_path / "stream").read_bytes() == pattern(11 * MIB)

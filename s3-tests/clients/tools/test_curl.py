@@ -26,6 +26,18 @@ def test_a_life(curl, store, bucket, tmp_path):
     curl("-X", "DELETE", url + "/")
 
 
+def test_a_stream_of_unknown_length(curl, store, bucket, tmp_path):
+    """From a pipe curl sends chunks of HTTP, and no length."""
+    url = f"{store.endpoint}/{bucket}"
+    curl("-X", "PUT", url)
+    body = pattern(9 * MIB + 1)
+    curl("-T", "-", f"{url}/stream", stdin=body)
+    curl("-o", tmp_path / "stream", f"{url}/stream")
+    assert (tmp_path / "stream").read_bytes() == body
+    curl("-X", "DELETE", f"{url}/stream")
+    curl("-X", "DELETE", url + "/")
+
+
 def test_virtual_hosted_style(curl, store, bucket):
     url = f"http://{bucket}.{DOMAIN}:{store.port}"
     resolve = ["--resolve", f"{bucket}.{DOMAIN}:{store.port}:127.0.0.1"]

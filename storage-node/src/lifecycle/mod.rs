@@ -5,7 +5,7 @@ mod rules;
 mod worker;
 
 pub use rules::{
-    DAY_SECS, Expiration, Filter, FilterForm, Noncurrent, Rule, decode_rules, due, encode_rules,
-    first_to_expire,
+    DAY_SECS, Expiration, Filter, FilterForm, Lifecycle, MinimumSize, Noncurrent,
+    NoncurrentTransition, Rule, Transition, When, due, first_to_expire,
 };
 pub use worker::{LifecycleConfig, LifecycleDone, LifecycleWorker};

@@ -3,26 +3,86 @@
 use holdfast_placement::seams::UnixMillis;
 use serde::{Deserialize, Serialize};
 
+use crate::metadata::StorageClass;
+
 /// A day where nothing else is set.
 pub const DAY_SECS: u64 = 86_400;
 
 /// Format of rules as a bucket's setting; persisted.
 const FORMAT: u8 = 1;
 
-/// Rules as they are kept with the bucket.
-pub fn encode_rules(rules: &[Rule]) -> Result<Vec<u8>, postcard::Error> {
-    postcard::to_extend(rules, vec![FORMAT])
+/// The same where storage classes change. Rules without that are written as before.
+const FORMAT_WITH_MOVES: u8 = 2;
+
+/// Bytes that an object has at least, to get another storage class, where [`MinimumSize`] is set and the rule says nothing of
+/// sizes.
+const MINIMUM_SIZE: u64 = 128 * 1024;
+
+/// The lifecycle of a bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lifecycle {
+    pub rules: Vec<Rule>,
+    /// `None`: objects of all sizes get other storage classes.
+    pub minimum: Option<MinimumSize>,
 }
 
-/// Reads them again; `None` if they are damaged.
-pub fn decode_rules(bytes: &[u8]) -> Option<Vec<Rule>> {
-    match bytes.split_first() {
-        Some((&FORMAT, rules)) => postcard::from_bytes(rules).ok(),
-        _ => None,
+/// Which small objects keep their storage class (`x-amz-transition-default-minimum-object-size`): of the classes that are here
+/// both say the same. Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MinimumSize {
+    AllStorageClasses128K,
+    VariesByStorageClass,
+}
+
+/// What a rule says of storage classes. Persisted.
+type Moves = (Vec<Transition>, Vec<NoncurrentTransition>);
+
+impl Lifecycle {
+    /// As it is kept with the bucket.
+    pub fn encode(&self) -> Result<Vec<u8>, postcard::Error> {
+        let has_moves = self.minimum.is_some() || self.rules.iter().any(Rule::has_moves);
+        if !has_moves {
+            return postcard::to_extend(&self.rules, vec![FORMAT]);
+        }
+        let of_rule = |rule: &Rule| -> Moves {
+            let noncurrent = rule.noncurrent_transitions.clone();
+            (rule.transitions.clone(), noncurrent)
+        };
+        let moves: Vec<Moves> = self.rules.iter().map(of_rule).collect();
+        let all = (&self.rules, moves, self.minimum);
+        postcard::to_extend(&all, vec![FORMAT_WITH_MOVES])
+    }
+
+    /// Reads it again; `None` if it is damaged.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (format, bytes) = bytes.split_first()?;
+        match *format {
+            FORMAT => Some(Self {
+                rules: postcard::from_bytes(bytes).ok()?,
+                minimum: None,
+            }),
+            FORMAT_WITH_MOVES => {
+                let (mut rules, moves, minimum): (Vec<Rule>, Vec<Moves>, _) =
+                    postcard::from_bytes(bytes).ok()?;
+                for (rule, (transitions, noncurrent)) in rules.iter_mut().zip(moves) {
+                    rule.transitions = transitions;
+                    rule.noncurrent_transitions = noncurrent;
+                }
+                Some(Self { rules, minimum })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether an object of so many bytes may get another storage class by `rule`.
+    pub fn moves(&self, rule: &Rule, size: u64) -> bool {
+        let filter = &rule.filter;
+        let says_sizes = filter.larger_than.is_some() || filter.smaller_than.is_some();
+        self.minimum.is_none() || says_sizes || size >= MINIMUM_SIZE
     }
 }
 
-/// A rule. Persisted, as are all types here: append only.
+/// A rule. Persisted, as are all types here: append only, and what is skipped lies beside the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub id: String,
@@ -34,6 +94,35 @@ pub struct Rule {
     pub noncurrent: Option<Noncurrent>,
     /// Days after which an upload that was not completed is ended.
     pub abort_days: Option<u32>,
+    /// When a current version gets another storage class.
+    #[serde(skip)]
+    pub transitions: Vec<Transition>,
+    /// When other versions do.
+    #[serde(skip)]
+    pub noncurrent_transitions: Vec<NoncurrentTransition>,
+}
+
+/// When a current version gets a storage class. Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    pub when: When,
+    pub class: StorageClass,
+}
+
+/// Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// So many days after it was written.
+    Days(u32),
+    /// From then on.
+    Date(UnixMillis),
+}
+
+/// When a version that is not current gets a storage class. Persisted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NoncurrentTransition {
+    pub after: Noncurrent,
+    pub class: StorageClass,
 }
 
 /// What a rule is about: all of these must hold.
@@ -70,7 +159,7 @@ pub enum Expiration {
     DeleteMarker,
 }
 
-/// When other versions go.
+/// Which versions that are not current something happens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Noncurrent {
     /// Days after the next newer version was written.
@@ -102,7 +191,22 @@ pub fn due(from: UnixMillis, days: u32, day_secs: u64) -> UnixMillis {
     UnixMillis(after.div_ceil(day_ms) * day_ms)
 }
 
+impl When {
+    /// The moment, for a version that was written at `modified`.
+    pub fn of(self, modified: UnixMillis, day_secs: u64) -> UnixMillis {
+        match self {
+            When::Days(days) => due(modified, days, day_secs),
+            When::Date(date) => date,
+        }
+    }
+}
+
 impl Rule {
+    /// Whether storage classes change by it.
+    pub fn has_moves(&self) -> bool {
+        !self.transitions.is_empty() || !self.noncurrent_transitions.is_empty()
+    }
+
     /// When a current version goes by this rule; `None`: never.
     pub fn expires(
         &self,
@@ -151,6 +255,47 @@ mod tests {
         assert_eq!(due(UnixMillis(10 * day), 1, DAY_SECS).0, 11 * day);
         assert_eq!(due(UnixMillis(10 * day + 1), 30, DAY_SECS).0, 41 * day);
         assert_eq!(due(UnixMillis(12_345), 2, 10).0, 40_000);
+    }
+
+    /// Rules that former versions wrote are read, and rules that they can read are written so that they can.
+    #[test]
+    fn rules_are_kept_in_two_formats() {
+        let mut lifecycle = Lifecycle {
+            rules: vec![Rule {
+                id: "r".to_owned(),
+                enabled: true,
+                expiration: Some(Expiration::Days(400)),
+                ..Rule::default()
+            }],
+            minimum: None,
+        };
+        let written = lifecycle.encode().unwrap();
+        // As it was written before there were transitions.
+        let before = [1, 1, 1, b'r', 1, 0, 0, 0, 0, 0, 1, 0, 0x90, 3, 0, 0];
+        assert_eq!(written, before);
+        assert_eq!(Lifecycle::decode(&before), Some(lifecycle.clone()));
+        lifecycle.rules[0].transitions.push(Transition {
+            when: When::Days(30),
+            class: StorageClass::GlacierIr,
+        });
+        lifecycle.minimum = Some(MinimumSize::VariesByStorageClass);
+        let written = lifecycle.encode().unwrap();
+        assert_eq!(written[0], FORMAT_WITH_MOVES);
+        assert_eq!(Lifecycle::decode(&written), Some(lifecycle));
+        assert_eq!(Lifecycle::decode(&[3, 0]), None);
+    }
+
+    #[test]
+    fn small_objects_keep_their_class_where_that_is_asked() {
+        let rule = Rule::default();
+        let mut lifecycle = Lifecycle::default();
+        assert!(lifecycle.moves(&rule, 0));
+        lifecycle.minimum = Some(MinimumSize::AllStorageClasses128K);
+        assert!(!lifecycle.moves(&rule, 131_071));
+        assert!(lifecycle.moves(&rule, 131_072));
+        let mut own = Rule::default();
+        own.filter.larger_than = Some(1);
+        assert!(lifecycle.moves(&own, 2));
     }
 
     #[test]

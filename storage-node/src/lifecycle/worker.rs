@@ -12,10 +12,10 @@ use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
 use tokio::sync::watch;
 
-use super::rules::{DAY_SECS, Expiration, Rule, decode_rules, due};
+use super::rules::{DAY_SECS, Expiration, Lifecycle, Noncurrent, Rule, due};
 use crate::metadata::{
-    Cause, Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata, MetadataError,
-    VersionEntry, VersionRef, WriteError,
+    Cause, ClassChange, Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata,
+    MetadataError, StorageClass, VersionEntry, VersionRef, WriteError,
 };
 use crate::repair::LedGroups;
 
@@ -55,9 +55,11 @@ impl LifecycleConfig {
 pub struct LifecycleDone {
     /// Versions and delete markers that went, and current versions that got a delete marker.
     pub versions: u64,
+    /// Versions that got another storage class.
+    pub moved: u64,
     /// Uploads that were ended.
     pub uploads: u64,
-    /// What should have gone and was kept: locked, or changed meanwhile.
+    /// What should have gone, or got another class, and was left: locked, or changed meanwhile.
     pub kept: u64,
 }
 
@@ -154,10 +156,11 @@ impl LifecycleWorker {
         let Some(rules) = rules.map_err(MetadataError::from)? else {
             return Ok(());
         };
-        let rules = decode_rules(&rules).ok_or(PassError::Rules)?;
-        for rule in rules.iter().filter(|rule| rule.enabled) {
-            if rule.expiration.is_some() || rule.noncurrent.is_some() {
-                self.expire_versions(bucket, rule, done).await?;
+        let lifecycle = Lifecycle::decode(&rules).ok_or(PassError::Rules)?;
+        for rule in lifecycle.rules.iter().filter(|rule| rule.enabled) {
+            if rule.expiration.is_some() || rule.noncurrent.is_some() || rule.has_moves() {
+                self.go_over_versions(bucket, &lifecycle, rule, done)
+                    .await?;
             }
             if let Some(days) = rule.abort_days {
                 self.end_uploads(bucket, rule, days, done).await?;
@@ -166,9 +169,10 @@ impl LifecycleWorker {
         Ok(())
     }
 
-    async fn expire_versions(
+    async fn go_over_versions(
         &self,
         bucket: &Bucket,
+        lifecycle: &Lifecycle,
         rule: &Rule,
         done: &mut LifecycleDone,
     ) -> Result<(), PassError> {
@@ -185,10 +189,17 @@ impl LifecycleWorker {
                 page => page?,
             };
             let mut deletions = Vec::new();
+            let mut changes = Vec::new();
             for entry in &page.entries {
                 deletions.extend(key.lone_marker_before(entry));
-                if let Some(deletion) = self.judge(bucket, rule, &mut key, entry).await? {
-                    deletions.push(deletion);
+                let newer = key.enter(entry);
+                let deletion = self.goes(bucket, rule, &mut key, entry, newer).await?;
+                match deletion {
+                    Some(deletion) => deletions.push(deletion),
+                    None => {
+                        let class = self.new_class(bucket, lifecycle, rule, &key, entry, newer);
+                        changes.extend(class.await?.map(|class| class_change(entry, class)));
+                    }
                 }
             }
             let next = page.next;
@@ -196,6 +207,7 @@ impl LifecycleWorker {
                 deletions.extend(key.lone_marker());
             }
             self.delete(bucket, &deletions, done).await;
+            self.change_classes(bucket, &changes, done).await;
             let Some((next_key, version)) = next else {
                 return Ok(());
             };
@@ -205,25 +217,28 @@ impl LifecycleWorker {
         }
     }
 
-    /// What the rule does with a version, if anything. A delete marker that may be the only version is kept in `key` until
-    /// that is known.
-    async fn judge(
+    fn is_due(&self, from: UnixMillis, days: u32) -> bool {
+        due(from, days, self.config.day_secs) <= self.clock.wall()
+    }
+
+    /// How a version goes by the rule, if it does. A delete marker that may be the only version is kept in `key` until
+    /// that is known. `newer` is when the next newer version was written.
+    async fn goes(
         &self,
         bucket: &Bucket,
         rule: &Rule,
         key: &mut KeyState,
         entry: &VersionEntry,
+        newer: Option<UnixMillis>,
     ) -> Result<Option<Deletion>, PassError> {
         let summary = &entry.summary;
         let now = self.clock.wall();
-        let is_due = |from: UnixMillis, days| due(from, days, self.config.day_secs) <= now;
-        let newer = key.enter(entry);
         if entry.latest {
             if summary.delete_marker {
                 let goes = match rule.expiration {
                     _ if rule.filter.is_about_objects() => false,
                     Some(Expiration::DeleteMarker) => true,
-                    Some(Expiration::Days(days)) => is_due(summary.modified, days),
+                    Some(Expiration::Days(days)) => self.is_due(summary.modified, days),
                     Some(Expiration::Date(date)) => date <= now,
                     None => false,
                 };
@@ -253,14 +268,56 @@ impl LifecycleWorker {
         let (Some(noncurrent), Some(newer)) = (rule.noncurrent, newer) else {
             return Ok(None);
         };
-        let goes = key.noncurrent > noncurrent.kept
-            && is_due(newer, noncurrent.days)
-            && self.fits(bucket, rule, entry).await?;
+        let goes =
+            self.is_its_turn(noncurrent, key, newer) && self.fits(bucket, rule, entry).await?;
         Ok(goes.then(|| Deletion {
             key: entry.key.clone(),
             version: Some(summary.name()),
             ..Deletion::default()
         }))
+    }
+
+    /// Whether something that happens to noncurrent versions happens to the one that `key` has come to.
+    fn is_its_turn(&self, which: Noncurrent, key: &KeyState, newer: UnixMillis) -> bool {
+        key.noncurrent > which.kept && self.is_due(newer, which.days)
+    }
+
+    /// The storage class that a version gets by the rule, if it is to get another. Of several that are due the last in
+    /// order.
+    async fn new_class(
+        &self,
+        bucket: &Bucket,
+        lifecycle: &Lifecycle,
+        rule: &Rule,
+        key: &KeyState,
+        entry: &VersionEntry,
+        newer: Option<UnixMillis>,
+    ) -> Result<Option<StorageClass>, PassError> {
+        let summary = &entry.summary;
+        if summary.delete_marker || !rule.has_moves() || !self.metadata.knows_classes() {
+            return Ok(None);
+        }
+        let day_secs = self.config.day_secs;
+        let due: Vec<StorageClass> = match (entry.latest, newer) {
+            (true, _) => {
+                let of_rule = rule.transitions.iter();
+                let now = self.clock.wall();
+                let due = of_rule.filter(|to| to.when.of(summary.modified, day_secs) <= now);
+                due.map(|to| to.class).collect()
+            }
+            (false, Some(newer)) => {
+                let of_rule = rule.noncurrent_transitions.iter();
+                let due = of_rule.filter(|to| self.is_its_turn(to.after, key, newer));
+                due.map(|to| to.class).collect()
+            }
+            (false, None) => return Ok(None),
+        };
+        let possible = due.into_iter().filter(|to| entry.class.may_become(*to));
+        let Some(class) = possible.max() else {
+            return Ok(None);
+        };
+        let moves = lifecycle.moves(rule, summary.size) && self.fits(bucket, rule, entry).await?;
+        Ok(moves.then_some(class))
     }
 
     /// Whether the rule's filter lets the version in. Its record is read only if tags matter.
@@ -291,6 +348,27 @@ impl LifecycleWorker {
                 Ok(_) => done.versions += 1,
                 Err(error) => {
                     tracing::debug!(%error, bucket = bucket.name, "a version that is due stays");
+                    done.kept += 1;
+                }
+            }
+        }
+    }
+
+    async fn change_classes(
+        &self,
+        bucket: &Bucket,
+        changes: &[ClassChange],
+        done: &mut LifecycleDone,
+    ) {
+        if changes.is_empty() {
+            return;
+        }
+        for outcome in self.metadata.set_classes(bucket.id, changes).await {
+            match outcome {
+                Ok(true) => done.moved += 1,
+                Ok(false) => done.kept += 1,
+                Err(error) => {
+                    tracing::debug!(%error, bucket = bucket.name, "a version that is due keeps its class");
                     done.kept += 1;
                 }
             }
@@ -339,6 +417,16 @@ impl LifecycleWorker {
             list.upload_marker = upload;
             self.clock.sleep(self.config.page_pause).await;
         }
+    }
+}
+
+/// The version gets that class, if it is what was looked at.
+fn class_change(entry: &VersionEntry, class: StorageClass) -> ClassChange {
+    ClassChange {
+        key: entry.key.clone(),
+        version: entry.summary.version,
+        latest: entry.latest,
+        class,
     }
 }
 

@@ -13,6 +13,7 @@ use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 use super::apply_events::{self, Told};
 use super::apply_quota::Counted;
 use super::apply_versions::Written;
+use super::classes::SetClass;
 use super::command::{Addition, Address, Command, DeleteVersion, Outcome, Refusal, decode_missed};
 use super::events::{BucketEvents, Cause, EventName};
 use super::lock::VersionLock;
@@ -391,6 +392,9 @@ impl Decide for ObjectGroup {
                 }
                 change.order_shares(bucket, number, &orders)?
             }
+            Command::SetClasses { bucket, changes } => {
+                Outcome::ClassesSet(self.set_classes(&mut change, bucket, &changes)?)
+            }
             Command::ForgetEvents { target, through } => change.forget_events(target, through)?,
             Command::Caused { .. } => return Ok(None),
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
@@ -533,6 +537,27 @@ impl ObjectGroup {
             Err(refusal) => Err(*refusal),
         });
         Ok(all.collect())
+    }
+
+    /// Gives versions other storage classes. Those of keys that are being renamed get theirs when that is over.
+    fn set_classes(
+        &mut self,
+        change: &mut Change<'_, '_>,
+        bucket: BucketId,
+        changes: &[SetClass<'_>],
+    ) -> Result<Vec<bool>, IndexError> {
+        let mut done = Vec::with_capacity(changes.len());
+        for set in changes {
+            let at = Address {
+                bucket,
+                lane: set.lane,
+                key: set.key,
+            };
+            let is_free = !self.is_renaming(change, at)?
+                && self.check_open(change, bucket, set.lane)?.is_ok();
+            done.push(is_free && change.set_class(at, set)?);
+        }
+        Ok(done)
     }
 
     /// What was not found in a closed lane may be in another bucket that has the name by now: the proposer must know.

@@ -5,6 +5,7 @@ use holdfast_placement::ids::{BucketId, ChunkSetId, Lane, UploadId};
 use serde::{Deserialize, Serialize};
 
 use super::apply_rename::Intent;
+use super::classes::SetClass;
 use super::events::{BucketEvents, Cause, EventId};
 use super::lock::{LockChange, VersionLock};
 use super::quota::{LaneQuota, ShareOrder};
@@ -225,6 +226,12 @@ pub enum Command<'a> {
         change: u64,
         orders: Vec<(Lane, ShareOrder)>,
     },
+    /// Gives versions other storage classes, each if it is there still.
+    SetClasses {
+        bucket: BucketId,
+        #[serde(borrow)]
+        changes: Vec<SetClass<'a>>,
+    },
 }
 
 /// A rename to be decided where it leads to.
@@ -393,6 +400,8 @@ pub enum Outcome {
     Renamed(RenameVerdict),
     /// The lanes' shares now, in the order asked.
     Shares(Vec<LaneQuota>),
+    /// Whether each version was there, in the order asked.
+    ClassesSet(Vec<bool>),
 }
 
 /// Why a command had no effect.

@@ -113,9 +113,14 @@ impl ListLanes<'_> {
                     page.entries.reserve(list.max.min(RESERVED_MAX));
                 }
                 let value = merge.value().unwrap_or_default();
-                let (summary, _) = values::version_summary(value)?;
+                let (summary, rest) = values::version_summary(value)?;
+                let class = values::storage_class(rest)?;
                 let key = text(key)?;
-                page.entries.push(ListEntry { key, summary });
+                page.entries.push(ListEntry {
+                    key,
+                    summary,
+                    class,
+                });
                 merge.advance()?;
             }
         }
@@ -220,11 +225,11 @@ impl Metadata {
             lanes,
             list: Cow::Borrowed(list),
         };
-        let mut pages = self.ask_lanes(bucket, question).await?;
+        let mut pages = self.parts_of_list(bucket, question).await?;
         if are_to_be_settled(&pages) {
             self.settle_renames(bucket).await?;
             // Renames that are met now were begun after the listing: it may show what was before them.
-            pages = self.ask_lanes(bucket, question).await?;
+            pages = self.parts_of_list(bucket, question).await?;
         }
         Ok(merge_pages(open_pages(pages)?, list.max))
     }

@@ -145,7 +145,7 @@ impl ListVersionLanes<'_> {
                 None => break,
             };
             let merge = if object_first { &objects } else { &others };
-            let (summary, _) = values::version_summary(merge.value().unwrap_or_default())?;
+            let (summary, rest) = values::version_summary(merge.value().unwrap_or_default())?;
             let is_before_marker = object_first && list.is_passed(next_key, &summary);
             let folded = fold.common_prefix(next_key).map(<[u8]>::to_vec);
             if next_key != key {
@@ -174,6 +174,7 @@ impl ListVersionLanes<'_> {
             page.entries.push(VersionEntry {
                 key: text(&key)?,
                 summary,
+                class: values::storage_class(rest)?,
                 latest: !newest_seen,
             });
             newest_seen = true;
@@ -223,10 +224,10 @@ impl Metadata {
             lanes,
             list: Cow::Borrowed(list),
         };
-        let mut pages = self.ask_lanes(bucket, question).await?;
+        let mut pages = self.parts_of_versions(bucket, question).await?;
         if are_to_be_settled(&pages) {
             self.settle_renames(bucket).await?;
-            pages = self.ask_lanes(bucket, question).await?;
+            pages = self.parts_of_versions(bucket, question).await?;
         }
         Ok(merge_pages(open_pages(pages)?, list.max))
     }

@@ -12,6 +12,7 @@ mod apply_versions;
 mod bodies;
 mod bucket_deletion;
 mod buckets;
+mod classes;
 mod command;
 mod condition;
 mod event_queue;
@@ -50,6 +51,7 @@ pub use append::{Appended, NewBytes};
 pub use bodies::Bodies;
 pub use bucket_deletion::{DeleteBucket, delete_bucket, settle_refused_write};
 pub use buckets::CloseBucket;
+pub use classes::{ClassChange, StorageClass};
 pub use event_queue::{bucket_events, change_bucket_events};
 pub use events::{
     BucketEvents, Cause, Event, EventId, EventName, EventRule, QueuedEvent, RuleForm,

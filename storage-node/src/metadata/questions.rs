@@ -12,6 +12,7 @@ use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::bodies::FindBodies;
+use super::classes::{ListClassedLanes, ListClassedVersionLanes};
 use super::event_queue::{FindEventQueues, FindEvents};
 use super::keys;
 use super::leftovers::{FindReclaimable, FindStaleUploads};
@@ -51,6 +52,8 @@ pub mod kind {
     pub const EVENT_QUEUES: u8 = 40;
     pub const EVENTS: u8 = 41;
     pub const LANE_QUOTAS: u8 = 42;
+    pub const LIST_CLASSED: u8 = 50;
+    pub const LIST_CLASSED_VERSIONS: u8 = 51;
 }
 
 /// Why there is no answer yet. On the wire: the order of variants is kept.
@@ -142,6 +145,10 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindEvents::KIND => query::answer::<FindEvents<'_>>(question, states).await,
         FindLaneQuotas::KIND => query::answer::<FindLaneQuotas>(question, states).await,
         FindBodiesBelow::KIND => query::answer::<FindBodiesBelow<'_>>(question, states).await,
+        ListClassedLanes::KIND => query::answer::<ListClassedLanes<'_>>(question, states).await,
+        ListClassedVersionLanes::KIND => {
+            query::answer::<ListClassedVersionLanes<'_>>(question, states).await
+        }
         FindBodies::KIND => query::answer::<FindBodies<'_>>(question, states).await,
         other => Err(format!("the metadata has no queries of kind {other}")),
     }

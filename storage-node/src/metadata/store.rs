@@ -12,6 +12,7 @@ use holdfast_placement::query::{AskError, Asker};
 use holdfast_placement::seams::{Clock, IndexError, Rng, UnixMillis};
 use serde::{Deserialize, Serialize};
 
+use super::classes::StorageClass;
 use super::command::{Address, Command, Outcome, Refusal};
 use super::events::Cause;
 use super::lock::VersionLock;
@@ -173,6 +174,9 @@ pub struct ListObjects {
 pub struct ListEntry {
     pub key: String,
     pub summary: VersionSummary,
+    /// Sent beside the page.
+    #[serde(skip)]
+    pub class: StorageClass,
 }
 
 /// A page of a listing.
@@ -202,6 +206,9 @@ pub struct ListVersions {
 pub struct VersionEntry {
     pub key: String,
     pub summary: VersionSummary,
+    /// Sent beside the page.
+    #[serde(skip)]
+    pub class: StorageClass,
     /// Whether it is the key's newest.
     pub latest: bool,
 }
@@ -331,7 +338,7 @@ pub struct StaleUpload {
 pub struct Metadata {
     pub(super) proposer: Arc<Proposer>,
     pub(super) asker: Asker,
-    map: SharedMap,
+    pub(super) map: SharedMap,
     pub(super) clock: Arc<dyn Clock>,
     /// Of the changes that are made through this.
     pub(super) cause: Cause,

@@ -4,9 +4,11 @@ use holdfast_placement::ids::{BucketId, Lane};
 use holdfast_placement::seams::IndexError;
 use serde::{Deserialize, Serialize};
 
+use super::classes::StorageClass;
 use super::lock::VersionLock;
 use super::record::{
-    Body, ObjectChecksum, ObjectHeaders, PartRecord, VersionRecord, VersionSummary,
+    Body, ChecksumAlgorithm, ChecksumKind, ObjectChecksum, ObjectHeaders, PartRecord,
+    VersionRecord, VersionSummary,
 };
 use super::versioning::BucketVersioning;
 
@@ -110,6 +112,26 @@ pub fn version_summary(value: &[u8]) -> Result<(VersionSummary, &[u8]), IndexErr
     }
 }
 
+/// What of a version comes before its storage class; bytes where text need not be looked at.
+#[derive(Deserialize)]
+struct UpToClass<'a> {
+    _body: Body,
+    #[serde(borrow)]
+    _checksum: Option<(ChecksumAlgorithm, ChecksumKind, &'a [u8])>,
+    /// Content headers and the redirect of a website.
+    #[serde(borrow)]
+    _headers: [Option<&'a [u8]>; 7],
+    #[serde(borrow)]
+    storage_class: Option<&'a str>,
+}
+
+/// The storage class of a version, from what follows its summary.
+pub fn storage_class(rest: &[u8]) -> Result<StorageClass, IndexError> {
+    let (details, _) = postcard::take_from_bytes::<UpToClass<'_>>(rest)
+        .map_err(|_| damaged("an object version"))?;
+    Ok(StorageClass::of_headers(details.storage_class))
+}
+
 /// Summary and body, and the encoded details.
 pub fn version_body(value: &[u8]) -> Result<(VersionSummary, Body, &[u8]), IndexError> {
     let (summary, rest) = version_summary(value)?;
@@ -195,7 +217,8 @@ mod tests {
     use proptest::prelude::{any, prop_assert, proptest};
 
     use super::{
-        CompletedUpload, LaneState, PartPage, UploadPlace, decode, version, version_summary,
+        CompletedUpload, LaneState, PartPage, UploadPlace, decode, storage_class, version,
+        version_summary,
     };
     use crate::metadata::record::{PartRecord, UploadRecord};
     use crate::metadata::usage::Usage;
@@ -216,7 +239,12 @@ mod tests {
             let _ = decode::<Entry>(&bytes, "");
             let _ = decode::<Usage>(&bytes, "");
             let whole = version(&bytes).is_ok();
-            prop_assert!(!whole || version_summary(&bytes).is_ok());
+            let summary = version_summary(&bytes);
+            prop_assert!(!whole || summary.is_ok());
+            if let Ok((_, rest)) = summary {
+                let class = storage_class(rest);
+                prop_assert!(!whole || class.is_ok());
+            }
         }
     }
 }

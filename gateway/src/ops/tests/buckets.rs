@@ -66,6 +66,27 @@ async fn locations() {
 }
 
 #[tokio::test]
+async fn buckets_are_made_with_tags() {
+    let store = Store::new();
+    let with = |value: &str| {
+        let tags = format!("<Tags><Tag><Key>k</Key><Value>{value}</Value></Tag></Tags>");
+        let body = format!("<CreateBucketConfiguration>{tags}</CreateBucketConfiguration>");
+        ask("PUT", "/bucket").body(body)
+    };
+    let refused = store.send(with("v".repeat(257).as_str())).await;
+    refused.expect_error(400, "InvalidTag");
+    store.head("/bucket").await.expect(404);
+    for _ in 0..2 {
+        store.send(with("v")).await.expect(200);
+    }
+    let tags = store.get("/bucket?tagging").await.expect(200);
+    assert_eq!(tags.elements("Key"), ["k"]);
+    assert_eq!(tags.elements("Value"), ["v"]);
+    let other = store.send(with("w")).await;
+    other.expect_error(409, "BucketAlreadyOwnedByYou");
+}
+
+#[tokio::test]
 async fn listing() {
     let store = Store::new();
     for n in 0..12 {
@@ -100,4 +121,79 @@ async fn listing() {
         .get("/?max-buckets=0")
         .await
         .expect_error(400, "InvalidArgument");
+}
+
+/// A bucket answers as one of S3's that has none of what is not supported; setting it is refused.
+#[tokio::test]
+async fn absent_configurations_are_told() {
+    let store = Store::with_bucket().await;
+    for (name, code) in [
+        (
+            "encryption",
+            "ServerSideEncryptionConfigurationNotFoundError",
+        ),
+        ("ownershipControls", "OwnershipControlsNotFoundError"),
+        ("policy", "NoSuchBucketPolicy"),
+        ("publicAccessBlock", "NoSuchPublicAccessBlockConfiguration"),
+        ("replication", "ReplicationConfigurationNotFoundError"),
+    ] {
+        let uri = format!("/bucket?{name}");
+        store.get(&uri).await.expect_error(404, code);
+        store.send(ask("DELETE", &uri)).await.expect(204);
+        let put = ask("PUT", &uri).body("<x/>");
+        store.send(put).await.expect_error(501, "NotImplemented");
+        let missing = store.get(&format!("/missing?{name}")).await;
+        missing.expect_error(404, "NoSuchBucket");
+    }
+    let status = store.get("/bucket?policyStatus").await;
+    status.expect_error(404, "NoSuchBucketPolicy");
+    for name in ["analytics", "intelligent-tiering", "inventory", "metrics"] {
+        let list = store.get(&format!("/bucket?{name}")).await.expect(200);
+        assert_eq!(list.element("IsTruncated"), Some("false"));
+        let one = store.get(&format!("/bucket?{name}&id=x")).await;
+        one.expect_error(404, "NoSuchConfiguration");
+    }
+    for name in ["accelerate", "logging"] {
+        let none = store.get(&format!("/bucket?{name}")).await.expect(200);
+        assert_eq!(none.element("Status"), None);
+        let delete = ask("DELETE", format!("/bucket?{name}"));
+        store
+            .send(delete)
+            .await
+            .expect_error(405, "MethodNotAllowed");
+    }
+    let abac = store.get("/bucket?abac").await.expect(200);
+    assert_eq!(abac.element("Status"), Some("Disabled"));
+}
+
+/// All buckets are in the region of the cluster, whatever it was called when they were made.
+#[tokio::test]
+async fn the_region_is_that_of_the_cluster() {
+    let store = Store::configured(GatewayConfig {
+        region: "eu-west-1".to_owned(),
+        ..GatewayConfig::default()
+    });
+    let directory = &store.gateway.directory;
+    let older = directory.create_bucket("older", "owner", "us-east-1");
+    older.await.unwrap();
+    let here = "<CreateBucketConfiguration><LocationConstraint>eu-west-1</LocationConstraint></CreateBucketConfiguration>";
+    let made = ask("PUT", "/newer").in_region("eu-west-1").body(here);
+    store.send(made).await.expect(200);
+    for name in ["older", "newer"] {
+        let ask = |method, uri: String| ask(method, uri).in_region("eu-west-1");
+        let location = ask("GET", format!("/{name}?location"));
+        let location = store.send(location).await.expect(200);
+        assert_eq!(location.element("LocationConstraint"), Some("eu-west-1"));
+        let head = store
+            .send(ask("HEAD", format!("/{name}")))
+            .await
+            .expect(200);
+        assert_eq!(head.header("x-amz-bucket-region"), "eu-west-1");
+    }
+    let list = ask("GET", "/?bucket-region=eu-west-1").in_region("eu-west-1");
+    let list = store.send(list).await.expect(200);
+    assert_eq!(list.elements("BucketRegion"), ["eu-west-1"; 2]);
+    let elsewhere = store.get("/newer").await;
+    let elsewhere = elsewhere.expect_error(400, "AuthorizationHeaderMalformed");
+    assert_eq!(elsewhere.element("Region"), Some("eu-west-1"));
 }

@@ -29,7 +29,7 @@ async fn table() {
         (ask("DELETE", "/"), 405, "MethodNotAllowed"),
         (ask("PUT", "/bucket?location"), 405, "MethodNotAllowed"),
         // What is not there.
-        (ask("GET", "/bucket?policy"), 501, "NotImplemented"),
+        (ask("GET", "/bucket?metadataTable"), 501, "NotImplemented"),
         (ask("PUT", "/bucket?policy"), 501, "NotImplemented"),
         (ask("GET", "/bucket?tagging"), 404, "NoSuchTagSet"),
         (ask("GET", "/bucket?cors"), 404, "NoSuchCORSConfiguration"),

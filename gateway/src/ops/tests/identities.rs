@@ -149,6 +149,11 @@ async fn canned_lists_of_objects_let_others_read() {
             .keys()
             .all(|name| !name.as_str().contains("acl"))
     );
+    // Nobody makes a page of it for others.
+    let uri = "/anns/key?response-content-type=text/html";
+    let dressed = Request::builder().uri(uri).body(Body::empty()).unwrap();
+    let dressed = one.send_raw(dressed).await;
+    dressed.expect_error(400, "InvalidRequest");
     // It does not go along with a copy.
     let copy = ann("PUT", "/anns/copy").header("x-amz-copy-source", "anns/key");
     one.send(copy).await.expect(200);

@@ -238,7 +238,7 @@ fn refuses_by_name() {
         ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
         ("PUT", "bucket", "requestPayment", &[], Code::NotImplemented),
         ("PUT", "bucket", "policy", &[], Code::NotImplemented),
-        ("DELETE", "bucket", "replication", &[], Code::NotImplemented),
+        ("GET", "bucket", "metadataTable", &[], Code::NotImplemented),
         ("OPTIONS", "object", "", &[], Code::MethodNotAllowed),
         ("POST", "object", "", &[], Code::MethodNotAllowed),
         (

@@ -3,7 +3,7 @@ use holdfast_placement::ids::GroupId;
 use holdfast_placement::seams::{ManualClock, SeededRng};
 
 use super::*;
-use crate::lifecycle::{Filter, Noncurrent, encode_rules};
+use crate::lifecycle::{Filter, MinimumSize, NoncurrentTransition, Transition, When};
 use crate::metadata::testing::{TestMetadata, map_of};
 use crate::metadata::{
     Body, BucketVersioning, Etag, LockChange, NewUpload, NewVersion, ObjectHeaders, VersionLock,
@@ -68,7 +68,15 @@ fn rule(expiration: Option<Expiration>) -> Rule {
 
 impl World {
     async fn rules(&self, rules: &[Rule]) {
-        let value = encode_rules(rules).unwrap();
+        self.set(Lifecycle {
+            rules: rules.to_vec(),
+            minimum: None,
+        })
+        .await;
+    }
+
+    async fn set(&self, lifecycle: Lifecycle) {
+        let value = lifecycle.encode().unwrap();
         let directory = &self.below.directory;
         let setting = Setting::Lifecycle;
         let set = directory.set_setting(&self.bucket, setting, Expected::Anything, Some(&value));
@@ -117,6 +125,26 @@ impl World {
                 false => entry.key,
             })
             .collect()
+    }
+
+    /// Keys and storage classes of all versions, newest first.
+    async fn classes(&self) -> Vec<(String, &'static str)> {
+        let list = ListVersions {
+            max: 1000,
+            ..ListVersions::default()
+        };
+        let page = self.below.metadata.list_versions(self.bucket.id, &list);
+        let entries = page.await.unwrap().entries.into_iter();
+        entries
+            .filter(|entry| !entry.summary.delete_marker)
+            .map(|entry| (entry.key, entry.class.name()))
+            .collect()
+    }
+
+    async fn classes_after_days(&self, days: u64) -> Vec<&'static str> {
+        self.after_days(days).await;
+        let classes = self.classes().await.into_iter();
+        classes.map(|(_, class)| class).collect()
     }
 
     async fn after_days(&self, days: u64) -> Vec<String> {
@@ -269,4 +297,161 @@ async fn uploads_that_nobody_completes_end() {
     world.clock.advance(Duration::from_secs(DAY_SECS));
     assert_eq!(world.worker.pass().await.uploads, 5);
     assert_eq!(world.worker.pass().await, LifecycleDone::default());
+}
+
+fn to(days: u32, class: StorageClass) -> Transition {
+    Transition {
+        when: When::Days(days),
+        class,
+    }
+}
+
+fn noncurrent_to(days: u32, kept: u32, class: StorageClass) -> NoncurrentTransition {
+    NoncurrentTransition {
+        after: Noncurrent { days, kept },
+        class,
+    }
+}
+
+#[tokio::test]
+async fn current_versions_get_other_classes() {
+    let world = world(None).await;
+    let moves = Rule {
+        filter: Filter {
+            prefix: "m/".to_owned(),
+            tags: vec![("a".to_owned(), "1".to_owned())],
+            ..Filter::default()
+        },
+        transitions: vec![
+            to(1, StorageClass::IntelligentTiering),
+            to(3, StorageClass::GlacierIr),
+        ],
+        ..rule(Some(Expiration::Days(5)))
+    };
+    world.rules(&[moves]).await;
+    world.put("m/1", &[("a", "1")]).await;
+    world.put("m/2", &[]).await;
+    world.put("o", &[("a", "1")]).await;
+    let metadata = &world.below.metadata;
+    let before = metadata
+        .head(world.bucket.id, "m/1")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(world.classes_after_days(0).await, ["STANDARD"; 3]);
+    let tiered = ["INTELLIGENT_TIERING", "STANDARD", "STANDARD"];
+    assert_eq!(world.classes_after_days(1).await, tiered);
+    assert_eq!(world.classes_after_days(1).await, tiered);
+    let archived = ["GLACIER_IR", "STANDARD", "STANDARD"];
+    assert_eq!(world.classes_after_days(1).await, archived);
+    let after = metadata
+        .head(world.bucket.id, "m/1")
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(after.summary, before.summary);
+    assert_eq!(after.headers.storage_class.as_deref(), Some("GLACIER_IR"));
+    assert_eq!(after.tags, before.tags);
+    assert_eq!(world.classes_after_days(2).await, ["STANDARD"; 2]);
+}
+
+#[tokio::test]
+async fn what_was_written_again_begins_anew() {
+    let world = world(None).await;
+    let date = UnixMillis(103 * DAY_MS);
+    let moves = Rule {
+        transitions: vec![
+            to(2, StorageClass::StandardIa),
+            Transition {
+                when: When::Date(date),
+                class: StorageClass::OnezoneIa,
+            },
+        ],
+        ..rule(None)
+    };
+    world.rules(&[moves]).await;
+    world.put("a", &[]).await;
+    assert_eq!(world.classes_after_days(2).await, ["STANDARD_IA"]);
+    world.put("a", &[]).await;
+    assert_eq!(world.classes().await, [("a".to_owned(), "STANDARD")]);
+    assert_eq!(world.classes_after_days(1).await, ["ONEZONE_IA"]);
+}
+
+#[tokio::test]
+async fn noncurrent_versions_get_other_classes() {
+    let world = world(None).await;
+    let set = BucketVersioning::with_lock();
+    let metadata = &world.below.metadata;
+    metadata.set_versioning(world.bucket.id, set).await.unwrap();
+    let moves = Rule {
+        noncurrent_transitions: vec![
+            noncurrent_to(1, 0, StorageClass::StandardIa),
+            noncurrent_to(2, 1, StorageClass::GlacierIr),
+        ],
+        ..rule(None)
+    };
+    world.rules(&[moves]).await;
+    for _ in 0..3 {
+        world.put("a", &[]).await;
+    }
+    // Locks do not hold classes.
+    let hold = LockChange::LegalHold(true);
+    let held = metadata.set_lock(world.bucket.id, "a", None, hold, false);
+    held.await.unwrap();
+    world.put("a", &[]).await;
+    assert_eq!(world.classes_after_days(0).await, ["STANDARD"; 4]);
+    let ia = "STANDARD_IA";
+    assert_eq!(world.classes_after_days(1).await, ["STANDARD", ia, ia, ia]);
+    let ir = "GLACIER_IR";
+    assert_eq!(world.classes_after_days(1).await, ["STANDARD", ia, ir, ir]);
+    // Below a delete marker the newest of them is noncurrent too.
+    world.delete("a").await;
+    assert_eq!(world.classes_after_days(1).await, [ia, ir, ir, ir]);
+}
+
+#[tokio::test]
+async fn small_objects_may_keep_their_class() {
+    let world = world(None).await;
+    world
+        .set(Lifecycle {
+            rules: vec![Rule {
+                transitions: vec![to(0, StorageClass::GlacierIr)],
+                ..rule(None)
+            }],
+            minimum: Some(MinimumSize::AllStorageClasses128K),
+        })
+        .await;
+    world.put("a", &[]).await;
+    assert_eq!(world.classes_after_days(1).await, ["STANDARD"]);
+}
+
+/// A version that is not what was looked at keeps its class.
+#[tokio::test]
+async fn classes_change_only_where_they_were_seen() {
+    let world = world(Some(Versioning::Enabled)).await;
+    world.put("a", &[]).await;
+    let metadata = &world.below.metadata;
+    let list = ListVersions {
+        max: 10,
+        ..ListVersions::default()
+    };
+    let page = metadata
+        .list_versions(world.bucket.id, &list)
+        .await
+        .unwrap();
+    let change = class_change(&page.entries[0], StorageClass::GlacierIr);
+    world.put("a", &[]).await;
+    let changes = [
+        change.clone(),
+        ClassChange {
+            latest: false,
+            ..change
+        },
+    ];
+    let done = metadata.set_classes(world.bucket.id, &changes).await;
+    let done: Vec<bool> = done.into_iter().map(Result::unwrap).collect();
+    assert_eq!(done, [false, true]);
+    let classes = world.classes().await.into_iter();
+    let classes: Vec<_> = classes.map(|(_, class)| class).collect();
+    assert_eq!(classes, ["STANDARD", "GLACIER_IR"]);
 }
