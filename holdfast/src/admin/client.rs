@@ -13,6 +13,9 @@ use holdfast_placement::seams::{Clock, SystemClock};
 use super::AdminError;
 use crate::credentials::RootCredentials;
 
+/// How long is waited for more of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The body of the answer to a GET.
 pub(super) fn get(
     endpoint: &str,
@@ -40,6 +43,18 @@ pub(super) fn request(
     body: &[u8],
     root: &RootCredentials,
 ) -> Result<Vec<u8>, AdminError> {
+    request_within(PATIENCE, method, endpoint, path, body, root)
+}
+
+/// The same of a request whose answer may take so long.
+pub(super) fn request_within(
+    patience: Duration,
+    method: &str,
+    endpoint: &str,
+    path: &str,
+    body: &[u8],
+    root: &RootCredentials,
+) -> Result<Vec<u8>, AdminError> {
     let host = endpoint
         .strip_prefix("http://")
         .map(|rest| rest.trim_end_matches('/'))
@@ -48,7 +63,7 @@ pub(super) fn request(
     let mut request = signed(method, host, path, body, root)?.into_bytes();
     request.extend_from_slice(body);
     let failed = |error| AdminError::Silent(endpoint.to_owned(), error);
-    let answer = exchange(host, &request).map_err(failed)?;
+    let answer = exchange(host, &request, patience).map_err(failed)?;
     let split = answer
         .windows(4)
         .position(|window| window == b"\r\n\r\n")
@@ -86,9 +101,9 @@ fn reason(body: &str) -> String {
     format!("{code}: {message}{advice}")
 }
 
-fn exchange(host: &str, request: &[u8]) -> io::Result<Vec<u8>> {
+fn exchange(host: &str, request: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

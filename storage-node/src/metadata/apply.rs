@@ -47,8 +47,8 @@ struct OpenLane {
     versioning: BucketVersioning,
     /// What it tells of them; `None`: nothing.
     events: Option<Arc<BucketEvents>>,
-    /// Whether it has a share of a quota.
-    has_share: bool,
+    /// Whether it has a share of a quota, or is being counted to have one.
+    is_counted: bool,
 }
 
 impl Decide for ObjectGroup {
@@ -391,6 +391,16 @@ impl Decide for ObjectGroup {
                 }
                 change.order_shares(bucket, number, &orders)?
             }
+            Command::CountLanes {
+                bucket,
+                lanes,
+                entries,
+            } => {
+                for lane in &lanes {
+                    self.open.remove(&(bucket, *lane));
+                }
+                change.count_lanes(bucket, &lanes, entries)?
+            }
             Command::ForgetEvents { target, through } => change.forget_events(target, through)?,
             Command::Caused { .. } => return Ok(None),
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
@@ -474,7 +484,7 @@ impl ObjectGroup {
             if let Some(events) = &open.events {
                 change.told.watch(bucket, lane, events);
             }
-            if open.has_share {
+            if open.is_counted {
                 change.watch_quota(bucket, lane)?;
             }
             return Ok(Ok(open.versioning));
@@ -491,7 +501,7 @@ impl ObjectGroup {
         let open = OpenLane {
             versioning: state.versioning,
             events: events.map(Arc::new),
-            has_share: change.watch_quota(bucket, lane)?,
+            is_counted: change.watch_quota(bucket, lane)?,
         };
         if let Some(events) = &open.events {
             change.told.watch(bucket, lane, events);

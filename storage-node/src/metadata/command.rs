@@ -225,6 +225,13 @@ pub enum Command<'a> {
         change: u64,
         orders: Vec<(Lane, ShareOrder)>,
     },
+    /// Counts more of what is in lanes that are to have shares, see [`super::lane_count`].
+    CountLanes {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        /// How many entries of each are looked at.
+        entries: u32,
+    },
 }
 
 /// A rename to be decided where it leads to.
@@ -393,6 +400,8 @@ pub enum Outcome {
     Renamed(RenameVerdict),
     /// The lanes' shares now, in the order asked.
     Shares(Vec<LaneQuota>),
+    /// Of which lanes all is counted, in the order asked.
+    Counted(Vec<bool>),
 }
 
 /// Why a command had no effect.
