@@ -87,8 +87,12 @@ impl<'a> Order<'a> {
     /// What is wrong with a walk that has come to its end.
     pub fn end(&self) -> Option<String> {
         let (number, expected) = self.expected.as_ref()?;
-        (*number < self.plan.keys)
-            .then(|| format!("a walk ended without {expected}: it listed {number} keys, --keys says {}", self.plan.keys))
+        (*number < self.plan.keys).then(|| {
+            format!(
+                "a walk ended without {expected}: it listed {number} keys, --keys says {}",
+                self.plan.keys
+            )
+        })
     }
 }
 

@@ -311,10 +311,13 @@ fn a_listing_out_of_order_is_caught() {
 fn a_key_that_a_walk_leaves_out_is_caught() {
     let server = FakeS3::start(Faults::default());
     succeed(&server, "load --keys 2000");
-    server.remove("holdfast-bench/bench/000001/0000001234");
+    server.remove("b/bench/000001/0000001234");
     succeed(&server, "list --verify --page 300");
     let error = fail(&server, "list --keys 2000 --verify --page 300");
-    assert!(error.to_string().contains("0000001234 is not listed"), "{error}");
+    assert!(
+        error.to_string().contains("0000001234 is not listed"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -118,7 +118,11 @@ impl Change<'_, '_> {
         Ok(true)
     }
 
-    pub fn lane_quota(&self, bucket: BucketId, lane: Lane) -> Result<Option<LaneQuota>, IndexError> {
+    pub fn lane_quota(
+        &self,
+        bucket: BucketId,
+        lane: Lane,
+    ) -> Result<Option<LaneQuota>, IndexError> {
         let key = keys::lane_quota(self.turn.group, bucket, lane);
         match self.turn.state.get(Keyspace::Records, &key)? {
             Some(value) => Ok(Some(values::decode(&value, "a lane's quota")?)),

@@ -12,8 +12,8 @@ use holdfast_placement::seams::{Cursor, IndexError, IndexView, Keyspace};
 use serde::{Deserialize, Serialize};
 
 use super::apply::Change;
-use super::apply_redundancy::parts_of;
 use super::apply_quota::amount_of;
+use super::apply_redundancy::parts_of;
 use super::command::Outcome;
 use super::keys;
 use super::quota::Amount;

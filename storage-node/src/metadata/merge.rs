@@ -188,3 +188,59 @@ impl<'a> Merge<'a> {
         self.tree[0] = winner;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use holdfast_placement::seams::{Batch, Durability, Index, MemoryIndex};
+    use proptest::prelude::{prop, prop_assert_eq, proptest};
+
+    use super::*;
+
+    /// What a merge finds that skips all keys with the prefix that ends with their first `/`.
+    fn folded(keys: &BTreeSet<String>, lanes: usize) -> Vec<String> {
+        let index = MemoryIndex::new();
+        let mut batch = Batch::new();
+        for (number, key) in keys.iter().enumerate() {
+            let object = [&[(number * 7 % lanes) as u8], key.as_bytes()].concat();
+            batch.put(Keyspace::Objects, object, "");
+        }
+        index.write(batch, Durability::Synced).unwrap();
+        let lanes: Vec<(&dyn IndexView, Vec<u8>)> = (0..lanes)
+            .map(|lane| (&index as &dyn IndexView, vec![lane as u8]))
+            .collect();
+        let mut merge = Merge::new(Keyspace::Objects, &lanes, b"", None).unwrap();
+        let mut found = Vec::new();
+        while let Some(key) = merge.key() {
+            let key = String::from_utf8(key.to_vec()).unwrap();
+            match key.find('/') {
+                Some(end) => {
+                    merge.skip(&key.as_bytes()[..=end]).unwrap();
+                    found.push(key[..=end].to_owned());
+                }
+                None => {
+                    merge.advance().unwrap();
+                    found.push(key);
+                }
+            }
+        }
+        found
+    }
+
+    proptest! {
+        /// Prefixes with many keys in a lane, and after them some with few.
+        #[test]
+        fn skips_find_what_is_next_in_all_lanes(
+            keys in prop::collection::btree_set("[a-d]{1,2}(/[ab]{1,4})?", 0..120),
+            lanes in 1usize..4,
+        ) {
+            let mut expected: Vec<String> = keys
+                .iter()
+                .map(|key| key.find('/').map_or(&key[..], |end| &key[..=end]).to_owned())
+                .collect();
+            expected.dedup();
+            prop_assert_eq!(folded(&keys, lanes), expected);
+        }
+    }
+}

@@ -112,7 +112,10 @@ fn broken_answers_are_errors() {
     assert!(read_page(cut, false, None).is_err());
     let cut = b"<ListVersionsResult><IsTruncated>true</IsTruncated>";
     assert!(read_page(cut, true, None).is_err());
-    for cut in ["<ListBucketResult><Key>abc", "<ListBucketResult><Key>a&bogus;c</Key>"] {
+    for cut in [
+        "<ListBucketResult><Key>abc",
+        "<ListBucketResult><Key>a&bogus;c</Key>",
+    ] {
         let order = &mut Order::new(&plan);
         assert!(read_page(cut.as_bytes(), false, Some(order)).is_err());
     }

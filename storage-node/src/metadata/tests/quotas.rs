@@ -459,7 +459,11 @@ async fn what_changes_while_it_is_counted_is_counted_once() {
         write(number, 1000 + number, 7).await;
         let upload = world.upload(&key(number)).await;
         let size = 1 + number;
-        assert!(world.part(&key(number), upload, 1, 5000 + number, size).await);
+        assert!(
+            world
+                .part(&key(number), upload, 1, 5000 + number, size)
+                .await
+        );
         if number % 2 == 0 {
             assert!(world.complete(&key(number), upload).await);
         }
