@@ -84,7 +84,7 @@ impl ListLanes<'_> {
             let states = states.to_vec();
             move || part.read(&states, usize::MAX)
         };
-        in_parts(&self.lanes, self.list.max, part).await
+        in_parts(states, &self.lanes, self.list.max, part).await
     }
 
     /// The page, unless common prefixes have made so many seeks before it ends.

@@ -1,7 +1,10 @@
 //! Pages of a listing that were made at several nodes or on several threads, each of some lanes, put together.
 
+use std::fmt::Display;
+
 use futures_util::future::try_join_all;
 use holdfast_placement::ids::{GroupId, Lane, UploadId};
+use holdfast_placement::query::States;
 use holdfast_placement::seams::{IndexError, blocking};
 
 use super::record::{UploadRecord, VersionId};
@@ -41,6 +44,7 @@ const PARTS: usize = 4;
 /// have some in each lane, so that this is no more work than one thread would have; where they have few, little work is
 /// done twice.
 pub async fn in_parts<P, R>(
+    states: &States,
     lanes: &[(GroupId, Lane)],
     max: usize,
     part: impl Fn(Vec<(GroupId, Lane)>) -> R,
@@ -50,11 +54,26 @@ where
     R: FnOnce() -> Result<Option<P>, IndexError> + Send + 'static,
 {
     let parts = lanes.chunks(lanes.len().div_ceil(PARTS).max(1));
-    let parts = parts.map(|lanes| blocking(part(lanes.to_vec())));
-    let pages = try_join_all(parts).await;
-    let pages = pages.map_err(|error| IndexError::Io(error.to_string()))?;
-    let pages = pages.into_iter().filter_map(Result::transpose);
-    Ok(merge_pages(pages.collect::<Result<Vec<P>, _>>()?, max))
+    // The drives of a process share the threads.
+    let readers = states.first().and_then(|(_, state)| state.readers());
+    let pages = parts.map(|lanes| {
+        let (part, readers) = (part(lanes.to_vec()), &readers);
+        async move {
+            let leave = match readers {
+                Some(readers) => Some(readers.acquire().await.map_err(io_error)?),
+                None => None,
+            };
+            let page = blocking(part).await.map_err(io_error)?;
+            drop(leave);
+            page
+        }
+    });
+    let pages = try_join_all(pages).await?;
+    Ok(merge_pages(pages.into_iter().flatten().collect(), max))
+}
+
+fn io_error(error: impl Display) -> IndexError {
+    IndexError::Io(error.to_string())
 }
 
 /// The page that the lanes of all pages make, if each page has the first `max` of its own lanes. A common prefix may

@@ -43,11 +43,11 @@ impl LocalMedia {
     }
 }
 
-/// Where the budget is least, a sixteenth is for blocks of the indexes: the rest is needed. Beyond that a sixth: of a
-/// gibibyte that is 192 MiB, which the records of a million small objects fit into.
+/// Where the budget is least, a sixteenth is for blocks of the indexes: the rest is needed. Beyond that a twelfth more: of
+/// a gibibyte that is 128 MiB, which the records of a million small objects nearly fit into.
 fn cache_bytes(memory_budget: u64) -> usize {
     const LEAST: u64 = 256 << 20;
-    (memory_budget / 16 + memory_budget.saturating_sub(LEAST) / 6) as usize
+    (memory_budget / 16 + memory_budget.saturating_sub(LEAST) / 12) as usize
 }
 
 impl Media for LocalMedia {
