@@ -40,19 +40,6 @@ impl RocksMemory {
     }
 }
 
-/// A step of a cursor that passes so many deleted entries in memory has them written to a file, where they are compacted.
-const MEMTABLE_SKIPS_MAX: &str = "4096";
-
-/// A file with so many deletions among so many entries in a row is compacted, though it is not its turn: cursors must pass
-/// each deletion and what it deletes, and where keys were deleted by the million none would come to an end.
-const DELETIONS_WINDOW: usize = 16_384;
-const DELETIONS_MAX: usize = 8_192;
-
-/// Whether cursors go over many of the space's entries, and entries are deleted.
-fn is_listed(space: Keyspace) -> bool {
-    matches!(space, Keyspace::Objects | Keyspace::Records)
-}
-
 /// An [`Index`] in a directory.
 pub struct RocksIndex {
     db: DB,
@@ -88,21 +75,7 @@ impl RocksIndex {
             .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(*space, memory)));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(error)?;
         let readers = memory.readers.clone();
-        let index = Self { db, readers };
-        for space in spaces {
-            index.tune(*space)?;
-        }
-        Ok(index)
-    }
-
-    /// Options that can only be set of an open database.
-    fn tune(&self, space: Keyspace) -> Result<(), IndexError> {
-        let family = self.family(space)?;
-        if is_listed(space) {
-            let options = [("memtable_op_scan_flush_trigger", MEMTABLE_SKIPS_MAX)];
-            self.db.set_options_cf(family, &options).map_err(error)?;
-        }
-        Ok(())
+        Ok(Self { db, readers })
     }
 
     fn family(&self, space: Keyspace) -> Result<&ColumnFamily, IndexError> {
@@ -145,9 +118,6 @@ fn family_options(space: Keyspace, memory: &RocksMemory) -> Options {
         }
         Keyspace::Log => options.set_compression_type(DBCompressionType::None),
         Keyspace::Records => {}
-    }
-    if is_listed(space) {
-        options.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_MAX, 0.0);
     }
     options.set_block_based_table_factory(&table);
     options
