@@ -16,6 +16,9 @@ use crate::credentials::RootCredentials;
 /// What requests are signed for first.
 const USUAL_REGION: &str = "us-east-1";
 
+/// How long is waited for more of an answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The body of the answer to a GET.
 pub(super) fn get(
     endpoint: &str,
@@ -43,6 +46,18 @@ pub(super) fn request(
     body: &[u8],
     root: &RootCredentials,
 ) -> Result<Vec<u8>, AdminError> {
+    request_within(PATIENCE, method, endpoint, path, body, root)
+}
+
+/// The same of a request whose answer may take so long.
+pub(super) fn request_within(
+    patience: Duration,
+    method: &str,
+    endpoint: &str,
+    path: &str,
+    body: &[u8],
+    root: &RootCredentials,
+) -> Result<Vec<u8>, AdminError> {
     let host = endpoint
         .strip_prefix("http://")
         .map(|rest| rest.trim_end_matches('/'))
@@ -52,7 +67,7 @@ pub(super) fn request(
         let mut request = signed(method, host, path, body, region, root)?.into_bytes();
         request.extend_from_slice(body);
         let failed = |error| AdminError::Silent(endpoint.to_owned(), error);
-        answer(&exchange(host, &request).map_err(failed)?)
+        answer(&exchange(host, &request, patience).map_err(failed)?)
             .ok_or_else(|| AdminError::Refused(endpoint.to_owned(), "nothing sensible".to_owned()))
     };
     let (mut status, mut answer) = ask(USUAL_REGION)?;
@@ -106,9 +121,9 @@ fn reason(body: &str) -> String {
     format!("{code}: {message}{advice}")
 }
 
-fn exchange(host: &str, request: &[u8]) -> io::Result<Vec<u8>> {
+fn exchange(host: &str, request: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(host)?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.set_read_timeout(Some(patience))?;
     stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;

@@ -1,5 +1,7 @@
 //! `holdfast admin quota`: how much may be in a bucket.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -49,6 +51,9 @@ struct BucketArgs {
 
 const PATH: &str = "/-/quotas";
 
+/// A bucket's first quota is set when what is in it was counted: some hundred thousand keys a second.
+const COUNTING: Duration = Duration::from_secs(3600);
+
 pub(super) fn run(args: &QuotaArgs) -> Result<(), AdminError> {
     match &args.command {
         QuotaCommand::Set(args) => {
@@ -58,7 +63,8 @@ pub(super) fn run(args: &QuotaArgs) -> Result<(), AdminError> {
                 "bytes": args.bytes.map(|bytes| bytes.0),
                 "objects": args.objects,
             });
-            client::post(&endpoint, PATH, quota.to_string().as_bytes(), &root)?;
+            let quota = quota.to_string();
+            client::request_within(COUNTING, "POST", &endpoint, PATH, quota.as_bytes(), &root)?;
             print(format_args!("set\n"))
         }
         QuotaCommand::Show(args) => show(args),

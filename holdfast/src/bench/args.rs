@@ -254,6 +254,18 @@ pub struct BenchArgs {
     #[arg(long, value_name = "TEXT")]
     pub delimiter: Option<String>,
 
+    /// list: list versions and delete markers (ListObjectVersions) instead of objects
+    #[arg(long)]
+    pub versions: bool,
+
+    /// list: begin after this key, which need not be there
+    #[arg(long, value_name = "KEY")]
+    pub start_after: Option<String>,
+
+    /// list: end a walk after so many pages [default: at the last page]
+    #[arg(long, value_name = "N")]
+    pub pages: Option<u64>,
+
     /// list: keys of a page, 1 to 1000
     #[arg(long, value_name = "N", default_value_t = 1000)]
     pub page: u32,
@@ -275,7 +287,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SIZE", default_value = "1MiB")]
     pub chunk: ByteSize,
 
-    /// Compare every byte that is read; put, load: read everything back afterwards; list: check order and number
+    /// Compare every byte that is read; put, load: read everything back afterwards; list: check
+    /// the order and, with --keys, that each key is listed once (what a mix writes beside them may be there too)
     #[arg(long)]
     pub verify: bool,
 
@@ -335,6 +348,9 @@ pub struct Plan {
     pub prefix: String,
     pub keys_per_folder: u64,
     pub delimiter: Option<String>,
+    pub versions: bool,
+    pub start_after: Option<String>,
+    pub pages: Option<u64>,
     pub page: u32,
     pub mix: Vec<Share>,
     pub payload: Payload,
@@ -385,8 +401,15 @@ impl Plan {
         {
             return wrong("load writes every key once: give --keys or --count, not both");
         }
-        if op != Op::List && args.delimiter.is_some() {
-            return wrong("--delimiter is for list only");
+        let lists = args.delimiter.is_some()
+            || args.start_after.is_some()
+            || args.pages.is_some()
+            || args.versions;
+        if op != Op::List && lists {
+            return wrong("--delimiter, --versions, --start-after and --pages are for list only");
+        }
+        if args.pages == Some(0) {
+            return wrong("--pages must be at least 1; leave it out to walk to the last page");
         }
         if args.delimiter.as_deref() == Some("") {
             return wrong("--delimiter must not be empty; leave it out to list every key");
@@ -458,6 +481,9 @@ impl Plan {
             prefix: args.prefix.clone(),
             keys_per_folder: args.keys_per_folder,
             delimiter: args.delimiter.clone(),
+            versions: args.versions,
+            start_after: args.start_after.clone(),
+            pages: args.pages,
             page: args.page,
             mix: mix
                 .into_iter()
@@ -483,6 +509,19 @@ impl Plan {
             Some(folder) => format!("{}{folder:06}/{index:010}", self.prefix),
             None => format!("{}{index:010}", self.prefix),
         }
+    }
+
+    /// What the keys begin with that the workers of a mix write and delete beside those with numbers.
+    pub fn own_prefix(&self) -> String {
+        format!("{}own/", self.prefix)
+    }
+
+    /// Whether a whole walk lists every key with a number.
+    pub fn walks_all(&self) -> bool {
+        self.keys_given
+            && self.delimiter.is_none()
+            && self.start_after.is_none()
+            && self.pages.is_none()
     }
 }
 

@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::args::{Payload, Plan};
 use super::connection::{Links, Target, describe};
 use super::content::Content;
-use super::listing::{self, Page};
+use super::listing::{self, Next, Order, Page};
 use super::sign::{AmzDate, EMPTY_SHA256, Signer, ToSign, hex_of};
 use super::upload::{Framing, ObjectUpload, Upload, crc_text, for_each_slice};
 
@@ -290,33 +290,21 @@ impl Client {
         self.finish(response).await
     }
 
-    /// One page of the prefix, from `token` on. With `last`, order is checked and `last` moved on.
+    /// One page of the prefix: from `next` on, or the first of a walk. With `order`, its keys are checked.
     pub async fn list(
         &mut self,
-        token: Option<&str>,
-        last: Option<&mut Option<String>>,
+        next: Option<&Next>,
+        order: Option<&mut Order<'_>>,
     ) -> Result<(Page, u64), Failure> {
         let plan = Arc::clone(&self.plan);
-        let mut query = String::new();
-        if let Some(token) = token {
-            query.push_str("continuation-token=");
-            encode(token, false, &mut query);
-            query.push('&');
-        }
-        if let Some(delimiter) = &plan.delimiter {
-            query.push_str("delimiter=");
-            encode(delimiter, false, &mut query);
-            query.push('&');
-        }
-        query.push_str(&format!("list-type=2&max-keys={}&prefix=", plan.page));
-        encode(&plan.prefix, false, &mut query);
         let path = self.bucket_path();
+        let query = list_query(&plan, next);
         let response = self
             .send(Method::GET, &path, &query, EMPTY_SHA256, &[], Upload::Empty)
             .await?;
         let response = self.expect_success(response).await?;
         let xml = self.read_all(response).await?;
-        let page = listing::read_page(&xml, last).map_err(Failure::Wrong)?;
+        let page = listing::read_page(&xml, plan.versions, order).map_err(Failure::Wrong)?;
         Ok((page, xml.len() as u64))
     }
 
@@ -452,6 +440,40 @@ impl Client {
         encode(key, true, &mut path);
         path
     }
+}
+
+/// The query of a page, its parameters in the order that they are signed in.
+fn list_query(plan: &Plan, next: Option<&Next>) -> String {
+    let start = plan.start_after.as_deref();
+    let (token, key_marker, version_marker) = match next {
+        Some(Next::Token(token)) => (Some(token.as_str()), None, None),
+        Some(Next::Markers(key, version)) => (None, Some(key.as_str()), version.as_deref()),
+        None => (None, start.filter(|_| plan.versions), None),
+    };
+    let start_after = start.filter(|_| next.is_none() && !plan.versions);
+    let max = plan.page.to_string();
+    let parameters = [
+        ("continuation-token", token),
+        ("delimiter", plan.delimiter.as_deref()),
+        ("key-marker", key_marker),
+        ("list-type", (!plan.versions).then_some("2")),
+        ("max-keys", Some(max.as_str())),
+        ("prefix", Some(plan.prefix.as_str())),
+        ("start-after", start_after),
+        ("version-id-marker", version_marker),
+        ("versions", plan.versions.then_some("")),
+    ];
+    let mut query = String::new();
+    for (name, value) in parameters {
+        let Some(value) = value else { continue };
+        if !query.is_empty() {
+            query.push('&');
+        }
+        query.push_str(name);
+        query.push('=');
+        encode(value, false, &mut query);
+    }
+    query
 }
 
 fn finish_request(

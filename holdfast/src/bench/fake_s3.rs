@@ -103,6 +103,11 @@ impl FakeS3 {
             .cloned()
     }
 
+    /// Loses what is stored at `key`, bucket included.
+    pub fn remove(&self, key: &str) {
+        self.state.lock().expect("no panic").objects.remove(key);
+    }
+
     /// How many objects are stored.
     pub fn len(&self) -> usize {
         self.state.lock().expect("no panic").objects.len()
@@ -259,7 +264,13 @@ impl FakeS3 {
             .map(|(name, value)| (name, value.replace("%2F", "/").replace("%26", "&")))
             .collect();
         let of = |name: &str| query.get(name).cloned().unwrap_or_default();
-        let (prefix, delimiter, after) = (of("prefix"), of("delimiter"), of("continuation-token"));
+        let (prefix, delimiter) = (of("prefix"), of("delimiter"));
+        let versions = query.contains_key("versions");
+        let after = match versions {
+            true => of("key-marker"),
+            // A token is a key, and comes after any that a walk starts after.
+            false => of("continuation-token").max(of("start-after")),
+        };
         let max: usize = of("max-keys").parse().unwrap_or(1000);
         let state = self.state.lock().expect("no panic");
         let mut entries = BTreeSet::new();
@@ -285,11 +296,13 @@ impl FakeS3 {
             .collect();
         let truncated = page.len() > max;
         page.truncate(max);
-        let mut xml = format!("<ListBucketResult><IsTruncated>{truncated}</IsTruncated>");
+        let (root, next) = match versions {
+            true => ("ListVersionsResult", "NextKeyMarker"),
+            false => ("ListBucketResult", "NextContinuationToken"),
+        };
+        let mut xml = format!("<{root}><IsTruncated>{truncated}</IsTruncated>");
         if truncated && let Some((last, _)) = page.last() {
-            xml.push_str(&format!(
-                "<NextContinuationToken>{last}</NextContinuationToken>"
-            ));
+            xml.push_str(&format!("<{next}>{last}</{next}>"));
         }
         if faults.list_backwards {
             page.reverse();
@@ -300,7 +313,7 @@ impl FakeS3 {
                 false => format!("<Contents><Key>{name}</Key></Contents>"),
             });
         }
-        xml.push_str("</ListBucketResult>");
+        xml.push_str(&format!("</{root}>"));
         plain(StatusCode::OK, Bytes::from(xml))
     }
 }

@@ -1,44 +1,144 @@
-//! Pages of ListObjectsV2 (S3 API reference, "ListObjectsV2"), read just far enough to count, walk and check.
+//! Pages of ListObjectsV2 and ListObjectVersions (S3 API reference), read just far enough to count, walk and check.
 
 use memchr::memmem;
+
+use super::args::Plan;
 
 /// What a page says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Page {
+    /// Keys, or versions and delete markers.
     pub keys: u64,
     pub common_prefixes: u64,
-    /// The token of the next page, if there is one.
-    pub next: Option<String>,
-    /// First key that does not follow the one before it in UTF-8 binary order; only when asked to check.
-    pub out_of_order: Option<String>,
+    /// Where the next page goes on, if there is one.
+    pub next: Option<Next>,
+    /// The first thing that is not as it must be; only when asked to check.
+    pub wrong: Option<String>,
 }
 
-/// Reads a page. With `last`, the keys are decoded and must ascend from it; it is left at the page's last key.
-pub fn read_page(xml: &[u8], last: Option<&mut Option<String>>) -> Result<Page, String> {
-    if memmem::find(xml, b"<ListBucketResult").is_none() {
-        return Err("the answer is not a ListBucketResult".to_owned());
+/// Where a page goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Token(String),
+    /// Of versions: a key and, unless all of its versions were listed, a version.
+    Markers(String, Option<String>),
+}
+
+/// Checks the keys of a walk, page after page: that they ascend and, where all numbers are to be listed, that each is
+/// there once.
+#[derive(Debug)]
+pub struct Order<'a> {
+    plan: &'a Plan,
+    last: Option<String>,
+    /// The number that must be listed next, and its key.
+    expected: Option<(u64, String)>,
+    own_prefix: String,
+}
+
+impl<'a> Order<'a> {
+    pub fn new(plan: &'a Plan) -> Self {
+        Self {
+            plan,
+            last: None,
+            expected: plan.walks_all().then(|| (0, plan.key(0))),
+            own_prefix: plan.own_prefix(),
+        }
+    }
+
+    /// Takes the next key of the walk; says what is wrong with it.
+    fn take(&mut self, key: String) -> Option<String> {
+        let falls = match &self.last {
+            // Versions of a key follow each other.
+            Some(last) if self.plan.versions => *last > key,
+            Some(last) => *last >= key,
+            None => false,
+        };
+        let repeats = self.last.as_ref() == Some(&key);
+        let wrong = if falls {
+            Some(format!("the listing is not in order at {key}"))
+        } else if repeats {
+            None
+        } else {
+            self.count(&key)
+        };
+        self.last = Some(key);
+        wrong
+    }
+
+    fn count(&mut self, key: &str) -> Option<String> {
+        let (number, expected) = self.expected.as_mut()?;
+        if key == expected {
+            *number += 1;
+            *expected = self.plan.key(*number);
+            return (*number > self.plan.keys)
+                .then(|| format!("{key} is listed, --keys says {}", self.plan.keys));
+        }
+        if key.starts_with(&self.own_prefix) {
+            return None;
+        }
+        let wrong = match key > expected.as_str() && *number < self.plan.keys {
+            true => format!("{expected} is not listed: {key} comes instead"),
+            false => format!("{key} is listed, and nobody wrote it"),
+        };
+        self.expected = None;
+        Some(wrong)
+    }
+
+    /// What is wrong with a walk that has come to its end.
+    pub fn end(&self) -> Option<String> {
+        let (number, expected) = self.expected.as_ref()?;
+        (*number < self.plan.keys).then(|| {
+            format!(
+                "a walk ended without {expected}: it listed {number} keys, --keys says {}",
+                self.plan.keys
+            )
+        })
+    }
+}
+
+/// Reads a page, and with `order` checks its keys.
+pub fn read_page(
+    xml: &[u8],
+    versions: bool,
+    order: Option<&mut Order<'_>>,
+) -> Result<Page, String> {
+    let root = match versions {
+        true => "<ListVersionsResult",
+        false => "<ListBucketResult",
+    };
+    if memmem::find(xml, root.as_bytes()).is_none() {
+        return Err(format!("the answer is not a {}", &root[1..]));
     }
     let mut page = Page {
         common_prefixes: memmem::find_iter(xml, b"<CommonPrefixes>").count() as u64,
         ..Page::default()
     };
-    match last {
+    match order {
         None => page.keys = memmem::find_iter(xml, b"<Key>").count() as u64,
-        Some(last) => {
+        Some(order) => {
             for at in memmem::find_iter(xml, b"<Key>") {
                 page.keys += 1;
-                let key = text_at(xml, at + "<Key>".len())?;
-                if last.as_ref().is_some_and(|last| *last >= key) && page.out_of_order.is_none() {
-                    page.out_of_order = Some(key.clone());
-                }
-                *last = Some(key);
+                let wrong = order.take(text_at(xml, at + "<Key>".len())?);
+                page.wrong = page.wrong.or(wrong);
             }
         }
     }
     if element(xml, "IsTruncated")?.as_deref() == Some("true") {
-        let token = element(xml, "NextContinuationToken")?;
-        page.next =
-            Some(token.ok_or("the page says IsTruncated but has no NextContinuationToken")?);
+        page.next = Some(match versions {
+            false => {
+                let token = element(xml, "NextContinuationToken")?;
+                Next::Token(
+                    token.ok_or("the page says IsTruncated but has no NextContinuationToken")?,
+                )
+            }
+            true => {
+                let key = element(xml, "NextKeyMarker")?;
+                Next::Markers(
+                    key.ok_or("the page says IsTruncated but has no NextKeyMarker")?,
+                    element(xml, "NextVersionIdMarker")?,
+                )
+            }
+        });
     }
     Ok(page)
 }
@@ -92,54 +192,5 @@ fn unescape(text: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Page, element, read_page};
-
-    const PAGE: &str = "<?xml version=\"1.0\"?><ListBucketResult xmlns=\"x\"><Name>b</Name>\
-        <IsTruncated>true</IsTruncated><NextContinuationToken>a&amp;b&#x2F;==</NextContinuationToken>\
-        <Contents><Key>a&lt;1</Key></Contents><Contents><Key>b</Key></Contents>\
-        <CommonPrefixes><Prefix>c/</Prefix></CommonPrefixes></ListBucketResult>";
-
-    #[test]
-    fn a_page_is_counted_and_its_token_decoded() {
-        let expected = Page {
-            keys: 2,
-            common_prefixes: 1,
-            next: Some("a&b/==".to_owned()),
-            out_of_order: None,
-        };
-        assert_eq!(read_page(PAGE.as_bytes(), None).as_ref(), Ok(&expected));
-        let mut last = None;
-        assert_eq!(
-            read_page(PAGE.as_bytes(), Some(&mut last)).as_ref(),
-            Ok(&expected)
-        );
-        assert_eq!(last.as_deref(), Some("b"));
-    }
-
-    #[test]
-    fn order_is_checked_across_pages() {
-        let mut last = Some("a<1".to_owned());
-        let page = read_page(PAGE.as_bytes(), Some(&mut last));
-        assert_eq!(
-            page.map(|page| page.out_of_order),
-            Ok(Some("a<1".to_owned()))
-        );
-    }
-
-    #[test]
-    fn broken_answers_are_errors() {
-        assert!(read_page(b"<html>", None).is_err());
-        assert!(read_page(b"<ListBucketResult><IsTruncated>true</IsTruncated>", None).is_err());
-        assert!(read_page(b"<ListBucketResult><Key>abc", Some(&mut None)).is_err());
-        assert!(read_page(b"<ListBucketResult><Key>a&bogus;c</Key>", Some(&mut None)).is_err());
-    }
-
-    #[test]
-    fn elements_are_found_by_name() {
-        let xml = b"<Error><Code>NoSuchKey</Code><Message>It&apos;s gone</Message></Error>";
-        assert_eq!(element(xml, "Code"), Ok(Some("NoSuchKey".to_owned())));
-        assert_eq!(element(xml, "Message"), Ok(Some("It's gone".to_owned())));
-        assert_eq!(element(xml, "Key"), Ok(None));
-    }
-}
+#[path = "listing/tests.rs"]
+mod tests;

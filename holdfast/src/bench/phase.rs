@@ -13,6 +13,7 @@ use super::args::{Kind, Plan};
 use super::client::{Client, Failure};
 use super::connection::Target;
 use super::content::Content;
+use super::listing::{Next, Order};
 use super::progress::Progress;
 use super::tally::Tally;
 
@@ -312,7 +313,7 @@ impl<'a> Worker<'a> {
             }
             // A delete that finds nothing to delete writes something.
             Kind::Put | Kind::Delete if deletes && self.own.len() < OWN_MAX => {
-                let key = format!("{}own/{}/{:010}", plan.prefix, self.name, self.own_made);
+                let key = format!("{}{}/{:010}", plan.own_prefix(), self.name, self.own_made);
                 self.own_made += 1;
                 self.own.push(key.clone());
                 self.put(key).await;
@@ -355,59 +356,55 @@ impl<'a> Worker<'a> {
         self.settle(Kind::Delete, began, result.map(|()| 0)).await;
     }
 
-    /// All pages of the prefix, unless the phase ends before.
+    /// All pages of the prefix, or as many as were asked for, unless the phase ends before.
     async fn walk(&mut self, verify: bool) {
         let plan = Arc::clone(&self.shared.plan);
-        let (mut token, mut last, mut keys) = (None, None, 0);
+        let mut order = verify.then(|| Order::new(&plan));
+        let (mut next, mut pages) = (None, 0);
         loop {
-            let Some((next, page_keys)) = self
-                .page(token.as_deref(), verify.then_some(&mut last))
-                .await
-            else {
+            let Some(after) = self.page(next.as_ref(), order.as_mut()).await else {
                 return;
             };
-            keys += page_keys;
-            match next {
-                Some(next) if !self.shared.over() => token = Some(next),
-                Some(_) => return,
-                None => break,
+            pages += 1;
+            if after.is_none() || plan.pages == Some(pages) {
+                break;
             }
+            if self.shared.over() {
+                return;
+            }
+            next = after;
         }
         self.tally.walks += 1;
-        if verify && plan.keys_given && plan.delimiter.is_none() && keys != plan.keys {
-            let wrong = format!("a walk returned {keys} keys, --keys says {}", plan.keys);
+        if let Some(wrong) = order.and_then(|order| order.end()) {
             self.fail(&Failure::Wrong(wrong)).await;
         }
     }
 
-    /// One page; the token of the next one and the number of keys.
+    /// One page; where the next one goes on, if there is one. `None`: it failed.
     async fn page(
         &mut self,
-        token: Option<&str>,
-        last: Option<&mut Option<String>>,
-    ) -> Option<(Option<String>, u64)> {
+        next: Option<&Next>,
+        order: Option<&mut Order<'_>>,
+    ) -> Option<Option<Next>> {
         let began = Instant::now();
-        let (page, bytes) =
-            match within(self.shared.plan.timeout, self.client.list(token, last)).await {
-                Ok(answer) => answer,
-                Err(failure) => {
-                    self.settle(Kind::List, began, Err(failure)).await;
-                    return None;
-                }
-            };
+        let listed = within(self.shared.plan.timeout, self.client.list(next, order)).await;
+        let (page, bytes) = match listed {
+            Ok(answer) => answer,
+            Err(failure) => {
+                self.settle(Kind::List, began, Err(failure)).await;
+                return None;
+            }
+        };
         self.settle(Kind::List, began, Ok(bytes)).await;
         self.tally.listed_keys += page.keys;
         self.tally.listed_prefixes += page.common_prefixes;
         self.shared
             .listed
             .fetch_add(page.keys + page.common_prefixes, Ordering::Relaxed);
-        if let Some(key) = page.out_of_order {
-            self.fail(&Failure::Wrong(format!(
-                "the listing is not in order at {key}"
-            )))
-            .await;
+        if let Some(wrong) = page.wrong {
+            self.fail(&Failure::Wrong(wrong)).await;
         }
-        Some((page.next, page.keys))
+        Some(page.next)
     }
 
     async fn settle(&mut self, kind: Kind, began: Instant, result: Result<u64, Failure>) {

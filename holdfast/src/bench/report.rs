@@ -49,6 +49,9 @@ pub struct Parameters {
     pub prefix: String,
     pub keys_per_folder: u64,
     pub delimiter: Option<String>,
+    pub versions: bool,
+    pub start_after: Option<String>,
+    pub pages: Option<u64>,
     pub page: u32,
     pub mix: BTreeMap<&'static str, u32>,
     pub payload: &'static str,
@@ -76,6 +79,9 @@ impl Parameters {
             prefix: plan.prefix.clone(),
             keys_per_folder: plan.keys_per_folder,
             delimiter: plan.delimiter.clone(),
+            versions: plan.versions,
+            start_after: plan.start_after.clone(),
+            pages: plan.pages,
             page: plan.page,
             mix: plan
                 .mix

@@ -277,11 +277,20 @@ fn a_load_is_listed_whole_and_in_order() {
         .expect("it listed");
     assert_eq!((within.keys, within.pages), (1000, 1));
 
+    let deep = "list --start-after bench/000001/0000001699 --page 100 --pages 2 --count 3";
+    for deep in [deep.to_owned(), format!("{deep} --versions")] {
+        let deep = succeed(&server, &deep).listing.expect("it listed");
+        assert_eq!((deep.walks, deep.keys, deep.pages), (3, 600, 6));
+    }
+    let versions = succeed(&server, "list --versions --keys 2500 --verify --page 300");
+    let versions = versions.listing.expect("it listed");
+    assert_eq!((versions.walks, versions.keys), (1, 2500));
+
     let error = fail(&server, "list --keys 2501 --verify");
     assert!(
         error
             .to_string()
-            .contains("a walk returned 2500 keys, --keys says 2501"),
+            .contains("it listed 2500 keys, --keys says 2501"),
         "{error}"
     );
 }
@@ -296,6 +305,19 @@ fn a_listing_out_of_order_is_caught() {
     succeed(&server, "list");
     let error = fail(&server, "list --verify");
     assert!(error.to_string().contains("not in order"), "{error}");
+}
+
+#[test]
+fn a_key_that_a_walk_leaves_out_is_caught() {
+    let server = FakeS3::start(Faults::default());
+    succeed(&server, "load --keys 2000");
+    server.remove("b/bench/000001/0000001234");
+    succeed(&server, "list --verify --page 300");
+    let error = fail(&server, "list --keys 2000 --verify --page 300");
+    assert!(
+        error.to_string().contains("0000001234 is not listed"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use tokio::sync::Semaphore;
 
 use super::net::blocking;
 
@@ -151,6 +152,12 @@ pub trait Index: IndexView + 'static {
     fn sync(&self) -> Result<(), IndexError>;
     /// The state at this moment, for several reads that must fit together.
     fn view(&self) -> Box<dyn IndexView + '_>;
+    /// Leave to read much of it on a thread for blocking work; there is one for each core. (Each thread that reads blocks
+    /// has the system's allocator keep memory for it: with any number of them, memory would know no bound.) `None`: none
+    /// is needed.
+    fn readers(&self) -> Option<Arc<Semaphore>> {
+        None
+    }
     /// How long a flush takes on the clock of a simulation, where no call may block: who wants something durable writes
     /// it unsynced, waits so long, and calls [`sync`](Index::sync). `None` in life: the calls themselves block for as
     /// long as it takes.

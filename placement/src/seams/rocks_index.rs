@@ -1,6 +1,7 @@
 //! RocksDB behind the [`Index`] seam.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rocksdb::{
@@ -8,6 +9,7 @@ use rocksdb::{
     DBRawIterator, DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch,
     WriteBufferManager, WriteOptions,
 };
+use tokio::sync::Semaphore;
 
 use super::index::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace, Op};
 
@@ -16,12 +18,14 @@ use super::index::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keys
 pub struct RocksMemory {
     cache: Cache,
     write_buffers: WriteBufferManager,
+    readers: Arc<Semaphore>,
 }
 
 impl RocksMemory {
     /// `cache_bytes` for blocks (and the write buffers, which are charged to it), of which at most
     /// `write_buffer_bytes` for what is not yet in a table file.
     pub fn new(cache_bytes: usize, write_buffer_bytes: usize) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cache = Cache::new_lru_cache(cache_bytes);
         let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(
             write_buffer_bytes,
@@ -31,6 +35,7 @@ impl RocksMemory {
         Self {
             cache,
             write_buffers,
+            readers: Arc::new(Semaphore::new(cores)),
         }
     }
 }
@@ -38,6 +43,7 @@ impl RocksMemory {
 /// An [`Index`] in a directory.
 pub struct RocksIndex {
     db: DB,
+    readers: Arc<Semaphore>,
 }
 
 impl RocksIndex {
@@ -68,7 +74,8 @@ impl RocksIndex {
             .iter()
             .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(*space, memory)));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(error)?;
-        Ok(Self { db })
+        let readers = memory.readers.clone();
+        Ok(Self { db, readers })
     }
 
     fn family(&self, space: Keyspace) -> Result<&ColumnFamily, IndexError> {
@@ -172,6 +179,10 @@ impl Index for RocksIndex {
 
     fn sync(&self) -> Result<(), IndexError> {
         self.db.flush_wal(true).map_err(error)
+    }
+
+    fn readers(&self) -> Option<Arc<Semaphore>> {
+        Some(self.readers.clone())
     }
 
     fn view(&self) -> Box<dyn IndexView + '_> {

@@ -48,8 +48,8 @@ struct OpenLane {
     versioning: BucketVersioning,
     /// What it tells of them; `None`: nothing.
     events: Option<Arc<BucketEvents>>,
-    /// Whether it has a share of a quota.
-    has_share: bool,
+    /// Whether it has a share of a quota, or is being counted to have one.
+    is_counted: bool,
 }
 
 impl Decide for ObjectGroup {
@@ -395,6 +395,16 @@ impl Decide for ObjectGroup {
             Command::SetClasses { bucket, changes } => {
                 Outcome::ClassesSet(self.set_classes(&mut change, bucket, &changes)?)
             }
+            Command::CountLanes {
+                bucket,
+                lanes,
+                entries,
+            } => {
+                for lane in &lanes {
+                    self.open.remove(&(bucket, *lane));
+                }
+                change.count_lanes(bucket, &lanes, entries)?
+            }
             Command::ForgetEvents { target, through } => change.forget_events(target, through)?,
             Command::Caused { .. } => return Ok(None),
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
@@ -478,7 +488,7 @@ impl ObjectGroup {
             if let Some(events) = &open.events {
                 change.told.watch(bucket, lane, events);
             }
-            if open.has_share {
+            if open.is_counted {
                 change.watch_quota(bucket, lane)?;
             }
             return Ok(Ok(open.versioning));
@@ -495,7 +505,7 @@ impl ObjectGroup {
         let open = OpenLane {
             versioning: state.versioning,
             events: events.map(Arc::new),
-            has_share: change.watch_quota(bucket, lane)?,
+            is_counted: change.watch_quota(bucket, lane)?,
         };
         if let Some(events) = &open.events {
             change.told.watch(bucket, lane, events);

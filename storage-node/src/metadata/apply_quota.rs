@@ -5,14 +5,14 @@ use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{IndexError, Keyspace};
 
 use super::apply::Change;
-use super::apply_redundancy::parts_of;
 use super::command::{Address, Outcome, Refusal};
 use super::keys;
+use super::lane_count::LaneCount;
 use super::quota::{Amount, LaneQuota, ShareOrder};
-use super::record::{UploadRecord, VersionSummary};
+use super::record::VersionSummary;
 use super::values;
 
-/// Lanes with a share that a command is about.
+/// Lanes that a command is about, and that are counted: because they have a share, or to have one soon.
 #[derive(Default)]
 pub struct Counted {
     lanes: Vec<CountedLane>,
@@ -21,21 +21,62 @@ pub struct Counted {
 struct CountedLane {
     bucket: BucketId,
     lane: Lane,
-    before: LaneQuota,
-    now: LaneQuota,
+    /// What was used before the command.
+    before: Amount,
+    now: LaneTally,
+}
+
+/// What is kept of a lane.
+enum LaneTally {
+    Shared(LaneQuota),
+    /// It has no share, and some of its keys are counted.
+    Begun(LaneCount),
+}
+
+impl LaneTally {
+    fn used(&self) -> Amount {
+        match self {
+            LaneTally::Shared(quota) => quota.used,
+            LaneTally::Begun(count) => count.used,
+        }
+    }
+}
+
+impl CountedLane {
+    /// The refusal to use so much, if that is more than is used now and than the share.
+    fn refusal(&self, used: Amount) -> Option<Refusal> {
+        let LaneTally::Shared(LaneQuota {
+            share: Some(share), ..
+        }) = &self.now
+        else {
+            return None;
+        };
+        let growth = used.minus(self.before);
+        let too_much = (growth.bytes > 0 && used.bytes > share.bytes)
+            || (growth.objects > 0 && used.objects > share.objects);
+        too_much.then_some(Refusal::OverQuota {
+            bytes: growth.bytes,
+            objects: growth.objects,
+        })
+    }
 }
 
 impl Counted {
-    fn of(&mut self, at: Address<'_>) -> Option<&mut LaneQuota> {
+    /// Where what the key has is counted, if it is.
+    fn of(&mut self, at: Address<'_>) -> Option<&mut Amount> {
         let mut lanes = self.lanes.iter_mut();
-        let found = lanes.find(|counted| counted.bucket == at.bucket && counted.lane == at.lane);
-        found.map(|counted| &mut counted.now)
+        let found = lanes.find(|counted| counted.bucket == at.bucket && counted.lane == at.lane)?;
+        match &mut found.now {
+            LaneTally::Shared(quota) => Some(&mut quota.used),
+            LaneTally::Begun(count) if count.covers(at.key.as_bytes()) => Some(&mut count.used),
+            LaneTally::Begun(_) => None,
+        }
     }
 
     /// The refusal of a command that adds to a lane what its share has no room for.
     pub fn refusal(&self) -> Option<Refusal> {
         let mut lanes = self.lanes.iter();
-        lanes.find_map(|counted| refusal(&counted.before, counted.now.used))
+        lanes.find_map(|counted| counted.refusal(counted.now.used()))
     }
 
     /// The refusal of a version that would come to a lane in place of another, if its share has no room for it.
@@ -49,46 +90,40 @@ impl Counted {
         let counted =
             lanes.find(|counted| counted.bucket == at.bucket && counted.lane == at.lane)?;
         let went = went.map(amount_of).unwrap_or_default();
-        let used = counted.now.used.minus(went).plus(amount_of(came));
-        refusal(&counted.before, used)
+        let used = counted.now.used().minus(went).plus(amount_of(came));
+        counted.refusal(used)
     }
 }
 
-/// The refusal to use so much of a lane, if that is more than is used now and than its share.
-fn refusal(before: &LaneQuota, used: Amount) -> Option<Refusal> {
-    let share = before.share?;
-    let growth = used.minus(before.used);
-    let too_much = (growth.bytes > 0 && used.bytes > share.bytes)
-        || (growth.objects > 0 && used.objects > share.objects);
-    too_much.then_some(Refusal::OverQuota {
-        bytes: growth.bytes,
-        objects: growth.objects,
-    })
-}
-
 impl Change<'_, '_> {
-    /// Counts what the command does to a lane, if the lane has a share.
+    /// Counts what the command does to a lane, if the lane has a share or is being counted.
     pub fn watch_quota(&mut self, bucket: BucketId, lane: Lane) -> Result<bool, IndexError> {
         let known = |counted: &CountedLane| counted.bucket == bucket && counted.lane == lane;
         if self.counted.lanes.iter().any(known) {
             return Ok(true);
         }
-        let Some(now) = self
-            .lane_quota(bucket, lane)?
-            .filter(|quota| quota.share.is_some())
-        else {
-            return Ok(false);
+        let quota = self.lane_quota(bucket, lane)?;
+        let now = match quota.filter(|quota| quota.share.is_some()) {
+            Some(quota) => LaneTally::Shared(quota),
+            None => match self.lane_count(bucket, lane)? {
+                Some(count) => LaneTally::Begun(count),
+                None => return Ok(false),
+            },
         };
         self.counted.lanes.push(CountedLane {
             bucket,
             lane,
-            before: now,
+            before: now.used(),
             now,
         });
         Ok(true)
     }
 
-    fn lane_quota(&self, bucket: BucketId, lane: Lane) -> Result<Option<LaneQuota>, IndexError> {
+    pub fn lane_quota(
+        &self,
+        bucket: BucketId,
+        lane: Lane,
+    ) -> Result<Option<LaneQuota>, IndexError> {
         let key = keys::lane_quota(self.turn.group, bucket, lane);
         match self.turn.state.get(Keyspace::Records, &key)? {
             Some(value) => Ok(Some(values::decode(&value, "a lane's quota")?)),
@@ -98,37 +133,40 @@ impl Change<'_, '_> {
 
     /// A version is there.
     pub fn version_came(&mut self, at: Address<'_>, summary: &VersionSummary) {
-        if let Some(quota) = self.counted.of(at) {
-            quota.used = quota.used.plus(amount_of(summary));
+        if let Some(used) = self.counted.of(at) {
+            *used = used.plus(amount_of(summary));
         }
     }
 
     /// A version is gone.
     pub fn version_went(&mut self, at: Address<'_>, summary: &VersionSummary) {
-        if let Some(quota) = self.counted.of(at) {
-            quota.used = quota.used.minus(amount_of(summary));
+        if let Some(used) = self.counted.of(at) {
+            *used = used.minus(amount_of(summary));
         }
     }
 
     /// Parts of an upload are there.
     pub fn parts_came(&mut self, at: Address<'_>, bytes: u64) {
-        if let Some(quota) = self.counted.of(at) {
-            quota.used = quota.used.plus(Amount { bytes, objects: 0 });
+        if let Some(used) = self.counted.of(at) {
+            *used = used.plus(Amount { bytes, objects: 0 });
         }
     }
 
     /// Parts of an upload are gone, or are a version's now.
     pub fn parts_went(&mut self, at: Address<'_>, bytes: u64) {
-        if let Some(quota) = self.counted.of(at) {
-            quota.used = quota.used.minus(Amount { bytes, objects: 0 });
+        if let Some(used) = self.counted.of(at) {
+            *used = used.minus(Amount { bytes, objects: 0 });
         }
     }
 
     /// Writes what was counted.
     pub fn write_counted(&mut self) -> Result<(), IndexError> {
         for counted in std::mem::take(&mut self.counted).lanes {
-            if counted.now != counted.before {
-                self.set_lane_quota(counted.bucket, counted.lane, &counted.now)?;
+            let (bucket, lane) = (counted.bucket, counted.lane);
+            match &counted.now {
+                now if now.used() == counted.before => {}
+                LaneTally::Shared(quota) => self.set_lane_quota(bucket, lane, quota)?,
+                LaneTally::Begun(count) => self.set_lane_count(bucket, lane, Some(count))?,
             }
         }
         Ok(())
@@ -180,46 +218,17 @@ impl Change<'_, '_> {
                 used,
             };
             self.set_lane_quota(bucket, *lane, &now)?;
+            if self.lane_count(bucket, *lane)?.is_some() {
+                self.set_lane_count(bucket, *lane, None)?;
+            }
             shares.push(now);
         }
         Ok(Outcome::Shares(shares))
     }
-
-    /// What is in a lane: all of it is looked at.
-    fn count_lane(&self, bucket: BucketId, lane: Lane) -> Result<Amount, IndexError> {
-        let group = self.turn.group;
-        let mut sum = Amount::default();
-        let objects = keys::object_lane(group, bucket, lane);
-        let noncurrent = keys::noncurrent_lane(group, bucket, lane);
-        for (space, prefix) in [
-            (Keyspace::Objects, &objects[..]),
-            (Keyspace::Records, &noncurrent[..]),
-        ] {
-            let end = keys::successor(prefix).unwrap_or_default();
-            let mut cursor = self.turn.state.cursor(space, prefix, &end)?;
-            cursor.seek(prefix)?;
-            while let Some((_, value)) = cursor.entry() {
-                sum = sum.plus(amount_of(&values::version_summary(value)?.0));
-                cursor.next()?;
-            }
-        }
-        let mut uploads = Vec::new();
-        self.each_record(&keys::upload_lane(group, bucket, lane), |value| {
-            let upload: UploadRecord = values::decode(value, "an upload")?;
-            uploads.push(upload.upload);
-            Ok(())
-        })?;
-        for upload in uploads {
-            for part in parts_of(self, upload)? {
-                sum.bytes = sum.bytes.saturating_add(part.size);
-            }
-        }
-        Ok(sum)
-    }
 }
 
 /// What a version counts; a delete marker nothing.
-fn amount_of(summary: &VersionSummary) -> Amount {
+pub fn amount_of(summary: &VersionSummary) -> Amount {
     match summary.delete_marker {
         true => Amount::default(),
         false => Amount {

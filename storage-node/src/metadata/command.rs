@@ -232,6 +232,13 @@ pub enum Command<'a> {
         #[serde(borrow)]
         changes: Vec<SetClass<'a>>,
     },
+    /// Counts more of what is in lanes that are to have shares, see [`super::lane_count`].
+    CountLanes {
+        bucket: BucketId,
+        lanes: Vec<Lane>,
+        /// How many entries of each are looked at.
+        entries: u32,
+    },
 }
 
 /// A rename to be decided where it leads to.
@@ -402,6 +409,8 @@ pub enum Outcome {
     Shares(Vec<LaneQuota>),
     /// Whether each version was there, in the order asked.
     ClassesSet(Vec<bool>),
+    /// Of which lanes all is counted, in the order asked.
+    Counted(Vec<bool>),
 }
 
 /// Why a command had no effect.

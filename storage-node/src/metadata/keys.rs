@@ -26,6 +26,7 @@
 //! | `records` | `12`, webhook, `00`, event id (12) | an event that is to be told |
 //! | `records` | `13`, webhook | how many there are; absent: none |
 //! | `records` | `14`, bucket (u64), lane (u8) | the lane's share of the bucket's quota, see [`super::quota`] |
+//! | `records` | `15`, bucket (u64), lane (u8) | how far the lane is counted, see [`super::lane_count`] |
 //! | `records` | `20`, bucket (u64), lane (u8), key | that the key is being renamed to another group's, see `apply_rename.rs` |
 //! | `records` | `21`, rename (16) | what was decided of a rename to the group |
 //! | `records` | `22`, rename (16) | what is remembered of a rename from the group |
@@ -65,6 +66,7 @@ const LANE_EVENTS: u8 = 0x11;
 const EVENT: u8 = 0x12;
 const EVENT_QUEUE: u8 = 0x13;
 const LANE_QUOTA: u8 = 0x14;
+const LANE_COUNT: u8 = 0x15;
 const RENAME_INTENT: u8 = 0x20;
 const RENAME_DECISION: u8 = 0x21;
 const RENAME_LEFT: u8 = 0x22;
@@ -296,6 +298,12 @@ pub fn lane_events(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
 pub fn lane_quota(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
     let mut key = lane_state(group, bucket, lane);
     key[4] = LANE_QUOTA;
+    key
+}
+
+pub fn lane_count(group: GroupId, bucket: BucketId, lane: Lane) -> Vec<u8> {
+    let mut key = lane_state(group, bucket, lane);
+    key[4] = LANE_COUNT;
     key
 }
 

@@ -9,7 +9,7 @@ use memchr::memmem::Finder;
 use serde::{Deserialize, Serialize};
 
 use super::merge::Merge;
-use super::pages::merge_pages;
+use super::pages::{SEEKS_ALONE, in_parts, merge_pages};
 use super::questions::{NotNow, is_closed, kind};
 use super::rename::are_renaming;
 use super::store::{
@@ -19,9 +19,6 @@ use super::{keys, values};
 
 /// Entries that room is made for at once, at most.
 const RESERVED_MAX: usize = 1000;
-
-/// Common prefixes that are passed before others get their turn on the thread: each costs a seek a lane, some 50 us.
-const SKIPS_A_TURN: usize = 32;
 
 /// A part of a listing: some of the bucket's lanes merged.
 #[derive(Serialize, Deserialize)]
@@ -75,12 +72,29 @@ impl Ask for ListLanes<'_> {
 
 impl ListLanes<'_> {
     async fn page(&self, states: &States) -> Result<ListPage, IndexError> {
+        if let Some(page) = self.read(states, SEEKS_ALONE)? {
+            return Ok(page);
+        }
+        let part = |lanes| {
+            let part = ListLanes {
+                bucket: self.bucket,
+                lanes,
+                list: Cow::Owned(self.list.clone().into_owned()),
+            };
+            let states = states.to_vec();
+            move || part.read(&states, usize::MAX)
+        };
+        in_parts(states, &self.lanes, self.list.max, part).await
+    }
+
+    /// The page, unless common prefixes have made so many seeks before it ends.
+    fn read(&self, states: &States, seeks_max: usize) -> Result<Option<ListPage>, IndexError> {
         let list = &*self.list;
         let mut page = ListPage::default();
         let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
         let start = fold.start(list.after.as_deref());
         let Some(start) = start.filter(|_| list.max > 0) else {
-            return Ok(page);
+            return Ok(Some(page));
         };
         let lanes = lane_views(states, &self.lanes, |group, lane| {
             keys::object_lane(group, self.bucket, lane).to_vec()
@@ -105,8 +119,8 @@ impl ListLanes<'_> {
                 common.extend_from_slice(folded);
                 page.common_prefixes.push(text(folded)?);
                 merge.skip(&common)?;
-                if page.common_prefixes.len().is_multiple_of(SKIPS_A_TURN) {
-                    tokio::task::yield_now().await;
+                if merge.seeks() > seeks_max {
+                    return Ok(None);
                 }
             } else {
                 if page.entries.is_empty() {
@@ -124,7 +138,7 @@ impl ListLanes<'_> {
                 merge.advance()?;
             }
         }
-        Ok(page)
+        Ok(Some(page))
     }
 }
 

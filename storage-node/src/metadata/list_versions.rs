@@ -11,15 +11,12 @@ use super::list::{
     Fold, LanesState, PartPage, are_to_be_settled, escaped, lanes_state, open_pages, text,
 };
 use super::merge::Merge;
-use super::pages::merge_pages;
+use super::pages::{SEEKS_ALONE, in_parts, merge_pages};
 use super::questions::kind;
 use super::record::{VersionId, VersionSummary};
 use super::rename::are_renaming;
 use super::store::{ListVersions, Metadata, MetadataError, VersionEntry, VersionsPage};
 use super::{keys, values};
-
-/// Common prefixes that are passed before others get their turn on the thread.
-const SKIPS_A_TURN: usize = 16;
 
 /// A part of a listing of versions: some of the bucket's lanes merged.
 #[derive(Serialize, Deserialize)]
@@ -82,11 +79,28 @@ fn start_of(fold: &Fold<'_>, list: &ListVersions) -> Option<Start> {
 
 impl ListVersionLanes<'_> {
     async fn page(&self, states: &States) -> Result<VersionsPage, IndexError> {
+        if let Some(page) = self.read(states, SEEKS_ALONE)? {
+            return Ok(page);
+        }
+        let part = |lanes| {
+            let part = ListVersionLanes {
+                bucket: self.bucket,
+                lanes,
+                list: Cow::Owned(self.list.clone().into_owned()),
+            };
+            let states = states.to_vec();
+            move || part.read(&states, usize::MAX)
+        };
+        in_parts(states, &self.lanes, self.list.max, part).await
+    }
+
+    /// The page, unless common prefixes have made so many seeks before it ends.
+    fn read(&self, states: &States, seeks_max: usize) -> Result<Option<VersionsPage>, IndexError> {
         let list = &*self.list;
         let mut page = VersionsPage::default();
         let fold = Fold::new(&list.prefix, list.delimiter.as_deref());
         let Some(start) = start_of(&fold, list).filter(|_| list.max > 0) else {
-            return Ok(page);
+            return Ok(Some(page));
         };
         // One view of each lane: a version that moves is listed once.
         let views = self.lanes.iter().map(|(group, lane)| {
@@ -166,8 +180,8 @@ impl ListVersionLanes<'_> {
                 objects.skip(&folded)?;
                 others.skip(&escaped(&folded))?;
                 page.common_prefixes.push(text(&folded)?);
-                if page.common_prefixes.len().is_multiple_of(SKIPS_A_TURN) {
-                    tokio::task::yield_now().await;
+                if objects.seeks() + others.seeks() > seeks_max {
+                    return Ok(None);
                 }
                 continue;
             }
@@ -183,7 +197,7 @@ impl ListVersionLanes<'_> {
                 false => others.advance()?,
             }
         }
-        Ok(page)
+        Ok(Some(page))
     }
 }
 

@@ -12,7 +12,12 @@ struct Lane<'a> {
     /// The key at the cursor without `prefix`; copied, so that comparisons stay in Rust and in the cache.
     key: Vec<u8>,
     live: bool,
+    /// How many skips are seeks at once: a step was not enough for one not long ago.
+    seeks_first: u8,
 }
+
+/// Skips that are seeks at once after one for which a step was not enough.
+const SEEKS_FIRST: u8 = 15;
 
 impl Lane<'_> {
     /// Takes the key that the cursor has come to.
@@ -35,6 +40,8 @@ pub struct Merge<'a> {
     /// `[0]`: the lane with the least key; `[1..]`: the losers of the inner nodes' matches.
     tree: Vec<usize>,
     target: Vec<u8>,
+    /// Seeks that skips have made.
+    seeks: usize,
 }
 
 impl<'a> Merge<'a> {
@@ -50,6 +57,7 @@ impl<'a> Merge<'a> {
             lanes: Vec::with_capacity(lanes.len()),
             tree: Vec::new(),
             target: Vec::with_capacity(64),
+            seeks: 0,
         };
         if to.is_some_and(|to| from >= to) {
             return Ok(merge);
@@ -65,6 +73,7 @@ impl<'a> Merge<'a> {
                 prefix,
                 key: Vec::with_capacity(64),
                 live: false,
+                seeks_first: 0,
             };
             lane.cursor.seek(&first)?;
             lane.take_key();
@@ -107,9 +116,16 @@ impl<'a> Merge<'a> {
             let winner = self.tree[0];
             let lane = &mut self.lanes[winner];
             // A step costs a tenth of a seek, and often it is enough.
-            lane.cursor.next()?;
-            lane.take_key();
+            if lane.seeks_first == 0 {
+                lane.cursor.next()?;
+                lane.take_key();
+            }
             if lane.live && lane.key.starts_with(prefix) {
+                lane.seeks_first = match lane.seeks_first {
+                    0 => SEEKS_FIRST,
+                    left => left - 1,
+                };
+                self.seeks += 1;
                 match &past {
                     Some(past) => {
                         self.target.clear();
@@ -124,6 +140,11 @@ impl<'a> Merge<'a> {
             self.play(winner);
         }
         Ok(())
+    }
+
+    /// Seeks that skips have made so far.
+    pub fn seeks(&self) -> usize {
+        self.seeks
     }
 
     fn less(&self, a: usize, b: usize) -> bool {
@@ -165,5 +186,61 @@ impl<'a> Merge<'a> {
             node /= 2;
         }
         self.tree[0] = winner;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use holdfast_placement::seams::{Batch, Durability, Index, MemoryIndex};
+    use proptest::prelude::{prop, prop_assert_eq, proptest};
+
+    use super::*;
+
+    /// What a merge finds that skips all keys with the prefix that ends with their first `/`.
+    fn folded(keys: &BTreeSet<String>, lanes: usize) -> Vec<String> {
+        let index = MemoryIndex::new();
+        let mut batch = Batch::new();
+        for (number, key) in keys.iter().enumerate() {
+            let object = [&[(number * 7 % lanes) as u8], key.as_bytes()].concat();
+            batch.put(Keyspace::Objects, object, "");
+        }
+        index.write(batch, Durability::Synced).unwrap();
+        let lanes: Vec<(&dyn IndexView, Vec<u8>)> = (0..lanes)
+            .map(|lane| (&index as &dyn IndexView, vec![lane as u8]))
+            .collect();
+        let mut merge = Merge::new(Keyspace::Objects, &lanes, b"", None).unwrap();
+        let mut found = Vec::new();
+        while let Some(key) = merge.key() {
+            let key = String::from_utf8(key.to_vec()).unwrap();
+            match key.find('/') {
+                Some(end) => {
+                    merge.skip(&key.as_bytes()[..=end]).unwrap();
+                    found.push(key[..=end].to_owned());
+                }
+                None => {
+                    merge.advance().unwrap();
+                    found.push(key);
+                }
+            }
+        }
+        found
+    }
+
+    proptest! {
+        /// Prefixes with many keys in a lane, and after them some with few.
+        #[test]
+        fn skips_find_what_is_next_in_all_lanes(
+            keys in prop::collection::btree_set("[a-d]{1,2}(/[ab]{1,4})?", 0..120),
+            lanes in 1usize..4,
+        ) {
+            let mut expected: Vec<String> = keys
+                .iter()
+                .map(|key| key.find('/').map_or(&key[..], |end| &key[..=end]).to_owned())
+                .collect();
+            expected.dedup();
+            prop_assert_eq!(folded(&keys, lanes), expected);
+        }
     }
 }

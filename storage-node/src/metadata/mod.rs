@@ -18,6 +18,7 @@ mod condition;
 mod event_queue;
 mod events;
 mod keys;
+mod lane_count;
 mod leftovers;
 mod list;
 mod list_versions;

@@ -1,6 +1,11 @@
-//! Pages of a listing that were made at several nodes, each of some lanes, put together.
+//! Pages of a listing that were made at several nodes or on several threads, each of some lanes, put together.
 
-use holdfast_placement::ids::UploadId;
+use std::fmt::Display;
+
+use futures_util::future::try_join_all;
+use holdfast_placement::ids::{GroupId, Lane, UploadId};
+use holdfast_placement::query::States;
+use holdfast_placement::seams::{IndexError, blocking};
 
 use super::record::{UploadRecord, VersionId};
 use super::store::{ListEntry, ListPage, UploadsPage, VersionEntry, VersionsPage};
@@ -23,6 +28,52 @@ pub trait Page: Default {
 pub enum Listed<E> {
     Entry(E),
     CommonPrefix(String),
+}
+
+/// Seeks that a page may make on the thread of who asked, for common prefixes with many keys: about a millisecond.
+pub const SEEKS_ALONE: usize = match cfg!(test) {
+    // What is listed in tests is small.
+    true => 1,
+    false => 512,
+};
+
+/// Threads that share the lanes of a page that needs more.
+const PARTS: usize = 4;
+
+/// Makes a page that takes many seeks: each thread finds the first `max` of its lanes. Where prefixes have many keys they
+/// have some in each lane, so that this is no more work than one thread would have; where they have few, little work is
+/// done twice.
+pub async fn in_parts<P, R>(
+    states: &States,
+    lanes: &[(GroupId, Lane)],
+    max: usize,
+    part: impl Fn(Vec<(GroupId, Lane)>) -> R,
+) -> Result<P, IndexError>
+where
+    P: Page + Send + 'static,
+    R: FnOnce() -> Result<Option<P>, IndexError> + Send + 'static,
+{
+    let parts = lanes.chunks(lanes.len().div_ceil(PARTS).max(1));
+    // The drives of a process share the threads.
+    let readers = states.first().and_then(|(_, state)| state.readers());
+    let pages = parts.map(|lanes| {
+        let (part, readers) = (part(lanes.to_vec()), &readers);
+        async move {
+            let leave = match readers {
+                Some(readers) => Some(readers.acquire().await.map_err(io_error)?),
+                None => None,
+            };
+            let page = blocking(part).await.map_err(io_error)?;
+            drop(leave);
+            page
+        }
+    });
+    let pages = try_join_all(pages).await?;
+    Ok(merge_pages(pages.into_iter().flatten().collect(), max))
+}
+
+fn io_error(error: impl Display) -> IndexError {
+    IndexError::Io(error.to_string())
 }
 
 /// The page that the lanes of all pages make, if each page has the first `max` of its own lanes. A common prefix may

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use holdfast_placement::directory::{Bucket, Directory, Expected, SetSetting, Setting};
 use holdfast_placement::ids::{BucketId, GroupId, Lane};
 use holdfast_placement::query::{Ask, States, state_of};
@@ -40,6 +41,12 @@ const ROUND_LOOK: Duration = Duration::from_millis(20);
 
 /// How long is waited for rounds of others, and rounds are begun again that others came between.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Entries of a lane that are counted in one step: some milliseconds, in which its group applies nothing else.
+const COUNT_STEP: u32 = 4096;
+
+/// Groups that count at the same time: others have the rest of the machine.
+const COUNTING_MAX: usize = 4;
 
 /// Bytes and objects. Persisted: the order of fields is kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -229,6 +236,39 @@ impl Metadata {
         Ok(all.into_iter().map(|(_, quota)| quota).collect())
     }
 
+    /// Counts what is in the bucket's lanes, step by step: what is written to them meanwhile is counted and waits for a
+    /// step at most. Lanes that have a share are counted already. If this is cut short, the next goes on where it was.
+    async fn count_lanes(&self, bucket: BucketId) -> Result<(), MetadataError> {
+        let groups = self.lanes_by_group(bucket).into_iter();
+        let counting = groups.map(|(group, lanes)| async move {
+            for lane in lanes {
+                while !self.count_step(bucket, group, lane, COUNT_STEP).await? {}
+            }
+            Ok(())
+        });
+        let counting = stream::iter(counting).buffer_unordered(COUNTING_MAX);
+        counting.try_collect().await
+    }
+
+    /// Counts so many entries more of a lane; whether all are counted.
+    pub(super) async fn count_step(
+        &self,
+        bucket: BucketId,
+        group: GroupId,
+        lane: Lane,
+        entries: u32,
+    ) -> Result<bool, MetadataError> {
+        let command = Command::CountLanes {
+            bucket,
+            lanes: vec![lane],
+            entries,
+        };
+        match self.decide(group, &command, &[]).await? {
+            (_, Outcome::Counted(counted)) => Ok(counted == [true]),
+            (_, other) => Err(strange(&other)),
+        }
+    }
+
     /// Gives orders to lanes; by lane what became of it, `None` where nothing is known.
     async fn order_shares(
         &self,
@@ -314,6 +354,10 @@ pub async fn set_bucket_quota(
 ) -> Result<bool, MetadataError> {
     let rounds = metadata.rounds.of(bucket.id);
     let _one = rounds.one.lock().await;
+    if quota.is_some() {
+        // Before the round, which must not take long: lanes that get an order and are not counted are counted whole.
+        metadata.count_lanes(bucket.id).await?;
+    }
     let deadline = metadata.clock.monotonic() + PATIENCE;
     loop {
         let (record, value) = settled(directory, metadata, bucket, deadline).await?;

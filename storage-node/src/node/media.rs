@@ -37,11 +37,17 @@ pub struct LocalMedia {
 impl LocalMedia {
     /// For a process that stays inside `memory_budget` bytes as a whole.
     pub fn new(memory_budget: u64) -> Self {
-        let bytes = |share: u64| (memory_budget / share) as usize;
         Self {
-            memory: RocksMemory::new(bytes(16), bytes(32)),
+            memory: RocksMemory::new(cache_bytes(memory_budget), (memory_budget / 32) as usize),
         }
     }
+}
+
+/// Where the budget is least, a sixteenth is for blocks of the indexes: the rest is needed. Beyond that a twelfth more: of
+/// a gibibyte that is 128 MiB, which the records of a million small objects nearly fit into.
+fn cache_bytes(memory_budget: u64) -> usize {
+    const LEAST: u64 = 256 << 20;
+    (memory_budget / 16 + memory_budget.saturating_sub(LEAST) / 12) as usize
 }
 
 impl Media for LocalMedia {

@@ -101,6 +101,8 @@ fn wrong_arguments_say_what_to_do() {
         ("put --concurrency 0", "1 to 4096"),
         ("put --count 0", "at least 1"),
         ("put --delimiter /", "list only"),
+        ("get --versions", "list only"),
+        ("list --pages 0", "at least 1"),
         ("list --page 1001", "1 to 1000"),
         ("put --chunk 1KiB", "8KiB"),
         ("load --keys 5 --count 6", "not both"),

@@ -1,7 +1,9 @@
 //! What a listing costs on RocksDB. Run by hand:
 //! `cargo test --release -p holdfast-storage-node list_speed -- --ignored --nocapture`
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast_placement::ids::BucketId;
 use holdfast_placement::seams::{
@@ -12,11 +14,70 @@ use super::{BUCKET, etag};
 use crate::metadata::record::{Body, ObjectHeaders, VersionId, VersionSummary};
 use crate::metadata::testing::TestMetadata;
 use crate::metadata::values::{VersionDetails, encode_version};
-use crate::metadata::{ChecksumAlgorithm, ChecksumKind, ListObjects, Metadata, ObjectChecksum};
+use crate::metadata::{
+    ChecksumAlgorithm, ChecksumKind, ListObjects, ListPage, Metadata, ObjectChecksum,
+};
 
-const KEYS: u64 = 1_000_000;
+/// Keys of the bucket: `LIST_KEYS`, or a million.
+fn keys() -> u64 {
+    let keys = std::env::var("LIST_KEYS").ok();
+    keys.map_or(1_000_000, |keys| keys.parse().unwrap())
+}
 
-fn fill(index: &RocksIndex, metadata: &Metadata) {
+fn key(number: u64) -> String {
+    format!("data/{:05}/object-{number:09}", number / 1000)
+}
+
+/// A bucket over RocksDB, in a directory that goes with it.
+struct Filled {
+    _directory: tempfile::TempDir,
+    index: Arc<RocksIndex>,
+    test: TestMetadata,
+}
+
+impl Filled {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let spaces = [Keyspace::Objects, Keyspace::Inline, Keyspace::Records];
+        let memory = RocksMemory::new(192 << 20, 32 << 20);
+        let index = RocksIndex::open(directory.path(), &spaces, &memory).unwrap();
+        let index = Arc::new(index);
+        let clock = Arc::new(SystemClock);
+        let rng = Arc::new(SeededRng::new(1));
+        let filled = Self {
+            _directory: directory,
+            test: TestMetadata::over(index.clone(), 16, clock, rng),
+            index,
+        };
+        let version = version();
+        filled.change(0..keys(), |batch, object, number| {
+            batch.put(Keyspace::Objects, object, version(number));
+        });
+        filled
+    }
+
+    /// Changes keys, some at a time.
+    fn change(&self, numbers: Range<u64>, change: impl Fn(&mut Batch, Vec<u8>, u64)) {
+        let mut batch = Batch::new();
+        for number in numbers {
+            let object = self.test.metadata.place(BUCKET, &key(number)).object_key();
+            change(&mut batch, object, number);
+            if number % 100 == 99 {
+                let batch = std::mem::take(&mut batch);
+                self.index.write(batch, Durability::Unsynced).unwrap();
+            }
+        }
+    }
+
+    async fn page(&self, list: &ListObjects) -> (ListPage, f64) {
+        let start = SystemClock.monotonic();
+        let page = self.test.metadata.list(BUCKET, list).await.unwrap();
+        (page, (SystemClock.monotonic() - start).as_secs_f64() * 1e3)
+    }
+}
+
+/// Makes encoded versions.
+fn version() -> impl Fn(u64) -> Vec<u8> {
     let details = VersionDetails {
         checksum: Some(ObjectChecksum {
             algorithm: ChecksumAlgorithm::Crc64Nvme,
@@ -30,9 +91,7 @@ fn fill(index: &RocksIndex, metadata: &Metadata) {
         tags: Vec::new(),
     };
     let details = postcard::to_stdvec(&details).unwrap();
-    let mut batch = Batch::new();
-    for number in 0..KEYS {
-        let key = format!("data/{:04}/object-{number:08}", number / 1000);
+    move |number| {
         let mut version = VersionId([3; 16]);
         version.0[..8].copy_from_slice(&number.to_be_bytes());
         let summary = VersionSummary {
@@ -44,14 +103,7 @@ fn fill(index: &RocksIndex, metadata: &Metadata) {
             delete_marker: false,
             checksum: Some((ChecksumAlgorithm::Crc64Nvme, ChecksumKind::FullObject)),
         };
-        let value = encode_version(&summary, &Body::Inline, &details).unwrap();
-        let object = metadata.place(BUCKET, &key).object_key();
-        batch.put(Keyspace::Objects, object, value);
-        if number % 1000 == 999 {
-            index
-                .write(std::mem::take(&mut batch), Durability::Unsynced)
-                .unwrap();
-        }
+        encode_version(&summary, &Body::Inline, &details).unwrap()
     }
 }
 
@@ -68,17 +120,11 @@ async fn walk(metadata: &Metadata, bucket: BucketId, mut list: ListObjects) -> (
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes a while and asserts nothing of speed"]
 async fn list_speed() {
-    let directory = tempfile::tempdir().unwrap();
-    let spaces = [Keyspace::Objects, Keyspace::Inline, Keyspace::Records];
-    let memory = RocksMemory::new(128 << 20, 32 << 20);
-    let index = Arc::new(RocksIndex::open(directory.path(), &spaces, &memory).unwrap());
-    let clock = Arc::new(SystemClock);
-    let rng = Arc::new(SeededRng::new(1));
-    let test = TestMetadata::over(index.clone(), 16, clock.clone(), rng);
-    fill(&index, &test.metadata);
+    let filled = Filled::new();
+    let test = &filled.test;
     let plain = ListObjects {
         max: 1000,
         ..ListObjects::default()
@@ -98,13 +144,36 @@ async fn list_speed() {
         ("one common prefix over a million keys", folded("", 1000)),
     ];
     for (name, list) in lists {
-        let start = clock.monotonic();
+        let start = SystemClock.monotonic();
         let (found, pages) = walk(&test.metadata, BUCKET, list).await;
-        let took = clock.monotonic() - start;
+        let took = SystemClock.monotonic() - start;
         println!(
             "{name}: {found} in {pages} pages, {:.2} us each, {:.2} ms a page",
             took.as_secs_f64() * 1e6 / found as f64,
             took.as_secs_f64() * 1e3 / f64::from(pages as u32),
         );
+    }
+}
+
+/// Pages over keys of which the first half was deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a while and asserts nothing of speed"]
+async fn deleted_list_speed() {
+    let filled = Filled::new();
+    let list = ListObjects {
+        max: 1000,
+        ..ListObjects::default()
+    };
+    let deleted = keys() / 2;
+    filled.change(0..deleted, |batch, object, _| {
+        batch.delete(Keyspace::Objects, object);
+    });
+    for pause in [0, 0, 1, 2, 4, 8, 15] {
+        SystemClock.sleep(Duration::from_secs(pause)).await;
+        let (page, ms) = filled.page(&list).await;
+        println!(
+            "the first page past {deleted} deleted keys, {pause} s after the last: {ms:.1} ms"
+        );
+        assert_eq!(page.entries[0].key, key(deleted));
     }
 }
