@@ -343,13 +343,17 @@ impl Group {
     /// To be called once every heartbeat interval. Has the leader send its heartbeats, and sees to it that there is
     /// one: it takes over what openraft's own ticks do, at far less cost. Where there are voters in other processes only a
     /// replica that hears of no leader is left to openraft's ticks, which have it stand for election in its time.
-    /// `silence_max` is how long a leader may hear of no quorum.
-    pub async fn pulse(&self, silence_max: Duration) {
+    /// `silence_max` is how long a leader may hear of no quorum. `is_gone`: nobody listens any more where the group was last
+    /// led.
+    pub async fn pulse(&self, silence_max: Duration, is_gone: bool) {
         if self.is_spread() {
             for replica in self.here.load().iter() {
                 replica.count_pulse();
                 if replica.leads().is_some() {
                     replica.beat().await;
+                } else if is_gone && replica.is_deserted() && replica.is_heir() {
+                    // It need not wait any longer than for the lease: nobody votes before.
+                    stand(replica, true).await;
                 }
             }
             self.set_ticks();

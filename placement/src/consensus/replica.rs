@@ -1,5 +1,6 @@
 //! One replica: a group's log and state on one drive, and the Raft node that keeps them in step with the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -288,6 +289,16 @@ impl Replica {
         self.quiet.load(Ordering::Relaxed) >= QUIET_MAX && self.leads().is_none()
     }
 
+    /// Whether the replica is the one to stand for election first when its leader is gone: the voter next to it.
+    pub fn is_heir(&self) -> bool {
+        let (Some(leader), Some((_, configs))) = (self.known_leader(), self.log.voters()) else {
+            return false;
+        };
+        // While membership changes, there is no hurry.
+        let [voters] = &configs[..] else { return false };
+        heir_of(leader.0, voters) == Some(self.drive().0)
+    }
+
     /// The leader that this replica knows of.
     pub fn known_leader(&self) -> Option<DriveId> {
         let metrics = self.raft.server_metrics();
@@ -430,6 +441,13 @@ impl Replica {
     }
 }
 
+/// The voter that comes next to the leader in the order of voters, which is a circle.
+fn heir_of(leader: u64, voters: &BTreeSet<u64>) -> Option<u64> {
+    let next = voters.range(leader.checked_add(1)?..).next();
+    let heir = *next.or_else(|| voters.first())?;
+    (heir != leader).then_some(heir)
+}
+
 impl Quorum {
     pub fn agrees(&self, term: u64) -> bool {
         let agreeing = self
@@ -438,5 +456,25 @@ impl Quorum {
             .filter(|log| log.term() <= term && log.stopped().is_none())
             .count();
         agreeing >= self.needed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::heir_of;
+
+    #[test]
+    fn each_voter_is_the_heir_of_one_other() {
+        let voters = BTreeSet::from([2, 5, 9]);
+        let heirs: Vec<_> = voters
+            .iter()
+            .map(|leader| heir_of(*leader, &voters))
+            .collect();
+        assert_eq!(heirs, [Some(5), Some(9), Some(2)]);
+        assert_eq!(heir_of(7, &voters), Some(9), "a leader that votes no more");
+        assert_eq!(heir_of(2, &BTreeSet::from([2])), None);
+        assert_eq!(heir_of(2, &BTreeSet::new()), None);
     }
 }
