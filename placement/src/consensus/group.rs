@@ -138,12 +138,13 @@ impl Group {
         self.changed.notify_waiters();
     }
 
-    /// openraft's own timers are needed where voters are out of this process's sight: see [`Group::pulse`].
+    /// openraft's own timers are needed where voters are out of this process's sight, and only by replicas that may have to
+    /// stand for election: see [`Group::pulse`].
     fn set_ticks(&self) {
         let spread = self.is_spread();
         for replica in self.here.load().iter() {
             let config = replica.raft().runtime_config();
-            config.tick(spread);
+            config.tick(spread && replica.is_deserted());
             // One that was made anew may lack what others have counted on.
             config.elect(replica.log().is_complete());
         }
@@ -340,10 +341,22 @@ impl Group {
     }
 
     /// To be called once every heartbeat interval. Has the leader send its heartbeats, and sees to it that there is
-    /// one: it takes over what openraft's own ticks do where all voters are in this process, at far less cost.
-    /// `silence_max` is how long a leader may hear of no quorum.
-    pub async fn pulse(&self, silence_max: Duration) {
+    /// one: it takes over what openraft's own ticks do, at far less cost. Where there are voters in other processes only a
+    /// replica that hears of no leader is left to openraft's ticks, which have it stand for election in its time.
+    /// `silence_max` is how long a leader may hear of no quorum. `is_gone`: nobody listens any more where the group was last
+    /// led.
+    pub async fn pulse(&self, silence_max: Duration, is_gone: bool) {
         if self.is_spread() {
+            for replica in self.here.load().iter() {
+                replica.count_pulse();
+                if replica.leads().is_some() {
+                    replica.beat().await;
+                } else if is_gone && replica.is_deserted() && replica.is_heir() {
+                    // It need not wait any longer than for the lease: nobody votes before.
+                    stand(replica, true).await;
+                }
+            }
+            self.set_ticks();
             return;
         }
         let Some(leader) = self.leader() else {

@@ -9,6 +9,7 @@ mod keys;
 mod log_store;
 mod network;
 mod patience;
+mod pending;
 mod raft_types;
 mod remote;
 mod replica;

@@ -15,6 +15,7 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult,
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use openraft::type_config::TypeConfigExt;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
@@ -116,10 +117,15 @@ impl Transport for LocalTransport {
     fn append(
         &self,
         to: Address,
-        message: AppendEntriesRequest<TypeConfig>,
+        mut message: AppendEntriesRequest<TypeConfig>,
     ) -> Rpc<AppendEntriesResponse<TypeConfig>> {
         self.call(to, |to| async move {
-            to.raft().append_entries(message).await.map_err(text)
+            to.bunches().take(&mut message, TypeConfig::now());
+            let answer = to.raft().append_entries(message).await.map_err(text)?;
+            if !matches!(answer, AppendEntriesResponse::HigherVote(_)) {
+                to.heard();
+            }
+            Ok(answer)
         })
     }
 

@@ -1,4 +1,4 @@
-//! Fewer messages between replicas.
+//! Fewer messages between replicas, and fewer times at which followers apply.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,11 +8,17 @@ use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{Fuse, Stream, StreamExt};
 use openraft::raft::AppendEntriesRequest;
 use openraft::type_config::TypeConfigExt;
+use openraft::type_config::alias::InstantOf;
+use parking_lot::Mutex;
 
-use super::raft_types::TypeConfig;
+use super::raft_types::{LogId, TypeConfig};
 
 /// How long word of a commit waits for entries to go with.
 const COMMIT_LINGER: Duration = Duration::from_millis(50);
+
+/// How long a follower may put off to apply what is committed, while more comes; and how many entries.
+const BUNCH_TIME: Duration = Duration::from_millis(50);
+const BUNCH_ENTRIES: u64 = 32;
 
 /// Messages to a follower, of which those that bring nothing but a later commit wait a while for the next that brings
 /// entries: it says the same. Followers answer no reads, so nobody waits for them to apply; and a message that is not sent
@@ -67,15 +73,46 @@ where
     }
 }
 
+/// Has a follower apply entries in bunches: a commit that comes with entries is taken for the one before it, until enough are
+/// committed to be worth it. Word that comes alone says that no entries follow for now, and is always taken. That less is
+/// known to be committed than is can do no harm: followers answer no reads, and one that becomes the leader first applies what
+/// its log has.
+#[derive(Default)]
+pub(crate) struct Bunches {
+    /// The newest commit that was taken, and when.
+    taken: Mutex<Option<(LogId, InstantOf<TypeConfig>)>>,
+}
+
+impl Bunches {
+    pub fn take(&self, message: &mut AppendEntriesRequest<TypeConfig>, now: InstantOf<TypeConfig>) {
+        let Some(commit) = message.leader_commit else {
+            return;
+        };
+        let mut taken = self.taken.lock();
+        if let Some((before, when)) = *taken
+            && !message.entries.is_empty()
+            && commit.index() < before.index() + BUNCH_ENTRIES
+            && now - when < BUNCH_TIME
+        {
+            message.leader_commit = Some(before.min(commit));
+            return;
+        }
+        *taken = Some((commit, now));
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use futures_util::stream::{self, StreamExt};
     use openraft::entry::RaftEntry as _;
     use openraft::raft::AppendEntriesRequest;
+    use openraft::type_config::TypeConfigExt;
     use tokio::sync::mpsc;
 
-    use super::Patient;
+    use super::{BUNCH_ENTRIES, BUNCH_TIME, Bunches, Patient};
     use crate::consensus::raft_types::{Entry, TypeConfig, Vote, log_id};
 
     type Message = AppendEntriesRequest<TypeConfig>;
@@ -147,5 +184,28 @@ mod tests {
             Some(log_id(1, 3))
         );
         assert!(patient.next().await.is_none());
+    }
+
+    #[test]
+    fn commits_are_taken_in_bunches_while_entries_come() {
+        let bunches = Bunches::default();
+        let start = TypeConfig::now();
+        let taken = |mut message: Message, after: Duration| {
+            bunches.take(&mut message, start + after);
+            message.leader_commit.unwrap().index()
+        };
+        let mut time = Duration::ZERO;
+        assert_eq!(taken(message(5, 6..7), time), 5, "the first");
+        assert_eq!(taken(message(6, 7..8), time), 5);
+        assert_eq!(taken(message(7, 8..9), time), 5);
+        assert_eq!(taken(message(8, 0..0), time), 8, "nothing follows");
+        assert_eq!(taken(message(9, 10..11), time), 8);
+        time += BUNCH_TIME;
+        assert_eq!(taken(message(10, 11..12), time), 10, "it was long");
+        let many = 10 + BUNCH_ENTRIES;
+        assert_eq!(taken(message(many - 1, many..many + 1), time), 10);
+        assert_eq!(taken(message(many, many + 1..many + 2), time), many);
+        // A leader that has just begun may know of less.
+        assert_eq!(taken(message(3, many..many + 1), time), 3);
     }
 }

@@ -1,7 +1,8 @@
 //! One replica: a group's log and state on one drive, and the Raft node that keeps them in step with the others.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -16,12 +17,16 @@ use super::MachineFactory;
 use super::flusher::{Change, DriveLog};
 use super::log_store::{GroupLog, LogStore};
 use super::network::{Address, Links, Transport};
+use super::patience::Bunches;
 use super::raft_types::{Raft, SnapshotMeta, TypeConfig, Vote};
 use super::snapshot::{self, Image, Pieces};
 use super::state_machine::{Applier, Growth};
 use crate::ids::{DriveId, GroupId};
 use crate::planted::{Bug, planted};
 use crate::seams::{Index, IndexError};
+
+/// Pulses without a word of a leader after which a replica keeps time for an election by itself.
+const QUIET_MAX: u32 = 2;
 
 /// How much of its lease a leader uses.
 const LEASE_USED: f64 = 0.6;
@@ -51,6 +56,10 @@ pub(crate) struct Replica {
     leading: ArcSwapOption<Leading>,
     /// The term in which this replica began to hand over its lead; 0: none.
     handed_over: AtomicU64,
+    /// When it applies what a leader has committed.
+    bunches: Bunches,
+    /// Pulses since it last heard of a leader, or since it began.
+    quiet: AtomicU32,
     /// Held while an image is staged and installed: one at a time.
     staging: tokio::sync::Mutex<()>,
     /// Its sender goes when nothing is applied any more.
@@ -149,6 +158,8 @@ impl Replica {
             applied_next,
             leading: ArcSwapOption::empty(),
             handed_over: AtomicU64::new(0),
+            bunches: Bunches::default(),
+            quiet: AtomicU32::new(QUIET_MAX),
             staging: tokio::sync::Mutex::new(()),
             end,
         }))
@@ -251,6 +262,41 @@ impl Replica {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         Some(metrics.last_quorum_acked.as_ref()?.elapsed())
+    }
+
+    pub fn bunches(&self) -> &Bunches {
+        &self.bunches
+    }
+
+    /// The replica has heard of its leader.
+    pub fn heard(&self) {
+        self.quiet.store(0, Ordering::Relaxed);
+    }
+
+    /// To be called once every heartbeat interval, before it is asked whether the replica
+    /// [is deserted](Self::is_deserted).
+    pub fn count_pulse(&self) {
+        let count = |quiet: u32| quiet.checked_add(1);
+        // At most it stays.
+        let _counted = self
+            .quiet
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, count);
+    }
+
+    /// Whether the replica has not heard of a leader lately, so that it may have to stand for election. Much is to spare:
+    /// it may not do so before the lease has run out, which is longer than this takes to tell.
+    pub fn is_deserted(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed) >= QUIET_MAX && self.leads().is_none()
+    }
+
+    /// Whether the replica is the one to stand for election first when its leader is gone: the voter next to it.
+    pub fn is_heir(&self) -> bool {
+        let (Some(leader), Some((_, configs))) = (self.known_leader(), self.log.voters()) else {
+            return false;
+        };
+        // While membership changes, there is no hurry.
+        let [voters] = &configs[..] else { return false };
+        heir_of(leader.0, voters) == Some(self.drive().0)
     }
 
     /// The leader that this replica knows of.
@@ -395,6 +441,13 @@ impl Replica {
     }
 }
 
+/// The voter that comes next to the leader in the order of voters, which is a circle.
+fn heir_of(leader: u64, voters: &BTreeSet<u64>) -> Option<u64> {
+    let next = voters.range(leader.checked_add(1)?..).next();
+    let heir = *next.or_else(|| voters.first())?;
+    (heir != leader).then_some(heir)
+}
+
 impl Quorum {
     pub fn agrees(&self, term: u64) -> bool {
         let agreeing = self
@@ -403,5 +456,25 @@ impl Quorum {
             .filter(|log| log.term() <= term && log.stopped().is_none())
             .count();
         agreeing >= self.needed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::heir_of;
+
+    #[test]
+    fn each_voter_is_the_heir_of_one_other() {
+        let voters = BTreeSet::from([2, 5, 9]);
+        let heirs: Vec<_> = voters
+            .iter()
+            .map(|leader| heir_of(*leader, &voters))
+            .collect();
+        assert_eq!(heirs, [Some(5), Some(9), Some(2)]);
+        assert_eq!(heir_of(7, &voters), Some(9), "a leader that votes no more");
+        assert_eq!(heir_of(2, &BTreeSet::from([2])), None);
+        assert_eq!(heir_of(2, &BTreeSet::new()), None);
     }
 }

@@ -791,7 +791,13 @@ async fn pulse(replicas: Weak<Replicas>) {
             return;
         }
         for group in replicas.groups.load_full().values() {
-            group.pulse(replicas.config.election_timeout_max).await;
+            let leader = group.leader_elsewhere();
+            let is_gone = leader.is_some_and(|leader| {
+                let elsewhere = replicas.elsewhere(leader);
+                elsewhere.is_some_and(|(remote, node)| remote.peers.health().is_suspect(node))
+            });
+            let silence_max = replicas.config.election_timeout_max;
+            group.pulse(silence_max, is_gone).await;
         }
         let pause = replicas.clock.sleep(replicas.config.heartbeat);
         drop(replicas);

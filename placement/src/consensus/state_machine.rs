@@ -1,6 +1,7 @@
 //! A group's state machine on a drive, as openraft wants it.
 //!
-//! One batch an entry: what the machine changes and the record of how far the state is, written without a flush.
+//! Entries that are committed together are written together: what the machine changes and the record of how far the state
+//! is, in one batch without a flush.
 //! A snapshot is a durable point of the state itself (`sync`); what it holds is read only when a replica
 //! needs it.
 
@@ -9,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{Stream, StreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 
 use super::StateMachine;
 use super::keys;
 use super::log_store::GroupLog;
+use super::pending::Pending;
 use super::raft_types::{LogId, Opaque, SnapshotMeta, StoredMembership, TypeConfig};
 use super::snapshot::{self, Head, Image};
 use crate::ids::GroupId;
-use crate::seams::{Batch, Durability, Index, IndexError, IndexView, Keyspace, blocking, flush};
+use crate::seams::{Batch, Index, IndexError, IndexView, Keyspace, blocking, flush};
 
 type ImageSnapshot = openraft::type_config::alias::SnapshotOf<TypeConfig, Image>;
 
@@ -34,6 +36,8 @@ pub(crate) struct Growth {
 pub(crate) struct Applier {
     group: GroupId,
     state: Arc<dyn Index>,
+    /// The state with what of it is not yet written; nothing between two calls.
+    pending: Pending,
     machine: Box<dyn StateMachine>,
     log: Arc<GroupLog>,
     applied: Option<LogId>,
@@ -68,6 +72,7 @@ impl Applier {
         );
         Ok(Self {
             group: log.group(),
+            pending: Pending::new(log.group(), state.clone()),
             state,
             machine,
             log,
@@ -96,11 +101,12 @@ impl Applier {
         &self.membership
     }
 
+    /// Applies an entry to what waits to be written. Gives its outcome, and whether so much waits that it has to be written.
     fn apply_entry(
         &mut self,
         id: LogId,
         payload: EntryPayload<Opaque, u64, openraft::EmptyNode>,
-    ) -> Result<Opaque, IndexError> {
+    ) -> Result<(Opaque, bool), IndexError> {
         // To pass over an entry would be to lose it.
         if let Some(applied) = &self.applied
             && id.index() != applied.index() + 1
@@ -118,8 +124,7 @@ impl Applier {
             EntryPayload::Blank => Opaque::default(),
             EntryPayload::Normal(command) => {
                 self.since_point.bytes += command.0.len() as u64;
-                let view: &dyn IndexView = self.state.as_ref();
-                Opaque(self.machine.apply(view, &mut batch, &command.0)?)
+                Opaque(self.machine.apply(&self.pending, &mut batch, &command.0)?)
             }
             EntryPayload::Membership(membership) => {
                 self.membership = StoredMembership::new(Some(id), membership);
@@ -131,15 +136,22 @@ impl Applier {
                 Opaque::default()
             }
         };
-        batch.put(
-            Keyspace::Records,
-            keys::applied_key(self.group),
-            keys::log_id_value(&id),
-        );
-        self.state.write(batch, Durability::Unsynced)?;
         self.applied = Some(id);
-        self.applied_next.store(id.index() + 1, Ordering::Release);
-        Ok(outcome)
+        Ok((outcome, self.pending.add(id, batch)))
+    }
+
+    /// Writes what was applied; only then is anybody told of it.
+    fn write(
+        &self,
+        decided: &mut Vec<(ApplyResponder<TypeConfig>, Opaque)>,
+    ) -> Result<(), IndexError> {
+        self.pending.write()?;
+        let next = self.applied.map_or(0, |id| id.index() + 1);
+        self.applied_next.store(next, Ordering::Release);
+        for (responder, outcome) in decided.drain(..) {
+            responder.send(outcome);
+        }
+        Ok(())
     }
 
     fn meta(&self) -> SnapshotMeta {
@@ -168,16 +180,18 @@ impl RaftStateMachine<TypeConfig> for Applier {
     where
         S: Stream<Item = Result<EntryResponder<TypeConfig>, io::Error>> + Unpin + Send,
     {
+        let mut decided = Vec::new();
         while let Some(item) = entries.next().await {
             let (entry, responder) = item?;
-            let outcome = self
+            let (outcome, is_full) = self
                 .apply_entry(entry.log_id, entry.payload)
                 .map_err(|error| self.fail(error))?;
-            if let Some(responder) = responder {
-                responder.send(outcome);
+            decided.extend(responder.map(|responder| (responder, outcome)));
+            if is_full {
+                self.write(&mut decided).map_err(|error| self.fail(error))?;
             }
         }
-        Ok(())
+        self.write(&mut decided).map_err(|error| self.fail(error))
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<DurablePoint> {

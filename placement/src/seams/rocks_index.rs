@@ -116,7 +116,11 @@ fn family_options(space: Keyspace, memory: &RocksMemory) -> Options {
             options.set_blob_gc_age_cutoff(0.25);
             options.set_blob_gc_force_threshold(0.5);
         }
-        Keyspace::Log => options.set_compression_type(DBCompressionType::None),
+        Keyspace::Log => {
+            options.set_compression_type(DBCompressionType::None);
+            // Most of what is written is purged before long: what is compacted late needs not be copied.
+            options.set_level_zero_file_num_compaction_trigger(10);
+        }
         Keyspace::Records => {}
     }
     options.set_block_based_table_factory(&table);

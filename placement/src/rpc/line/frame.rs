@@ -2,6 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
+use super::READ_LEN;
 use crate::ids::Epoch;
 
 /// Length, call, kind, epoch and length of the name: `u32`, `u32`, `u8`, `u64` and `u8`, big endian. After them come name, head and
@@ -36,15 +37,27 @@ pub(super) struct Damaged;
 struct Macs {
     key: [u8; 32],
     number: u64,
+    /// What is hashed: in one piece, several KiB are hashed side by side.
+    piece: Vec<u8>,
 }
 
 impl Macs {
+    fn new(key: [u8; 32]) -> Self {
+        Self {
+            key,
+            number: 0,
+            piece: Vec::new(),
+        }
+    }
+
     fn next(&mut self, frame: &[u8]) -> blake3::Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.key);
-        hasher.update(&self.number.to_be_bytes());
-        hasher.update(frame);
+        self.piece.clear();
+        self.piece.extend_from_slice(&self.number.to_be_bytes());
+        self.piece.extend_from_slice(frame);
         self.number += 1;
-        hasher.finalize()
+        let mac = blake3::keyed_hash(&self.key, &self.piece);
+        self.piece.shrink_to(READ_LEN);
+        mac
     }
 }
 
@@ -56,7 +69,7 @@ pub(super) struct FrameWriter {
 impl FrameWriter {
     pub fn new(key: [u8; 32]) -> Self {
         Self {
-            macs: Macs { key, number: 0 },
+            macs: Macs::new(key),
         }
     }
 
@@ -94,7 +107,7 @@ pub(super) struct FrameReader {
 impl FrameReader {
     pub fn new(key: [u8; 32], len_max: usize) -> Self {
         Self {
-            macs: Macs { key, number: 0 },
+            macs: Macs::new(key),
             len_max,
             buffer: BytesMut::new(),
         }
