@@ -1424,7 +1424,6 @@ fn unsupported() -> Vec<Case> {
             NOT,
             get("/malformed?metadataTable"),
         ),
-        case("GET ?analytics", 501, NOT, get("/malformed?analytics")),
         case(
             "GET object ?torrent",
             501,

@@ -54,7 +54,7 @@ def test_presigned(store, bucket, signature):
 def test_a_wrong_secret(store, bucket):
     code, status, message = code_of(client(store, secret_key="wrong" * 8).list_buckets)
     assert (code, status) == ("SignatureDoesNotMatch", 403)
-    assert "secret" in message
+    assert "Check your key" in message
 
 
 @pytest.mark.parametrize("size", [1, 5 * MIB, 40 * MIB + 3])
