@@ -43,7 +43,7 @@ test: test-rust test-sim test-python ## All tests: Rust, the simulation, then bo
 test-rust: build ## Rust tests, those with a started server among them
 	cargo test --release --locked --no-fail-fast
 
-test-sim: deps ## The whole cluster in simulation: 20 seeds, and bugs that must be caught
+test-sim: deps ## The whole cluster in simulation: some seeds, and bugs that must be caught
 	cargo test --release --locked -p holdfast-sim
 
 test-python: build $(VENV)/ready ## boto3 and the AWS CLI against a started server

@@ -317,7 +317,13 @@ async fn move_about(stage: Arc<Stage>, end: Duration) {
         let drive = DriveId(1 + rng.below(count));
         // Refused or not: what is drained is kept again.
         let _refused = order(&stage, &rng, NodeOrder::DrainDrive(drive)).await;
-        sleep(Duration::from_millis(rng.below(1200))).await;
+        let held = match rng.below(2) {
+            0 => hold_answers(&stage, &rng, drive).await,
+            _ => {
+                sleep(Duration::from_millis(rng.below(1200))).await;
+                None
+            }
+        };
         while let Err(error) = order(&stage, &rng, NodeOrder::KeepDrive(drive)).await {
             // One that has gone stays away.
             if matches!(
@@ -328,7 +334,34 @@ async fn move_about(stage: Arc<Stage>, end: Duration) {
             }
             sleep(Duration::from_millis(200)).await;
         }
+        if let Some((from, to)) = held {
+            sleep(Duration::from_millis(2000 + rng.below(3000))).await;
+            stage.world.wires.release(from, to);
+        }
     }
+}
+
+/// Waits until shards are on their way from a drive, and has what its node is told of them come late: they may be back
+/// before it hears that they have arrived.
+async fn hold_answers(stage: &Stage, rng: &SeededRng, drive: DriveId) -> Option<(usize, usize)> {
+    let from = stage.world.host_of(drive)?;
+    let to = stage.shared.some_node(rng);
+    for _ in 0..40 {
+        if stage.world.is_moving() {
+            break;
+        }
+        sleep(Duration::from_millis(25)).await;
+    }
+    sleep(Duration::from_millis(rng.below(700))).await;
+    if from == to || stage.world.shape.is_calm {
+        return None;
+    }
+    let trace = &stage.shared.trace;
+    trace.note(format_args!(
+        "what {from} and {to} say to each other is held"
+    ));
+    stage.world.wires.hold(from, to, || rng.below(2) == 0);
+    Some((from, to))
 }
 
 /// Gives some node an order. No error in particular: nobody answers.

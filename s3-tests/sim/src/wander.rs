@@ -103,10 +103,20 @@ impl Rover {
                 _ => self.seen[which],
             };
             match self.rng.below(100) {
-                0..=44 => self.rename(node, which, place).await,
-                _ => drop(self.look(node, which, place).await),
+                0..=39 => self.rename(node, which, place).await,
+                40..=69 => drop(self.look(node, which, place).await),
+                _ => self.look_about(which, place).await,
             }
             sleep(Duration::from_millis(self.rng.below(80))).await;
+        }
+    }
+
+    /// Looks at one place after the other, without a pause: what is half-way is at both of its ends for milliseconds.
+    async fn look_about(&mut self, which: usize, from: u64) {
+        for place in 0..2 * PLACES {
+            let node = self.shared.some_node(&self.rng);
+            // What cannot be seen now is seen another time.
+            let _unseen = self.look(node, which, (from + place) % PLACES).await;
         }
     }
 

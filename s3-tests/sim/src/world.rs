@@ -1,6 +1,6 @@
 //! The machines of a simulation, and what must hold of them at every moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -108,6 +108,36 @@ struct Seen {
     maps: BTreeMap<u64, [u8; 32]>,
     epochs: BTreeMap<Host, u64>,
     failed_at: BTreeMap<Host, Duration>,
+}
+
+impl Seen {
+    /// A drive leads a group in a term; whether that is new. Nobody else does.
+    fn leads(&mut self, group: GroupId, term: u64, drive: DriveId) -> Result<bool, String> {
+        match self.leaders.insert((group, term), drive) {
+            None => Ok(true),
+            Some(other) if other == drive => Ok(false),
+            Some(other) => Err(format!(
+                "{group} has two leaders in term {term}: {other} and {drive}"
+            )),
+        }
+    }
+
+    /// A node goes by a map: all who go by that epoch have the same.
+    fn goes_by(&mut self, epoch: u64, hash: [u8; 32]) -> Result<(), String> {
+        match *self.maps.entry(epoch).or_insert(hash) == hash {
+            true => Ok(()),
+            false => Err(format!("there are two maps of epoch {epoch}")),
+        }
+    }
+}
+
+/// The owners of a partition's slots are different ones.
+fn differ(targets: &[DriveId]) -> Result<(), String> {
+    let drives: BTreeSet<DriveId> = targets.iter().copied().collect();
+    match drives.len() == targets.len() {
+        true => Ok(()),
+        false => Err(format!("a drive is twice in a partition: {targets:?}")),
+    }
 }
 
 impl World {
@@ -258,14 +288,12 @@ impl World {
                 continue;
             };
             for (group, term, drive) in node.leads() {
-                match seen.leaders.insert((group, term), drive) {
-                    None => self
+                match seen.leads(group, term, drive) {
+                    Ok(false) => {}
+                    Ok(true) => self
                         .trace
                         .note(format_args!("{drive} leads {group} in term {term}")),
-                    Some(other) if other != drive => shared.violated(format!(
-                        "{group} has two leaders in term {term}: {other} and {drive}"
-                    )),
-                    Some(_) => {}
+                    Err(wrong) => shared.violated(wrong),
                 }
             }
             let map = node.map().load();
@@ -274,21 +302,17 @@ impl World {
             if seen.epochs.insert(host, epoch) == Some(epoch) {
                 continue;
             }
-            let hash = *blake3::hash(&map.encode()).as_bytes();
             self.trace
                 .note(format_args!("{} goes by map {epoch}", name(host)));
-            if *seen.maps.entry(epoch).or_insert(hash) != hash {
-                shared.violated(format!("there are two maps of epoch {epoch}"));
+            let hash = *blake3::hash(&map.encode()).as_bytes();
+            if let Err(wrong) = seen.goes_by(epoch, hash) {
+                shared.violated(wrong);
             }
-            // Each slot of a partition has one owner, and they differ.
-            for (_, ring) in &map.rings {
-                for slots in ring.partitions() {
-                    let mut targets: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
-                    targets.sort_unstable();
-                    targets.dedup();
-                    if targets.len() != slots.len() {
-                        shared.violated(format!("map {epoch} has a drive twice in a partition"));
-                    }
+            let partitions = map.rings.iter().flat_map(|(_, ring)| ring.partitions());
+            for slots in partitions {
+                let targets: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
+                if let Err(wrong) = differ(&targets) {
+                    shared.violated(format!("map {epoch}: {wrong}"));
                 }
             }
         }
@@ -332,6 +356,12 @@ impl World {
         })
     }
 
+    /// The node that has a drive.
+    pub fn host_of(&self, drive: DriveId) -> Option<Host> {
+        let mut specs = self.specs.iter();
+        specs.position(|spec| spec.drive_ids().contains(&Some(drive)))
+    }
+
     /// Flips a bit of these bytes where they lie on a drive; `false`: they are not there.
     pub fn spoil(&self, drive: DriveId, bytes: &[u8]) -> bool {
         self.specs.iter().enumerate().any(|(host, spec)| {
@@ -362,5 +392,26 @@ impl World {
             }
         }
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_must_hold_at_every_moment_is_noticed_when_it_does_not() {
+        let mut seen = Seen::default();
+        let [first, second] = [DriveId(1), DriveId(2)];
+        assert_eq!(seen.leads(GroupId(1), 3, first), Ok(true));
+        assert_eq!(seen.leads(GroupId(1), 3, first), Ok(false));
+        assert_eq!(seen.leads(GroupId(2), 3, second), Ok(true));
+        assert_eq!(seen.leads(GroupId(1), 4, second), Ok(true));
+        assert!(seen.leads(GroupId(1), 3, second).is_err());
+        assert_eq!(seen.goes_by(7, [1; 32]), Ok(()));
+        assert_eq!(seen.goes_by(7, [1; 32]), Ok(()));
+        assert!(seen.goes_by(7, [2; 32]).is_err());
+        assert_eq!(differ(&[first, second]), Ok(()));
+        assert!(differ(&[first, second, first]).is_err());
     }
 }
