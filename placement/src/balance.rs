@@ -12,7 +12,7 @@
 //! less than one; of all slots too, which are shared out after them. Shares that fulfil the rule of domains in every
 //! partition can always be rounded so (the conditions are two laminar families, so that the polytope of partitions
 //! and drives has integral corners), but not always with several widths at once, nor does the method always find it: where
-//! there are several racks, and fewer drives than twice the slots or widths close to all slots, a drive may be further off.
+//! there are few drives beside the width, or hosts and racks differ much, a drive may be further off, and sooner of all slots.
 //! `tests/sequences.rs` says how often.
 //!
 //! Of other numbers of first slots shares are as fair as they can be had for nothing: in a new ring nearly as good, in one that
