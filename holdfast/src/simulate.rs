@@ -12,6 +12,8 @@
 //! - Partitions are few and chosen, as copysets are (Cidon et al.: Copysets, USENIX ATC 2013), so the chance that
 //!   anything is lost in a year is that of any of the partitions, taken to be independent.
 //!
+//! `--help` says so too, with the chain's mean time where repair is much faster than failure.
+//!
 //! Whole machines that are lost, bad software and mistakes are not in it: compare configurations with the numbers, do not
 //! promise them (Greenan, Plank, Wylie: Mean time to meaningless, HotStorage 2010).
 
@@ -20,7 +22,7 @@ use std::io::{self, Write};
 use std::str::FromStr;
 
 use clap::Args;
-use holdfast_placement::balance::{Member, balance, fair_shares};
+use holdfast_placement::balance::{Member, balance, fair_shares, least_moves};
 use holdfast_placement::ids::{DriveId, NodeId};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::ring::{PARTITIONS, Ring};
@@ -39,7 +41,20 @@ const EVEN_SLOTS_A_DRIVE: f64 = 20.0;
 
 const SECONDS_A_YEAR: f64 = 365.25 * 86_400.0;
 
+/// What is shown under the options.
+const HOW: &str = "\
+The ring is the one that a cluster of these nodes would compute. What a change moves is compared with a lower bound: no ring
+that keeps the rule of domains and gives every drive its fair share to within a slot moves less.
+
+The loss in a year is that of a model. Drives fail independently, at a constant rate: --afr in a hundred a year. A failed drive
+is rebuilt onto the drives that take its slots over, from the drives that have the other shards, each reading and writing
+--rebuild a second; a rebuilt byte takes K that are read. A partition is lost when M+1 of its K+M drives have failed at
+once: the mean time to that is that of a birth-death chain, about M! x R^M / (N x (N-1) x ... x (N-M) x F^(M+1)) for N = K+M,
+R rebuilds and F failures of a drive a year. `of the data` is the chance of one partition, `anything` that of any of them.
+Lost machines, bad software and mistakes are not in it: it is good to compare, no promise.";
+
 #[derive(Args)]
+#[command(after_long_help = HOW)]
 pub struct SimulateArgs {
     /// Nodes with storage.
     #[arg(long, default_value_t = 3)]
@@ -215,7 +230,7 @@ struct Change {
     nodes_added: usize,
     nodes_removed: usize,
     moved_bytes: f64,
-    /// What has to move in any case: what was on removed drives, or what others lack of their fair share.
+    /// What has to move in any ring that keeps what is promised of rings; a lower bound.
     least_bytes: f64,
     moved_to_least: f64,
     balance_after: Balance,
@@ -294,17 +309,24 @@ fn simulate(args: &SimulateArgs) -> Result<Report, SimulateError> {
     let raw: f64 = before.iter().map(|member| member.capacity as f64).sum();
     let used = raw * args.data_used.0;
     let slot_bytes = used / (args.partitions * slots) as f64;
-    let ring = balance(&before, args.partitions, None);
+    let ring = balance(&before, args.partitions, &[slots], None);
     let overhead = slots as f64 / f64::from(protection.data);
     let change = (args.add + args.remove > 0).then(|| {
-        let next = ring.rebalanced(&after);
-        let (moved, least) = movement(&ring, &next, &after, slots);
+        let next = ring.rebalanced(&after, &[slots]);
+        let (moved, least) = (
+            moved(&ring, &next, slots),
+            least_moves(&ring, &after, slots),
+        );
         Change {
             nodes_added: args.add,
             nodes_removed: args.remove,
             moved_bytes: moved as f64 * slot_bytes,
             least_bytes: least as f64 * slot_bytes,
-            moved_to_least: moved as f64 / least.max(1) as f64,
+            moved_to_least: if moved == least {
+                1.0
+            } else {
+                moved as f64 / least.max(1) as f64
+            },
             balance_after: balance_of(&next, &after, slots, slot_bytes),
         }
     });
@@ -369,24 +391,13 @@ fn balance_of(ring: &Ring, members: &[Member], slots: usize, slot_bytes: f64) ->
     }
 }
 
-/// Slots that changed their drive, and how many have to.
-fn movement(before: &Ring, after: &Ring, members: &[Member], slots: usize) -> (usize, usize) {
+/// Slots that changed their drive.
+fn moved(before: &Ring, after: &Ring, slots: usize) -> usize {
     let pairs = before.partitions().zip(after.partitions());
-    let moved = pairs
+    pairs
         .flat_map(|(before, after)| before.iter().zip(after).take(slots))
         .filter(|(before, after)| before.target != after.target)
-        .count();
-    let had = held(before, slots);
-    let lacking = fair_shares(members, before.partition_count(), slots)
-        .into_iter()
-        .map(|(drive, share)| {
-            (share.floor() as usize).saturating_sub(had.get(&drive).copied().unwrap_or(0))
-        })
-        .sum::<usize>();
-    let stay: BTreeMap<DriveId, ()> = members.iter().map(|member| (member.drive, ())).collect();
-    let gone = had.iter().filter(|(drive, _)| !stay.contains_key(drive));
-    let orphaned: usize = gone.map(|(_, count)| count).sum();
-    (moved, lacking.max(orphaned))
+        .count()
 }
 
 fn loss(args: &SimulateArgs, protection: Protection, drives: usize, drive_bytes: f64) -> Loss {
@@ -580,6 +591,53 @@ mod tests {
             (got - (1.0 - (-1.0 / mean).exp())).abs() < 1e-9,
             "{got} {mean}"
         );
+    }
+
+    /// `--help` gives a formula for the loss. With N = 6, M = 2: 2 R^2 / (6 * 5 * 4 F^3) years.
+    #[test]
+    fn the_loss_is_that_of_the_formula_in_the_help() {
+        let args = "--nodes 60 --drives-per-node 1 --protection 4+2 --afr 2% --capacity 10TB";
+        let report = simulate(&parse(args).unwrap()).unwrap();
+        // A drive has 102.4 slots: more than the 59 others, which all write; of what they read a quarter is rebuilt.
+        let loss = &report.loss;
+        assert!(
+            (loss.rebuilding_drives - 59.0 / 4.0).abs() < 1e-9,
+            "{loss:?}"
+        );
+        let seconds = 10e12 * 0.6 / (500e6 * 59.0 / 4.0);
+        assert!((loss.rebuild_seconds - seconds).abs() < 1e-6, "{loss:?}");
+        let (rebuilds, failures) = (super::SECONDS_A_YEAR / seconds, -(0.98f64).ln());
+        let years = 2.0 * rebuilds.powi(2) / (6.0 * 5.0 * 4.0 * failures.powi(3));
+        assert!(
+            (loss.fraction_a_year * years - 1.0).abs() < 0.01,
+            "{loss:?} {years}"
+        );
+        let any = loss.probability_a_year / loss.fraction_a_year;
+        assert!((any - 1024.0).abs() < 1.0, "{loss:?}");
+    }
+
+    /// What is printed of balance and movement is what rings promise.
+    #[test]
+    fn a_change_of_a_fleet_is_fair_and_moves_little() {
+        for change in ["--add 1", "--remove 1", "--add 3 --remove 2"] {
+            let args =
+                format!("--nodes 12 --drives-per-node 6 --capacity 8TB,16TB --racks 3 {change}");
+            let report = simulate(&parse(&args).unwrap()).unwrap();
+            let change = report.change.unwrap();
+            assert!(
+                report.balance.off_slots_max <= 1.0 + 1e-6,
+                "{args}: {:?}",
+                report.balance
+            );
+            assert!(
+                change.balance_after.off_slots_max <= 1.0 + 1e-6,
+                "{args}: {change:?}"
+            );
+            assert!(
+                (1.0..=1.1).contains(&change.moved_to_least),
+                "{args}: {change:?}"
+            );
+        }
     }
 
     #[test]

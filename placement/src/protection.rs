@@ -206,7 +206,7 @@ mod tests {
                 assert!(protection.survives_a_host(&members), "{told}");
             }
             assert!(protection.slots() <= members.len(), "{told}");
-            let ring = balance(&members, 64, None);
+            let ring = balance(&members, 64, &[protection.slots()], None);
             let mut worst = 0;
             for slots in ring.partitions() {
                 for host in &members {

@@ -48,9 +48,9 @@ struct Packed {
 }
 
 impl Ring {
-    /// The ring of a fresh cluster, [`PARTITIONS`] partitions.
-    pub fn new(members: &[Member]) -> Self {
-        balance(members, PARTITIONS, None)
+    /// The ring of a fresh cluster, [`PARTITIONS`] partitions, whose bodies have so many slots.
+    pub fn new(members: &[Member], widths: &[usize]) -> Self {
+        balance(members, PARTITIONS, widths, None)
     }
 
     /// A settled ring with these drives in the slots of its partitions.
@@ -66,13 +66,14 @@ impl Ring {
         }
     }
 
-    /// The ring after members came, left or changed: balanced anew, and as like this one as that allows. A slot that
+    /// The ring after members came, left or changed: balanced anew, for bodies with so many slots (see
+    /// [`balance`](fn@balance)), and as like this one as that allows. A slot that
     /// changes its drive has the former one, and the former one's sources, as sources. This ring need not have settled.
     ///
     /// With fewer than [`SLOTS_MAX`] members a partition has as many slots as there are members: who takes members away
     /// has to leave at least as many as the widest protection in use has slots.
-    pub fn rebalanced(&self, members: &[Member]) -> Self {
-        let mut next = balance(members, self.partitions.len(), Some(self));
+    pub fn rebalanced(&self, members: &[Member], widths: &[usize]) -> Self {
+        let mut next = balance(members, self.partitions.len(), widths, Some(self));
         next.version = self.version + 1;
         for (slots, before) in next.partitions.iter_mut().zip(&self.partitions) {
             for (slot, before) in slots.iter_mut().zip(before) {
@@ -215,9 +216,9 @@ mod tests {
 
     #[test]
     fn a_slot_that_changes_its_drive_remembers_where_it_was() {
-        let before = Ring::new(&members(1..=4));
+        let before = Ring::new(&members(1..=4), &[]);
         assert!(before.is_settled());
-        let after = before.rebalanced(&members(2..=6));
+        let after = before.rebalanced(&members(2..=6), &[]);
         let mut moved = 0;
         for (slots, before) in after.partitions().zip(before.partitions()) {
             for (number, slot) in slots.iter().enumerate() {
@@ -237,12 +238,12 @@ mod tests {
     #[test]
     fn changes_before_the_last_has_settled_add_up() {
         let mut ring = Ring::of(vec![vec![DriveId(1)]; 4]);
-        ring = ring.rebalanced(&members(2..=2));
-        ring = ring.rebalanced(&members(3..=3));
+        ring = ring.rebalanced(&members(2..=2), &[]);
+        ring = ring.rebalanced(&members(3..=3), &[]);
         let slot = ring.slot(PartitionId(0), 0).unwrap().clone();
         assert_eq!((slot.target, slot.sources), (DriveId(3), ids(&[2, 1])));
         // Back to a drive that has not yet moved everything away.
-        let mut back = ring.rebalanced(&members(1..=1));
+        let mut back = ring.rebalanced(&members(1..=1), &[]);
         let slot = back.slot(PartitionId(0), 0).unwrap().clone();
         assert_eq!((slot.target, slot.sources), (DriveId(1), ids(&[3, 2])));
         assert!(back.settle(DriveId(3)));
@@ -253,10 +254,10 @@ mod tests {
 
     #[test]
     fn a_ring_is_small_and_comes_back_as_it_was() {
-        let before = Ring::new(&members(1..=100));
+        let before = Ring::new(&members(1..=100), &[6]);
         let settled = postcard::to_stdvec(&before).unwrap();
         assert!(settled.len() < PARTITIONS * 20, "{}", settled.len());
-        let after = before.rebalanced(&members(5..=110));
+        let after = before.rebalanced(&members(5..=110), &[6]);
         let moving = postcard::to_stdvec(&after).unwrap();
         assert!(moving.len() < PARTITIONS * 36, "{}", moving.len());
         assert_eq!(postcard::from_bytes::<Ring>(&settled).unwrap(), before);

@@ -146,7 +146,7 @@ pub fn map_of(drives: &[(DriveId, NodeId)], protection: Protection) -> ClusterMa
         feature: FEATURE,
     };
     let members: Vec<Member> = map.members(SiteId(0));
-    map.rings = vec![(SiteId(0), Ring::new(&members))];
+    map.rings = vec![(SiteId(0), Ring::new(&members, &[protection.slots()]))];
     map
 }
 

@@ -794,7 +794,9 @@ fn rebalance(map: &SharedMap, of: std::ops::RangeInclusive<u64>) {
         .filter(|member| of.contains(&member.drive.0))
         .collect();
     next.drives = wider.drives;
-    next.rings[0].1 = next.rings[0].1.rebalanced(&members);
+    next.rings[0].1 = next.rings[0]
+        .1
+        .rebalanced(&members, &[next.protection.slots()]);
     map.update(next);
 }
 

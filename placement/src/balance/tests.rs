@@ -1,19 +1,14 @@
-//! What a ring promises, on random topologies and sequences of changes.
+//! What a ring promises, on chosen topologies. Random ones are in `sequences.rs`.
+
+mod sequences;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Member, balance, fair_shares};
+use super::{Member, balance, fair_shares, least_moves};
 use crate::ids::{DriveId, NodeId};
 use crate::ring::{Ring, SLOTS_MAX};
-use crate::seams::SeededRng;
 
 const PARTITIONS: usize = 1024;
-
-fn seed() -> u64 {
-    let seed = std::env::var("HOLDFAST_SEED").map_or(0x9146, |text| text.parse().unwrap());
-    println!("HOLDFAST_SEED={seed}");
-    seed
-}
 
 fn member(drive: u64, capacity: u64, host: u64, rack: u32) -> Member {
     Member {
@@ -39,104 +34,84 @@ fn held(ring: &Ring, prefix: usize) -> BTreeMap<DriveId, usize> {
     held
 }
 
-/// Every partition has all slots, each with another drive, the first in as many domains as there are.
+/// Every partition has all slots, each with another drive, and whoever is next in one, of racks and of hosts of a rack,
+/// is of those that were there least often and have drives left: that is the rule of domains, for every prefix.
 fn check_spread(ring: &Ring, members: &[Member], told: &str) {
     let places: BTreeMap<DriveId, Member> = members.iter().map(|m| (m.drive, *m)).collect();
-    let count = |of: &mut dyn Iterator<Item = u64>| of.collect::<BTreeSet<u64>>().len();
-    let racks = count(&mut members.iter().map(|m| u64::from(m.rack)));
+    let mut in_racks: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut in_hosts: BTreeMap<u32, BTreeMap<NodeId, usize>> = BTreeMap::new();
+    for member in members {
+        *in_racks.entry(member.rack).or_default() += 1;
+        let hosts = in_hosts.entry(member.rack).or_default();
+        *hosts.entry(member.host).or_default() += 1;
+    }
     for slots in ring.partitions() {
-        let drives: Vec<DriveId> = slots.iter().map(|slot| slot.target).collect();
-        assert_eq!(drives.len(), members.len().min(SLOTS_MAX), "{told}");
-        for n in 1..=drives.len() {
-            let first: Vec<Member> = drives[..n].iter().map(|drive| places[drive]).collect();
-            let distinct = count(&mut first.iter().map(|m| m.drive.0));
-            assert_eq!(distinct, n, "drives, {told}");
-            let in_racks = count(&mut first.iter().map(|m| u64::from(m.rack)));
-            assert_eq!(in_racks, n.min(racks), "racks of {n}, {told}");
-            // Racks come first: a host more is not had at the price of a rack's fair part. Inside a rack no host is
-            // used twice before all are used once.
-            for rack in first.iter().map(|m| m.rack).collect::<BTreeSet<u32>>() {
-                let of_rack = |of: &[Member]| -> Vec<u64> {
-                    let here = of.iter().filter(|m| m.rack == rack);
-                    here.map(|m| m.host.0).collect()
-                };
-                let here = of_rack(&first);
-                let in_hosts = count(&mut here.iter().copied());
-                let hosts = count(&mut of_rack(members).into_iter());
-                assert_eq!(in_hosts, here.len().min(hosts), "hosts of {n}, {told}");
-            }
+        assert_eq!(slots.len(), members.len().min(SLOTS_MAX), "{told}");
+        let mut drives = BTreeSet::new();
+        let mut racks: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut hosts: BTreeMap<(u32, NodeId), usize> = BTreeMap::new();
+        for (slot, drive) in slots.iter().map(|slot| slot.target).enumerate() {
+            let Member { host, rack, .. } = places[&drive];
+            let told = || format!("slot {slot} of {slots:?}, {told}");
+            assert!(drives.insert(drive), "{}", told());
+            let used = |of: u32| racks.get(&of).copied().unwrap_or(0);
+            let open = in_racks.iter().filter(|(of, drives)| used(**of) < **drives);
+            let least = open.map(|(of, _)| used(*of)).min();
+            assert_eq!(Some(used(rack)), least, "rack, {}", told());
+            let used = |of: NodeId| hosts.get(&(rack, of)).copied().unwrap_or(0);
+            let open = in_hosts[&rack].iter();
+            let open = open.filter(|(of, drives)| used(**of) < **drives);
+            let least = open.map(|(of, _)| used(*of)).min();
+            assert_eq!(Some(used(host)), least, "host, {}", told());
+            *racks.entry(rack).or_default() += 1;
+            *hosts.entry((rack, host)).or_default() += 1;
         }
     }
 }
 
-/// The largest distance from a fair share, slots, of whole partitions and of any number of first slots.
-fn unfairness(ring: &Ring, members: &[Member]) -> (f64, f64) {
-    let slots = members.len().min(SLOTS_MAX);
-    let mut worst = (0.0f64, 0.0f64);
-    for n in 1..=slots {
-        let held = held(ring, n);
-        for (drive, share) in fair_shares(members, PARTITIONS, n) {
-            let off = (held.get(&drive).copied().unwrap_or(0) as f64 - share).abs();
-            worst.1 = worst.1.max(off);
-            if n == slots {
-                worst.0 = worst.0.max(off);
-            }
-        }
-    }
-    worst
+/// The largest distance of a drive from its fair share of the first `prefix` slots.
+fn unfairness(ring: &Ring, members: &[Member], prefix: usize) -> f64 {
+    let held = held(ring, prefix);
+    let shares = fair_shares(members, ring.partition_count(), prefix).into_iter();
+    let off =
+        shares.map(|(drive, share)| (held.get(&drive).copied().unwrap_or(0) as f64 - share).abs());
+    off.fold(0.0, f64::max)
 }
 
-/// Slots whose drive changed, among the first `prefix`; and the least number that any ring with fair shares needs.
-fn moves(old: &Ring, new: &Ring, members: &[Member], prefix: usize) -> (usize, usize) {
-    let mut moved = 0;
-    for (old, new) in old.partitions().zip(new.partitions()) {
-        let pairs = old.iter().zip(new).take(prefix);
-        moved += pairs.filter(|(old, new)| old.target != new.target).count();
-        moved += new.len().min(prefix).saturating_sub(old.len());
-    }
-    let before = held(old, prefix);
-    let least = fair_shares(members, PARTITIONS, prefix)
-        .into_iter()
-        .map(|(drive, share)| {
-            (share.floor() as usize).saturating_sub(before.get(&drive).copied().unwrap_or(0))
-        })
-        .sum();
-    (moved, least)
+/// Likewise of any number of first slots up to `prefix`.
+fn unfairness_before(ring: &Ring, members: &[Member], prefix: usize) -> f64 {
+    let off = (1..=prefix).map(|prefix| unfairness(ring, members, prefix));
+    off.fold(0.0, f64::max)
 }
 
-fn random_topology(rng: &SeededRng, drives_max: u64) -> Vec<Member> {
-    let racks = 1 + rng.below(4) as u32;
-    let hosts = 1 + rng.below(40);
-    let drives = 1 + rng.below(drives_max);
-    let even = rng.below(2) == 0;
-    (1..=drives)
-        .map(|drive| {
-            let host = rng.below(hosts);
-            let capacity = if even { 1000 } else { 500 + rng.below(3500) };
-            member(drive, capacity, host, (host % u64::from(racks)) as u32)
-        })
-        .collect()
+/// Slots whose drive changed, among the first `prefix`.
+fn moved(old: &Ring, new: &Ring, prefix: usize) -> usize {
+    let rows = old.partitions().zip(new.partitions());
+    let cells = rows.flat_map(|(old, new)| old.iter().zip(new).take(prefix));
+    cells.filter(|(old, new)| old.target != new.target).count()
 }
 
-/// Slots that lost their drive, among the first `prefix`: each must move.
-fn holes(old: &Ring, members: &[Member], prefix: usize) -> usize {
-    let stay: BTreeSet<DriveId> = members.iter().map(|m| m.drive).collect();
-    let cells = old.partitions().flat_map(|slots| slots.iter().take(prefix));
-    cells.filter(|slot| !stay.contains(&slot.target)).count()
+/// What rounding and the limits of drives add to 1.1 times the least: a slot a drive.
+fn most_moves(least: usize, members: &[Member]) -> usize {
+    (least as f64 * 1.1) as usize + members.len()
 }
+
+const WITHIN_A_SLOT: f64 = 1.0 + 1e-6;
 
 #[test]
 fn one_host_lists_every_drive_once_and_each_slot_evenly() {
     for drives in 1..=16 {
         let members = one_host(drives);
-        let ring = balance(&members, PARTITIONS, None);
+        let ring = balance(&members, PARTITIONS, &[], None);
         let told = format!("{drives} drives");
         check_spread(&ring, &members, &told);
-        let (whole, prefix) = unfairness(&ring, &members);
-        assert!(whole < 1e-6, "{told}: off by {whole}");
+        let slots = members.len();
+        assert!(unfairness(&ring, &members, slots) < 1e-6, "{told}");
         // One slot and a hundredth of the share.
-        assert!(prefix <= 1.0 + 0.01 * 1024.0, "{told}: off by {prefix}");
-        assert!(ring == balance(&members, PARTITIONS, Some(&ring)), "{told}");
+        let off = unfairness_before(&ring, &members, slots);
+        assert!(off <= 1.0 + 0.01 * 1024.0, "{told}: off by {off}");
+        let again = balance(&members, PARTITIONS, &[], Some(&ring));
+        assert!(ring == again, "{told}");
     }
 }
 
@@ -145,54 +120,50 @@ fn unequal_drives_of_one_host_get_their_part_of_each_number_of_slots() {
     let members: Vec<Member> = (1..=10)
         .map(|id| member(id, 500 + 100 * id, 1, 0))
         .collect();
-    let ring = balance(&members, PARTITIONS, None);
+    let ring = balance(&members, PARTITIONS, &[4], None);
     check_spread(&ring, &members, "unequal");
-    let (whole, prefix) = unfairness(&ring, &members);
-    assert!(whole < 1e-6 && prefix <= 12.0, "off by {whole}, {prefix}");
+    assert!(unfairness(&ring, &members, 10) < 1e-6);
+    assert!(unfairness(&ring, &members, 4) < WITHIN_A_SLOT);
+    assert!(unfairness_before(&ring, &members, 10) <= 12.0);
     let first = held(&ring, 4);
     assert!(first[&DriveId(10)] > 2 * first[&DriveId(1)], "{first:?}");
 }
 
 #[test]
-fn random_topologies_are_spread_and_fair() {
-    let seed = seed();
-    for round in 0..8 {
-        let rng = SeededRng::new(seed + round);
-        let members = random_topology(&rng, 40);
-        let ring = balance(&members, PARTITIONS, None);
-        let told = format!("seed {} {} drives", seed + round, members.len());
-        check_spread(&ring, &members, &told);
-        let (whole, prefix) = unfairness(&ring, &members);
-        // Single steps do not always find the last slot where hosts differ much.
-        assert!(whole <= 2.0, "{told}: off by {whole}");
-        assert!(prefix <= 24.0, "{told}: off by {prefix} of the first slots");
-        let mut shuffled = members.clone();
-        shuffled.reverse();
-        assert!(
-            ring == balance(&shuffled, PARTITIONS, None),
-            "{told}: order matters"
-        );
-    }
+fn the_order_of_members_does_not_matter() {
+    let members: Vec<Member> = (0..60)
+        .map(|i| member(i + 1, 1000 + 100 * (i % 7), i / 3, (i / 3 % 3) as u32))
+        .collect();
+    let mut other: Vec<Member> = members.clone();
+    other.reverse();
+    other.swap(3, 40);
+    let ring = balance(&members, PARTITIONS, &[6], None);
+    assert!(ring == balance(&other, PARTITIONS, &[6], None));
+    let (fewer, other) = (&members[4..], other);
+    let other: Vec<Member> = other.into_iter().filter(|m| m.drive.0 > 4).collect();
+    assert!(ring.rebalanced(fewer, &[6]) == ring.rebalanced(&other, &[6]));
 }
 
+/// Of one host with up to 16 drives every partition lists every drive: which slots a drive has decides what is on it, so the
+/// number of slots that bodies have must be told.
 #[test]
-fn a_drive_more_or_less_in_a_host_moves_little() {
-    for drives in 2..16 {
+fn a_drive_more_or_less_in_a_host_gets_its_part_of_the_slots_in_use() {
+    for drives in 3..16 {
         let (fewer, more) = (one_host(drives), one_host(drives + 1));
         for (before, after) in [(&fewer, &more), (&more, &fewer)] {
-            let old = balance(before, PARTITIONS, None);
-            let new = balance(after, PARTITIONS, Some(&old));
-            let told = format!("{} to {} drives", before.len(), after.len());
+            let width = 3.max(drives as usize / 2);
+            let old = balance(before, PARTITIONS, &[width], None);
+            let new = old.rebalanced(after, &[width]);
+            let told = format!("{} to {} drives, {width} used", before.len(), after.len());
             check_spread(&new, after, &told);
-            for n in 1..=drives as usize {
-                let (moved, least) = moves(&old, &new, after, n);
-                let least = least.max(holes(&old, after, n));
-                let most = (least as f64 * 1.1) as usize + 16;
-                assert!(
-                    moved <= most,
-                    "{told}, {n} slots: moved {moved}, least {least}"
-                );
-            }
+            let off = unfairness(&new, after, width);
+            assert!(off <= WITHIN_A_SLOT, "{told}: off by {off}");
+            let (moved, least) = (moved(&old, &new, width), least_moves(&old, after, width));
+            assert!(least > PARTITIONS / 8, "{told}: {least}");
+            assert!(
+                moved >= least && moved <= most_moves(least, after),
+                "{told}: moved {moved}, least {least}"
+            );
         }
     }
 }
@@ -200,7 +171,7 @@ fn a_drive_more_or_less_in_a_host_moves_little() {
 #[test]
 fn a_drive_or_host_more_or_less_in_a_cluster_moves_little() {
     let before: Vec<Member> = (0..80).map(|i| member(i + 1, 1000, i / 4, 0)).collect();
-    let old = balance(&before, PARTITIONS, None);
+    let old = balance(&before, PARTITIONS, &[6], None);
     let mut drive_more = before.clone();
     drive_more.push(member(999, 1000, 0, 0));
     let mut host_more = before.clone();
@@ -209,119 +180,84 @@ fn a_drive_or_host_more_or_less_in_a_cluster_moves_little() {
     drive_less.remove(2);
     let host_less: Vec<Member> = before[4..].to_vec();
     for after in [&drive_more, &host_more, &drive_less, &host_less] {
-        let new = balance(after, PARTITIONS, Some(&old));
+        let new = old.rebalanced(after, &[6]);
         let told = format!("80 to {} drives", after.len());
         check_spread(&new, after, &told);
-        let (whole, _) = unfairness(&new, after);
-        assert!(whole <= 1.0 + 1e-6, "{told}: off by {whole}");
-        let (moved, least) = moves(&old, &new, after, SLOTS_MAX);
-        let least = least.max(holes(&old, after, SLOTS_MAX));
-        let most = (least as f64 * 1.1) as usize + 16;
-        assert!(moved <= most, "{told}: moved {moved}, least {least}");
-    }
-}
-
-/// One change: a drive or a host comes or goes, or a drive gets another capacity.
-fn change(members: &mut Vec<Member>, rng: &SeededRng) -> &'static str {
-    let like = members[rng.below(members.len() as u64) as usize];
-    let next = members.iter().map(|m| m.drive.0).max().unwrap_or(0) + 1;
-    let hosts: BTreeSet<NodeId> = members.iter().map(|m| m.host).collect();
-    match rng.below(5) {
-        0 if members.len() > 1 => {
-            members.retain(|m| m.drive != like.drive);
-            "a drive less"
-        }
-        1 if hosts.len() > 1 => {
-            members.retain(|m| m.host != like.host);
-            "a host less"
-        }
-        2 => {
-            members.push(Member {
-                drive: DriveId(next),
-                ..like
-            });
-            "a drive more"
-        }
-        3 => {
-            let drives = members.iter().filter(|m| m.host == like.host).count();
-            members.extend((0..drives as u64).map(|number| Member {
-                drive: DriveId(next + number),
-                host: NodeId(1000 + next),
-                ..like
-            }));
-            "a host more"
-        }
-        _ => {
-            let at = members.iter().position(|m| m.drive == like.drive).unwrap();
-            members[at].capacity = 500 + rng.below(3500);
-            "another capacity"
-        }
-    }
-}
-
-/// What is promised after each of a sequence of changes. What is taken for the least that a change can move leaves the
-/// rule of domains out, so it says little where there are fewer hosts than slots: there the rule, by which a prefix
-/// uses all hosts before it uses one twice, shifts slots that were right.
-#[test]
-fn sequences_of_changes_keep_what_a_ring_promises() {
-    let seed = seed();
-    let rounds = std::env::var("HOLDFAST_ROUNDS").map_or(4, |text| text.parse().unwrap());
-    for round in 0..rounds {
-        let rng = SeededRng::new(seed + round);
-        let wide = round % 2 == 0;
-        let mut members = if wide {
-            let hosts = 17 + rng.below(20);
-            (0..hosts * 2)
-                .map(|i| member(i + 1, 1000 + 500 * rng.below(3), i / 2, 0))
-                .collect()
-        } else {
-            random_topology(&rng, 25)
-        };
-        let mut ring = balance(&members, PARTITIONS, None);
-        for step in 0..4 {
-            let before = members.len();
-            let what = change(&mut members, &rng);
-            let old = std::mem::replace(&mut ring, Ring::of(Vec::new()));
-            ring = old.rebalanced(&members);
-            let told = format!(
-                "seed {} step {step}: {what}, {before} to {} drives",
-                seed + round,
-                members.len()
-            );
-            check_spread(&ring, &members, &told);
-            let (whole, _) = unfairness(&ring, &members);
-            // Single steps do not always find the last slot where there are fewer hosts than slots.
+        for width in [6, SLOTS_MAX] {
+            let off = unfairness(&new, after, width);
+            assert!(off <= WITHIN_A_SLOT, "{told}: off by {off}");
+            let (moved, least) = (moved(&old, &new, width), least_moves(&old, after, width));
+            // Nothing lies in the slots that no body has: that they change costs nothing.
+            let most = if width == 6 { 1.1 } else { 1.5 };
             assert!(
-                whole <= if wide { 1.0 + 1e-6 } else { 2.0 },
-                "{told}: off by {whole}"
+                moved >= least && moved as f64 <= least as f64 * most,
+                "{told}: moved {moved}, least {least}"
             );
-            if wide {
-                for n in [3, 6, SLOTS_MAX] {
-                    let (moved, least) = moves(&old, &ring, &members, n);
-                    let least = least.max(holes(&old, &members, n));
-                    let most = 2 * least + PARTITIONS / 50;
-                    assert!(
-                        moved <= most,
-                        "{told}, {n} slots: moved {moved}, least {least}"
-                    );
-                }
-            }
-            // A slot that did not move has no sources, one that moved has its former drive.
-            for (slots, before) in ring.partitions().zip(old.partitions()) {
-                for (number, slot) in slots.iter().enumerate() {
-                    let former = before.get(number).map(|slot| slot.target);
-                    let moved = former.is_some_and(|former| former != slot.target);
-                    assert!(!moved || slot.sources.first() == former.as_ref(), "{told}");
-                    assert!(!slot.sources.contains(&slot.target), "{told}");
-                }
-            }
-            let again = ring.rebalanced(&members);
-            let kept = again.partitions().zip(ring.partitions());
-            for (again, ring) in kept {
-                assert_eq!(again, ring, "{told}: nothing changed, yet slots moved");
-            }
         }
     }
+}
+
+/// Who has a ring gets nothing moved by asking again, nor by asking for another number of slots that happens to be fair.
+#[test]
+fn a_fair_ring_stays_as_it_is() {
+    let members: Vec<Member> = (0..40)
+        .map(|i| member(i + 1, 1000 + 500 * (i % 3), i / 4, (i / 4 % 2) as u32))
+        .collect();
+    let ring = balance(&members, PARTITIONS, &[6, 12], None);
+    for widths in [&[6, 12][..], &[12], &[6], &[]] {
+        assert!(ring == balance(&members, PARTITIONS, widths, Some(&ring)));
+    }
+}
+
+/// No ring can be nearer to the shares by capacity than the rule of domains lets it be: shares are fair within the rule.
+/// Three hosts, of which one has nine tenths of the room, have a slot of three each.
+#[test]
+fn the_rule_of_domains_comes_before_capacity() {
+    let members: Vec<Member> = (1..=3)
+        .map(|i| member(i, if i == 1 { 18_000 } else { 1000 }, i, 0))
+        .collect();
+    let shares = fair_shares(&members, PARTITIONS, 3);
+    assert!(
+        shares
+            .iter()
+            .all(|(_, share)| (share - 1024.0).abs() < 1e-6)
+    );
+    // Of two slots the large one has one in every partition, and cannot have two.
+    let shares = fair_shares(&members, PARTITIONS, 2);
+    assert!((shares[0].1 - 1024.0).abs() < 1e-6 && (shares[1].1 - 512.0).abs() < 1e-6);
+    let ring = balance(&members, PARTITIONS, &[2], None);
+    assert!(unfairness(&ring, &members, 2) < 1e-6);
+}
+
+/// Rings that were computed by exchanging single slots, with other tolerances, are in use: they stay nearly as they are. This
+/// one has been through a host and a drive more and less, and another capacity.
+#[test]
+fn a_ring_of_an_earlier_version_stays_nearly_as_it_is() {
+    let bytes = include_bytes!("tests/ring-of-single-steps.postcard");
+    let ring: Ring = postcard::from_bytes(bytes).unwrap();
+    let mut members: Vec<Member> = (1..=20)
+        .map(|i| {
+            let capacity = if i > 16 { 2000 } else { 1000 + 500 * (i % 3) };
+            member(i, capacity, (i - 1) / 4, 0)
+        })
+        .collect();
+    members.remove(2);
+    members[9].capacity = 3000;
+    check_spread(&ring, &members, "as it was");
+    for width in [3, 6, 10, SLOTS_MAX] {
+        let new = ring.rebalanced(&members, &[width]);
+        let told = format!("{width} slots");
+        check_spread(&new, &members, &told);
+        assert!(unfairness(&new, &members, width) <= WITHIN_A_SLOT, "{told}");
+        // Of all that the bodies have on drives less than two hundredths move.
+        let moved = moved(&ring, &new, width);
+        assert!(moved <= PARTITIONS * width / 50, "{told}: {moved}");
+    }
+    let mut more = members.clone();
+    more.extend((21..=24).map(|i| member(i, 2000, 5, 0)));
+    let new = ring.rebalanced(&more, &[6]);
+    let (moved, least) = (moved(&ring, &new, 6), least_moves(&ring, &more, 6));
+    assert!(moved <= most_moves(least, &more), "{moved}, {least}");
 }
 
 #[test]
@@ -329,21 +265,19 @@ fn a_thousand_drives() {
     let members: Vec<Member> = (1..=1000)
         .map(|id| member(id, 1000, id / 10, (id / 100) as u32))
         .collect();
-    let ring = balance(&members, PARTITIONS, None);
+    let ring = balance(&members, PARTITIONS, &[6], None);
     check_spread(&ring, &members, "1000 drives");
-    let (whole, prefix) = unfairness(&ring, &members);
-    assert!(
-        whole <= 1.0 + 1e-6 && prefix <= 3.0,
-        "off by {whole}, {prefix}"
-    );
     // A host with ten drives fails: what it had goes to others, and nothing else moves.
     let fewer = &members[..990];
-    let next = ring.rebalanced(fewer);
+    let next = ring.rebalanced(fewer, &[6]);
     check_spread(&next, fewer, "990 drives");
-    let (moved, _) = moves(&ring, &next, fewer, SLOTS_MAX);
-    let holes = holes(&ring, fewer, SLOTS_MAX);
+    for (ring, members) in [(&ring, &members[..]), (&next, fewer)] {
+        assert!(unfairness(ring, members, 6) <= WITHIN_A_SLOT);
+        assert!(unfairness(ring, members, SLOTS_MAX) <= WITHIN_A_SLOT);
+    }
+    let (moved, least) = (moved(&ring, &next, 6), least_moves(&ring, fewer, 6));
     assert!(
-        moved as f64 <= holes as f64 * 1.1 + 16.0,
-        "moved {moved} of {holes}"
+        moved as f64 <= least as f64 * 1.1,
+        "moved {moved} of {least}"
     );
 }

@@ -255,7 +255,10 @@ pub(super) fn first_map(
             state: NodeState::Up,
             feature: FEATURE,
         }],
-        rings: vec![(identity.site, Ring::new(&members))],
+        rings: vec![(
+            identity.site,
+            Ring::new(&members, &[Protection::auto(&members).slots()]),
+        )],
         metadata_groups: config.work.metadata_groups,
         groups: (0..=config.work.metadata_groups)
             .map(|group| (GroupId(group), voters_of(group, &ids)))

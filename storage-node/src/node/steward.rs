@@ -244,9 +244,20 @@ fn renew_ring(map: &mut ClusterMap, site: SiteId, seen: &Seen) {
         .into_iter()
         .filter(|member| wanted.contains(&member.drive))
         .collect();
+    let widths = widths(map, &members, seen);
     if let Some((_, ring)) = map.rings.iter_mut().find(|(at, _)| *at == site) {
-        *ring = ring.rebalanced(&members);
+        *ring = ring.rebalanced(&members, &widths);
     }
+}
+
+/// How many shards the chunks of bodies have: of those that are written now, of those that will be, and of the widest that there
+/// are.
+fn widths(map: &ClusterMap, members: &[Member], seen: &Seen) -> Vec<usize> {
+    let next = map
+        .protection_chosen
+        .unwrap_or_else(|| Protection::auto(members));
+    let widest = seen.widest.values().copied().max().unwrap_or(0);
+    vec![map.protection.slots(), next.slots(), widest as usize]
 }
 
 /// Nobody need look for anything on drives that are gone for good.

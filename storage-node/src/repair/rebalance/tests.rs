@@ -383,7 +383,7 @@ fn change_ring(world: &World) {
             of.swap_remove(world.rng.below(of.len() as u64) as usize);
         }
         let members = members(map, &of);
-        map.rings[0].1 = map.rings[0].1.rebalanced(&members);
+        map.rings[0].1 = map.rings[0].1.rebalanced(&members, &[BODY.slots()]);
     });
 }
 

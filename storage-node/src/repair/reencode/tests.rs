@@ -534,7 +534,9 @@ async fn bodies_that_the_ring_has_no_place_for_are_encoded_anew_unasked() {
     map.epoch = Epoch(map.epoch.0 + 1);
     map.drives[5].state = DriveState::Draining;
     let members = map.members(SiteId(0));
-    map.rings[0].1 = map.rings[0].1.rebalanced(&members);
+    map.rings[0].1 = map.rings[0]
+        .1
+        .rebalanced(&members, &[map.protection.slots()]);
     world.map.update(map);
     let (control, stop, running) = begin(world.reencoder(1 << 40));
     until("the wide one is encoded anew", || {
