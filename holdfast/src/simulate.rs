@@ -621,7 +621,7 @@ mod tests {
     fn a_change_of_a_fleet_is_fair_and_moves_little() {
         for change in ["--add 1", "--remove 1", "--add 3 --remove 2"] {
             let args =
-                format!("--nodes 12 --drives-per-node 6 --capacity 8TB,16TB --racks 3 {change}");
+                format!("--nodes 40 --drives-per-node 6 --capacity 8TB,16TB --racks 5 {change}");
             let report = simulate(&parse(&args).unwrap()).unwrap();
             let change = report.change.unwrap();
             assert!(

@@ -58,6 +58,8 @@ pub(super) struct Flusher {
     wake: Notify,
     /// One group at a time, so that high-water marks and replies come in order.
     turn: tokio::sync::Mutex<()>,
+    /// Extents of which a sync has failed: what was written to them until then may be lost although a later one succeeds.
+    doubtful: Mutex<BTreeMap<u64, PutShardError>>,
     stopped: AtomicBool,
 }
 
@@ -116,13 +118,23 @@ impl Core {
         let Some(first) = group.first() else {
             return Ok(());
         };
+        let doubt = self.flusher.doubtful.lock().get(&extent).cloned();
+        if let Some(error) = doubt {
+            self.declare_dead(group);
+            return Err(error);
+        }
         let file: Arc<dyn DiskFile> = first.place.file.clone();
         if !planted(Bug::SkipShardFlush)
             && let Err(error) = file.sync().await
         {
-            // What a failed sync was to write may be lost although the next one succeeds: nothing more goes here.
+            // Nothing more goes here.
             self.space.lock().close(extent);
-            return Err(self.write_failed(error));
+            let error = self.write_failed(error);
+            let mut doubtful = self.flusher.doubtful.lock();
+            doubtful.insert(extent, error.clone());
+            drop(doubtful);
+            self.declare_dead(group);
+            return Err(error);
         }
         self.check_present().map_err(PutShardError::Down)?;
         self.commit(group).map_err(|error| self.put_failed(error))?;
@@ -132,6 +144,20 @@ impl Core {
             .flushed_records
             .fetch_add(count, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Tells the index of records that must never count, before anybody hears of it: the next start would find them whole if
+    /// the process was killed, and they may yet be gone when power fails.
+    fn declare_dead(&self, group: &[Pending]) {
+        let settled: HashSet<Location> = group.iter().map(|p| p.entry.location).collect();
+        let declared = self.ledger.change(&settled, |change| {
+            settled.iter().for_each(|place| change.discard(*place));
+            Ok(())
+        });
+        // Else their places are given up, and the next change does it.
+        if let Err(error) = declared {
+            tracing::warn!(%error, "records whose sync failed are not yet declared dead");
+        }
     }
 
     /// Tells the index of durable records.

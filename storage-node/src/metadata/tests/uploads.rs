@@ -5,7 +5,7 @@ use holdfast_placement::seams::{Clock, SystemClock, UnixMillis};
 
 use super::{BUCKET, Fixture, any, chunked_version, completion, if_absent, new_upload, part, set};
 use crate::metadata::{
-    Body, CompleteUploadError, ListParts, ListUploads, Metadata, PartRecord, WriteError,
+    Body, CompleteUploadError, ListParts, ListUploads, Metadata, PartRecord, Seen, WriteError,
 };
 
 async fn all_parts(
@@ -360,4 +360,53 @@ async fn ten_thousand_parts_are_completed_by_a_small_command() {
     let entries = metadata.delete(BUCKET, "k", &any()).await.unwrap();
     assert!(entries.existed);
     assert_eq!(fixture.reclaimable().await.len(), 10_000);
+}
+
+#[tokio::test]
+async fn a_walk_over_bodies_meets_those_of_an_upload_that_is_completed_meanwhile() {
+    for steps in 0..8 {
+        let fixture = Fixture::new();
+        let metadata = fixture.metadata();
+        // One that the walk comes by before.
+        metadata
+            .put(BUCKET, "k", chunked_version(99, 1), &any())
+            .await
+            .unwrap();
+        let upload = metadata
+            .create_upload(BUCKET, "k", new_upload())
+            .await
+            .unwrap();
+        for number in 1..=3u16 {
+            let new = part(number, u64::from(number), 10);
+            metadata.put_part(BUCKET, "k", upload, new).await.unwrap();
+        }
+        let parts = all_parts(metadata, "k", upload).await;
+        let mut found = Vec::new();
+        let mut stepped = 0;
+        let mut complete = Some(completion(upload, parts));
+        for group in (1..=16).map(GroupId) {
+            let mut at = Some(Seen::default());
+            while let Some(after) = at {
+                let step = metadata.bodies(group, after, 1).await.unwrap();
+                // Groups that have nothing do not count.
+                stepped += usize::from(!step.bodies.is_empty() || !found.is_empty());
+                found.extend(step.bodies.iter().map(|body| body.set));
+                at = step.next;
+                if stepped > steps
+                    && let Some(complete) = complete.take()
+                {
+                    metadata
+                        .complete_upload(BUCKET, "k", complete, &any())
+                        .await
+                        .unwrap();
+                }
+            }
+        }
+        for number in 1..=3 {
+            assert!(
+                found.contains(&set(number)),
+                "after {steps} steps: {found:?}"
+            );
+        }
+    }
 }

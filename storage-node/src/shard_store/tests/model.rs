@@ -76,8 +76,6 @@ pub enum Until {
     GivenUp(u32),
     /// Power fails after so many turns; of the unsynced batches of the index, so many of 1000 are kept.
     Crash(u32, u64),
-    /// The process is killed after so many turns: what it wrote is there, and not durable.
-    Killed(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -135,13 +133,9 @@ fn operation(rng: &SeededRng) -> Operation {
             callers: callers(rng),
             until: Until::GivenUp(turns(rng)),
         },
-        64..72 => Operation::Calls {
+        64..76 => Operation::Calls {
             callers: callers(rng),
             until: Until::Crash(turns(rng), kept(rng)),
-        },
-        72..76 => Operation::Calls {
-            callers: callers(rng),
-            until: Until::Killed(turns(rng)),
         },
         76..80 => Operation::DirtyReboot {
             kept: kept(rng),
