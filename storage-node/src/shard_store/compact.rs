@@ -5,10 +5,12 @@
 //! extent. Whatever moment the power fails, each shard has a whole record that the index or a rescan leads to, and a
 //! file that is dead is never scanned again.
 //!
-//! A shard that turns out to be bad while it is copied is listed as bad and moved as it is: its good blocks stay
-//! readable and its bad ones stay detectable.
+//! A shard that turns out to be bad while it is copied is listed as bad and stays where it is, until it is replaced,
+//! deleted or found to be right after all; what is dead around it is given back by punching. It is not moved as it was
+//! read: reads that failed for a while only would make a copy that is bad for ever, in the place of a record that is
+//! sound.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use super::index_entry::{ExtentEntry, Phase, ShardEntry};
 use super::record::Location;
 use super::store::{Core, Purpose, ReadError, check_blocks, extent_name};
 use super::walk::Walk;
-use super::{BLOCK_LEN, GetShardError, PutShardError};
+use super::{GetShardError, PutShardError};
 use crate::buffer::Buffer;
 
 /// Bytes of records that are copied at once.
@@ -31,13 +33,16 @@ const BATCH_BYTES: u64 = 8 << 20;
 /// Smaller sealed extents are merged when there are this many of them.
 const SMALL_EXTENTS: usize = 8;
 
+/// How often a read that fails is tried before the shard is called bad.
+const READ_ATTEMPTS: usize = 3;
+
 /// What a compaction did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CompactReport {
     /// Shards moved to another extent, and their records' bytes.
     pub moved: u64,
     pub moved_bytes: u64,
-    /// Shards among them that are bad.
+    /// Shards that are bad, and stay where they are.
     pub bad: u64,
     /// Extents deleted.
     pub extents: u64,
@@ -66,13 +71,19 @@ impl Core {
         let mut report = CompactReport::default();
         self.seal_closed().await;
         self.remove_dead_into(&mut report).await?;
-        for number in self.sparse_extents() {
+        for number in self.sparse_extents().map_err(|e| self.put_failed(e))? {
             if self.flusher.is_stopped() {
                 break;
             }
+            let bad_before = report.bad;
             match self.empty_extent(number, limited, &mut report).await {
                 Err(PutShardError::Full) => self.punch_extent(number, &mut report).await?,
-                result => result?,
+                result => {
+                    result?;
+                    if report.bad > bad_before {
+                        self.punch_extent(number, &mut report).await?;
+                    }
+                }
             }
             self.remove_dead_into(&mut report).await?;
         }
@@ -87,11 +98,14 @@ impl Core {
     }
 
     /// Sealed extents worth copying, the emptiest first: sparse ones, and small ones when there are many.
-    fn sparse_extents(&self) -> Vec<u64> {
+    fn sparse_extents(&self) -> Result<Vec<u64>, IndexError> {
+        let bad_bytes = self.bad_bytes()?;
         let extents = self.ledger.extents();
-        let sealed = extents
-            .into_iter()
-            .filter(|(_, extent)| extent.phase == Phase::Sealed);
+        // Where all that lives is bad there is nothing to copy.
+        let sealed = extents.into_iter().filter(|(number, extent)| {
+            let bad = bad_bytes.get(number).copied().unwrap_or(0);
+            extent.phase == Phase::Sealed && (bad == 0 || bad < extent.live_bytes)
+        });
         let (mut sparse, rest): (Vec<_>, Vec<_>) =
             sealed.partition(|(_, extent)| self.is_sparse(extent));
         let small_bytes = self.config.extent_len_max / 16;
@@ -103,7 +117,18 @@ impl Core {
             sparse.extend(small);
         }
         sparse.sort_by_key(|(_, extent)| extent.live_bytes);
-        sparse.into_iter().map(|(number, _)| number).collect()
+        Ok(sparse.into_iter().map(|(number, _)| number).collect())
+    }
+
+    /// Bytes of records of shards that are listed as bad, by extent.
+    fn bad_bytes(&self) -> Result<HashMap<u64, u64>, IndexError> {
+        let mut bytes = HashMap::new();
+        for id in self.ledger.bad() {
+            if let Some(entry) = self.ledger.get(id)? {
+                *bytes.entry(entry.location.extent).or_default() += entry.shard.record_len();
+            }
+        }
+        Ok(bytes)
     }
 
     fn is_sparse(&self, extent: &ExtentEntry) -> bool {
@@ -111,7 +136,7 @@ impl Core {
         extent.live_bytes * 100 < data_bytes * self.config.compact_below_percent
     }
 
-    /// Moves everything that lives in an extent to others.
+    /// Moves everything that lives in an extent, and is not bad, to others.
     async fn empty_extent(
         &self,
         number: u64,
@@ -129,10 +154,13 @@ impl Core {
                 continue;
             }
             for copied in join_all(batch.iter().map(|entry| self.copy(entry))).await {
-                if let Some(copied) = copied? {
-                    report.moved += 1;
-                    report.moved_bytes += copied.bytes;
-                    report.bad += u64::from(copied.bad);
+                match copied? {
+                    Copied::Moved(bytes) => {
+                        report.moved += 1;
+                        report.moved_bytes += bytes;
+                    }
+                    Copied::Bad => report.bad += 1,
+                    Copied::Gone => {}
                 }
             }
             if limited {
@@ -191,67 +219,53 @@ impl Core {
         }
     }
 
-    /// Copies a shard to the open extent. `None` if it died or moved meanwhile.
-    async fn copy(&self, entry: &ShardEntry) -> Result<Option<Copied>, PutShardError> {
+    /// Copies a shard to the open extent.
+    async fn copy(&self, entry: &ShardEntry) -> Result<Copied, PutShardError> {
         let (id, bytes) = (entry.shard.id, entry.shard.record_len());
         let mut payload = self.pool.acquire(entry.shard.len as usize).await?;
-        let sound = self.load(entry, &mut payload).await?;
-        if !sound {
-            match self.mark_bad(entry) {
-                Ok(true) => tracing::warn!(shard = %id, "a shard is bad; moved as it is"),
-                Ok(false) => return Ok(None),
-                Err(GetShardError::Down(why)) => return Err(PutShardError::Down(why)),
-                Err(error) => return Err(PutShardError::Io(error.to_string())),
-            }
+        if !self.load(entry, &mut payload).await? {
+            return match self.mark_bad(entry) {
+                Ok(true) => {
+                    tracing::warn!(shard = %id, "a shard is bad; it stays where it is");
+                    Ok(Copied::Bad)
+                }
+                Ok(false) => Ok(Copied::Gone),
+                Err(GetShardError::Down(why)) => Err(PutShardError::Down(why)),
+                Err(error) => Err(PutShardError::Io(error.to_string())),
+            };
         }
         let place = self.reserve(id, bytes, Purpose::Copy).await?;
         // A delete from now on sees the place, and declares the copy dead; one before now is seen here. Either way
         // no copy outlives its shard.
         let still = self.ledger.get(id).map_err(|e| self.put_failed(e))?;
         if still.is_none_or(|still| still.location != entry.location) {
-            return Ok(None);
+            return Ok(Copied::Gone);
         }
         let kind = Kind::Copy {
             source: entry.location,
         };
         self.append(entry.shard.clone(), place, payload, kind)
             .await?;
-        Ok(Some(Copied { bytes, bad: !sound }))
+        Ok(Copied::Moved(bytes))
     }
 
-    /// Reads a shard as it is; whether all of it is right. What cannot be read is zeros, in whole blocks.
+    /// Reads a shard into `payload`; whether all of it is right. Else what was read is of no use.
     async fn load(&self, entry: &ShardEntry, payload: &mut Buffer) -> Result<bool, PutShardError> {
         let file = self
             .file(entry.location.extent)
             .await
             .map_err(|e| self.copy_failed(e))?;
         let len = entry.shard.len as usize;
-        let mut sound = true;
         for start in (0..len).step_by(self.piece_len()) {
             let piece = start..len.min(start + self.piece_len());
-            if self
-                .load_piece(&*file, entry, piece.clone(), payload)
-                .await?
-            {
-                continue;
-            }
-            for start in piece.clone().step_by(BLOCK_LEN) {
-                let block = start..piece.end.min(start + BLOCK_LEN);
-                payload.set_len(block.start);
-                if !self
-                    .load_piece(&*file, entry, block.clone(), payload)
-                    .await?
-                {
-                    sound = false;
-                    payload.set_len(block.end);
-                }
+            if !self.load_piece(&*file, entry, piece, payload).await? {
+                return Ok(false);
             }
         }
-        Ok(sound)
+        Ok(true)
     }
 
-    /// Appends part of a shard to `payload`; whether it was right. If not, its length is the same as before, and
-    /// what was read, or zeros, lies behind.
+    /// Appends part of a shard to `payload`; whether it was right. If not, its length is the same as before.
     async fn load_piece(
         &self,
         file: &dyn DiskFile,
@@ -259,20 +273,15 @@ impl Core {
         piece: std::ops::Range<usize>,
         payload: &mut Buffer,
     ) -> Result<bool, PutShardError> {
-        for _ in 0..2 {
+        for _ in 0..READ_ATTEMPTS {
             let read = self.read_piece(file, entry, piece.clone()).await;
             let read = read.map_err(|e| self.copy_failed(e))?.await;
-            let spare = &mut payload.spare_mut()[..piece.len()];
-            match read {
-                Ok(buffer) => {
-                    let bytes = &buffer.payload()[..piece.len()];
-                    spare.copy_from_slice(bytes);
-                    if check_blocks(entry, piece.start, bytes).is_ok() {
-                        payload.set_len(piece.end);
-                        return Ok(true);
-                    }
+            if let Ok(buffer) = read {
+                let bytes = &buffer.payload()[..piece.len()];
+                if check_blocks(entry, piece.start, bytes).is_ok() {
+                    payload.extend_from_slice(bytes);
+                    return Ok(true);
                 }
-                Err(_) => spare.fill(0),
             }
         }
         Ok(false)
@@ -287,7 +296,7 @@ impl Core {
     }
 
     /// Gives back the space of what is dead in an extent without copying what lives: for a drive so full that there
-    /// is no room for copies.
+    /// is no room for copies, and around what is bad.
     async fn punch_extent(
         &self,
         number: u64,
@@ -369,7 +378,12 @@ impl Core {
     }
 }
 
-struct Copied {
-    bytes: u64,
-    bad: bool,
+/// What became of a shard that was to be copied.
+enum Copied {
+    /// It was moved, and its record has so many bytes.
+    Moved(u64),
+    /// It stays where it is.
+    Bad,
+    /// It died or moved meanwhile.
+    Gone,
 }

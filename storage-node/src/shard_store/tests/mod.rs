@@ -4,6 +4,7 @@
 //! S3" (SOSP 2021): random operations, crashes among them, against the store and against a model of it.
 
 mod exhausted;
+mod flaky;
 mod local;
 mod model;
 mod saboteurs;
