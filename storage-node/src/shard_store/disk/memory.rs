@@ -115,6 +115,16 @@ impl MemoryDisk {
         }
     }
 
+    /// The process ended, and the drive goes on: what was on its way to it has come, and the next sync makes it durable.
+    pub fn outlive(&self) {
+        let state = self.state.lock();
+        for file in state.files.values() {
+            for pending in &mut file.lock().pending {
+                pending.returned = true;
+            }
+        }
+    }
+
     /// The file that these bytes lie in, and where.
     pub fn find(&self, bytes: &[u8]) -> Option<(String, u64)> {
         let state = self.state.lock();

@@ -76,6 +76,8 @@ pub enum Until {
     GivenUp(u32),
     /// Power fails after so many turns; of the unsynced batches of the index, so many of 1000 are kept.
     Crash(u32, u64),
+    /// The process is killed after so many turns: what it wrote is there, and not durable.
+    Killed(u32),
 }
 
 #[derive(Clone, Debug)]
@@ -133,9 +135,13 @@ fn operation(rng: &SeededRng) -> Operation {
             callers: callers(rng),
             until: Until::GivenUp(turns(rng)),
         },
-        64..76 => Operation::Calls {
+        64..72 => Operation::Calls {
             callers: callers(rng),
             until: Until::Crash(turns(rng), kept(rng)),
+        },
+        72..76 => Operation::Calls {
+            callers: callers(rng),
+            until: Until::Killed(turns(rng)),
         },
         76..80 => Operation::DirtyReboot {
             kept: kept(rng),

@@ -178,9 +178,18 @@ impl World<'_> {
         match operation {
             Operation::Calls { callers, until } => {
                 self.calls(callers, *until, false)?;
-                if let Until::Crash(_, kept) = until {
-                    self.crash(*kept);
-                    self.start()?;
+                match until {
+                    Until::Done | Until::GivenUp(_) => {}
+                    Until::Crash(_, kept) => {
+                        self.crash(*kept);
+                        self.start()?;
+                    }
+                    Until::Killed(_) => {
+                        self.life = None;
+                        self.disk.outlive();
+                        self.known.values_mut().for_each(Known::crash);
+                        self.start()?;
+                    }
                 }
             }
             Operation::CleanReboot => {
@@ -284,10 +293,12 @@ impl World<'_> {
         );
         match until {
             Until::Done => drop(complete(&life.runtime, all)?),
-            Until::GivenUp(limit) | Until::Crash(limit, _) => life.runtime.block_on(async {
-                let limit = std::pin::pin!(turns(limit));
-                drop(select(all, limit).await);
-            }),
+            Until::GivenUp(limit) | Until::Crash(limit, _) | Until::Killed(limit) => {
+                life.runtime.block_on(async {
+                    let limit = std::pin::pin!(turns(limit));
+                    drop(select(all, limit).await);
+                })
+            }
         }
         let outcomes = outcomes.into_inner();
         let changes = changes(callers, &outcomes);
@@ -307,7 +318,8 @@ impl World<'_> {
                 known.damaged = false;
             }
         }
-        if !matches!(until, Until::Crash(..)) && !self.faulty && !index_fails {
+        let ends = matches!(until, Until::Crash(..) | Until::Killed(_));
+        if !ends && !self.faulty && !index_fails {
             for shard in 0..SHARDS {
                 self.look(shard, false)?;
             }
