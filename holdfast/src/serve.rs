@@ -461,7 +461,8 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         clock.clone(),
         rng.clone(),
     )));
-    let mut out = io::stdout().lock();
+    // Written in one piece: what is logged meanwhile must not come in between, and who reads one line of it finds all.
+    let mut out = Vec::new();
     writeln!(out, "Holdfast is ready.")?;
     writeln!(out, "  S3 endpoint: http://{}", listening.address)?;
     out.flush()?;
@@ -585,7 +586,8 @@ fn greet(
         Source::Environment => "(from HOLDFAST_ROOT_SECRET_KEY)".to_owned(),
         Source::Made | Source::Kept => root.secret_key.clone(),
     };
-    let mut out = io::stdout().lock();
+    // Written in one piece: what is logged meanwhile must not come in between, and who reads one line of it finds all.
+    let mut out = Vec::new();
     writeln!(out, "Holdfast is ready.")?;
     writeln!(out, "  S3 endpoint: http://{address}")?;
     writeln!(out, "  Access key:  {}", root.access_key)?;
@@ -606,7 +608,9 @@ fn greet(
         "  AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={shown} AWS_DEFAULT_REGION={region} aws --endpoint-url http://{address} s3 mb s3://first",
         root.access_key,
     )?;
-    out.flush()
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(&out)?;
+    stdout.flush()
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
