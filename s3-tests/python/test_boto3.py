@@ -539,8 +539,7 @@ def test_many_objects_deleted_at_once(s3, bucket):
 def test_what_is_not_there_is_said(s3, bucket):
     s3.put_object(Bucket=bucket, Key="key", Body=b"x")
     for call, arguments in [
-        (s3.get_bucket_policy, {}),
-        (s3.get_bucket_replication, {}),
+        (s3.put_bucket_policy, {"Policy": "{}"}),
         (s3.put_bucket_accelerate_configuration, {"AccelerateConfiguration": {"Status": "Enabled"}}),
         (s3.get_object_torrent, {"Key": "key"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ServerSideEncryption": "aws:kms"}),
@@ -548,3 +547,5 @@ def test_what_is_not_there_is_said(s3, bucket):
         (s3.put_object, {"Key": "key", "Body": b"", "ACL": "log-delivery-write"}),
     ]:
         assert code_of(call, Bucket=bucket, **arguments) == ("NotImplemented", 501), (call, arguments)
+    assert code_of(s3.get_bucket_policy, Bucket=bucket) == ("NoSuchBucketPolicy", 404)
+    assert code_of(s3.get_bucket_replication, Bucket=bucket) == ("ReplicationConfigurationNotFoundError", 404)
