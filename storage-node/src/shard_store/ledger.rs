@@ -98,8 +98,7 @@ impl Ledger {
             index,
             space,
             state: Mutex::new(state),
-            // What is found may have been written by a process that was killed, and not be durable.
-            written: AtomicU64::new(1),
+            written: AtomicU64::new(0),
             synced: AtomicU64::new(0),
             syncing: tokio::sync::Mutex::new(()),
             sync_inline,
