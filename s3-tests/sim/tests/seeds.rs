@@ -53,7 +53,6 @@ fn planted_bugs_are_caught() {
         ("SkipLogFlush", "1"),
         ("SkipShardFlush", "1"),
         ("AckBeforeQuorum", "1"),
-        ("IgnoreEpoch", "1"),
         ("DropToken", "1"),
         ("ExpiredLease", "1"),
         ("ReadFromFollower", "1"),
