@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use consensus_rig::{Rig, append, config, list, voters};
 use futures_util::future::join_all;
-use holdfast_placement::consensus::{ConsensusConfig, Groups, ProposeError, ReadError};
+use holdfast_placement::consensus::{ConsensusConfig, Groups, ProposeError, ReadError, Reading};
 use holdfast_placement::ids::{DriveId, GroupId};
-use holdfast_placement::seams::IndexError;
+use holdfast_placement::seams::{IndexError, spawn};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -249,6 +249,41 @@ async fn a_drive_that_slept_catches_up() {
 }
 
 /// Waits for a condition that must come true, at most 10 seconds.
+/// A question may go on reading for long after its replica was found to lead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_that_is_being_read_is_not_taken_away() {
+    let rig = Arc::new(Rig::new(2, config()).await);
+    rig.replicas
+        .create_group(GROUP, &voters([1]))
+        .await
+        .unwrap();
+    for token in 0..5 {
+        rig.propose(GROUP, token).await.unwrap();
+    }
+    let Reading::Here(state) = rig.replicas.read(GROUP).await.unwrap() else {
+        panic!("it is led here");
+    };
+    let moving = {
+        let rig = rig.clone();
+        spawn(async move { rig.replicas.change_voters(GROUP, &voters([2])).await })
+    };
+    // The other drive leads, and nothing but the old state is left to be removed.
+    wait_for(|| rig.replicas.status()[0].leader == Some(DriveId(2))).await;
+    for _ in 0..20 {
+        assert_eq!(list(&*state, GROUP), [0, 1, 2, 3, 4]);
+        rig.propose(GROUP, 5).await.unwrap();
+        tokio::time::timeout(Duration::from_millis(10), std::future::pending::<()>())
+            .await
+            .unwrap_err();
+    }
+    assert!(!moving.is_finished(), "somebody reads it still");
+    drop(state);
+    moving.await.unwrap().unwrap();
+    assert!(list(&*rig.drives[&1].state, GROUP).is_empty());
+    assert_eq!(rig.list(GROUP).await, [0, 1, 2, 3, 4, 5]);
+    rig.replicas.shutdown().await;
+}
+
 async fn wait_for(condition: impl Fn() -> bool) {
     for _ in 0..10_000 {
         if condition() {

@@ -10,12 +10,12 @@ mod consensus_rig;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_placement::consensus::{
-    ConsensusConfig, Groups, QueryRunner, Reading, ReplicaDrive, Replicas,
+    ConsensusConfig, Groups, ProposeError, QueryRunner, Reading, ReplicaDrive, Replicas,
 };
 use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::seams::{Index, SystemClock};
@@ -168,6 +168,68 @@ async fn a_group_grows_from_one_node_to_three_and_outlives_its_leader() {
     let back = Node::start(again, first.drive, listener).await;
     assert_eq!(back.list().await, everything);
     until("caught up", || list(&*drive.state, GROUP) == everything).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_a_wrong_clock_proposes_nothing() {
+    let nodes = cluster().await;
+    let propose = |at: usize, token| nodes[at].replicas.propose(GROUP, append(token, 20));
+    assert!(nodes[1].replicas.distrust_clock(true));
+    assert!(!nodes[1].replicas.distrust_clock(true));
+    let refused = propose(1, 1).await;
+    assert!(
+        matches!(refused, Err(ProposeError::WrongClock)),
+        "{refused:?}"
+    );
+    propose(2, 2).await.unwrap();
+    assert_eq!(nodes[1].list().await, [2]);
+    assert!(nodes[1].replicas.distrust_clock(false));
+    propose(1, 3).await.unwrap();
+    assert_eq!(nodes[2].list().await, [2, 3]);
+}
+
+/// What a voter had promised before it started anew it does not remember: for as long as that may count it neither votes
+/// for others nor, standing for election, for itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_that_has_just_started_does_not_stand_for_election_yet() {
+    let mut nodes = cluster().await;
+    let voters: Vec<_> = (1..=3).map(DriveId).collect();
+    nodes[0]
+        .replicas
+        .change_voters_anywhere(GROUP, &voters)
+        .await
+        .unwrap();
+    nodes[0]
+        .replicas
+        .propose(GROUP, append(1, 20))
+        .await
+        .unwrap();
+    let mut gone = Vec::new();
+    for node in nodes.drain(..2) {
+        let mut wire = node.wire;
+        wire.close();
+        node.replicas.shutdown().await;
+        gone.push((wire, node.drive));
+    }
+    // The third waits for a leader in vain until its promises are over.
+    let third = nodes.remove(0);
+    let patience = ConsensusConfig::spread().election_timeout_max;
+    tokio::time::sleep(patience * 2).await;
+
+    let (wire, drive) = gone.remove(1);
+    let listener = TcpListener::bind(wire.address).await.unwrap();
+    let again = Wire::new(NodeId(2), wire.map.load().as_ref().clone(), &secret(1));
+    let began = Instant::now();
+    let second = Node::start(again, drive, listener).await;
+    until("a leader", || {
+        let leads = |node: &Node| node.replicas.led_here() == [GROUP];
+        leads(&second) || leads(&third)
+    })
+    .await;
+    let waited = began.elapsed();
+    assert!(waited >= patience, "one leads after {waited:?}");
+    assert_eq!(second.list().await, [1]);
+    assert_eq!(third.list().await, [1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::{Either, join_all, select};
 use holdfast_placement::ids::{DriveId, Epoch};
-use holdfast_placement::map::ClusterMap;
+use holdfast_placement::map::{ClusterMap, DriveState};
 use holdfast_placement::ring::Slot;
 use holdfast_storage_node::buffer::{Buffer, BufferPool, PoolError, Reservation};
 use holdfast_storage_node::erasure;
@@ -385,9 +385,28 @@ impl Shared {
         Ok(rebuild.out.freeze(0..len))
     }
 
-    /// What a client gets when a window cannot be had.
+    /// What a client gets when a window cannot be had: 503 where drives that are out of use now may have what is missing,
+    /// 500 where no drive is left that could.
     pub(super) fn lost(&self, window: &Window) -> S3Error {
         self.counters.windows_lost.add(1);
+        let map = self.map.load();
+        let layout = window.layout();
+        let mut slots = Self::slots_of(&map, window).iter().enumerate();
+        let comes_back = |id| {
+            map.drive(id)
+                .is_some_and(|drive| drive.state != DriveState::Lost)
+        };
+        let is_away = |slot: &Slot| {
+            let mut drives = slot.drives();
+            drives.any(|drive| comes_back(drive) && self.is_down(&map, drive))
+        };
+        if slots.any(|(number, slot)| layout.len_of(number as u8) > 0 && is_away(slot)) {
+            tracing::warn!(
+                set = %window.body.set, chunk = window.chunk, slot = window.slot, protection = %window.body.protection,
+                "bytes cannot be read now: too many drives of their chunk do not answer"
+            );
+            return Code::ServiceUnavailable.into();
+        }
         tracing::error!(
             set = %window.body.set, chunk = window.chunk, slot = window.slot, protection = %window.body.protection,
             "bytes cannot be read: too few shards of their chunk are left"

@@ -272,6 +272,35 @@ async fn any_body_comes_back_in_any_range_with_as_many_faults_as_parity() {
 }
 
 #[tokio::test]
+async fn what_drives_that_are_away_may_have_can_be_asked_for_again() {
+    let protection = Protection { data: 3, parity: 2 };
+    let world = world(6, protection, 64 * MIB, small_chunks());
+    let rng = SeededRng::new(seed());
+    let data = random_bytes(200 * KIB, &rng);
+    let written = world
+        .bodies
+        .write(&mut frames(&data, &rng), None, 0)
+        .await
+        .unwrap();
+    let body = chunked(&written);
+    let ring = world.map.load().ring(SiteId(0)).unwrap().clone();
+    let drives: Vec<_> = ring.targets(ring.partition_of(body.set, 0)).collect();
+    for drive in &drives[..3] {
+        world.shards.set_fault(*drive, Some(Fault::Down));
+    }
+    let whole = || {
+        vec![BodyPiece {
+            body,
+            range: 0..body.len,
+        }]
+    };
+    let error = world.bodies.read(whole()).await.unwrap_err();
+    assert_eq!(error.code, Code::ServiceUnavailable);
+    world.shards.set_fault(drives[0], None);
+    assert_eq!(read(&world.bodies, whole()).await.unwrap(), data);
+}
+
+#[tokio::test]
 async fn one_fault_too_many_is_an_error_and_never_data() {
     let protection = Protection { data: 3, parity: 2 };
     let world = world(6, protection, 64 * MIB, small_chunks());

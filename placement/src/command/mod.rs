@@ -117,7 +117,7 @@ impl From<ProposeError> for CommandError {
     fn from(error: ProposeError) -> Self {
         let text = error.to_string();
         match error {
-            ProposeError::NoQuorum { .. } => Self::Unavailable(text),
+            ProposeError::NoQuorum { .. } | ProposeError::WrongClock => Self::Unavailable(text),
             ProposeError::Indeterminate { .. } => Self::Indeterminate(text),
             ProposeError::Stopped { .. } => Self::Failed(text),
         }

@@ -53,6 +53,8 @@ pub(crate) struct Group {
     barrier: Mutex<Barrier>,
     /// Heartbeat intervals in a row in which the leader has heard of no quorum.
     suspicion: AtomicU32,
+    /// Voters here may have promised, before this process began, not to vote yet.
+    is_young: AtomicBool,
 }
 
 /// Readers that wait for the next read barrier.
@@ -63,8 +65,15 @@ struct Barrier {
 }
 
 impl Group {
-    /// `lease` is for how long voters vote for nobody else after they have heard of their leader.
-    pub fn new(id: GroupId, clock: Arc<dyn Clock>, deadline: Duration, lease: Duration) -> Self {
+    /// `lease` is for how long voters vote for nobody else after they have heard of their leader; `is_young` as for
+    /// [`Group::pulse`].
+    pub fn new(
+        id: GroupId,
+        clock: Arc<dyn Clock>,
+        deadline: Duration,
+        lease: Duration,
+        is_young: bool,
+    ) -> Self {
         Self {
             id,
             clock,
@@ -75,6 +84,7 @@ impl Group {
             changed: Notify::new(),
             barrier: Mutex::default(),
             suspicion: AtomicU32::new(0),
+            is_young: AtomicBool::new(is_young),
         }
     }
 
@@ -146,7 +156,8 @@ impl Group {
             let config = replica.raft().runtime_config();
             config.tick(spread && replica.is_deserted());
             // One that was made anew may lack what others have counted on.
-            config.elect(replica.log().is_complete());
+            let may_vote = !spread || !self.is_young.load(Ordering::Relaxed);
+            config.elect(replica.log().is_complete() && may_vote);
         }
     }
 
@@ -243,9 +254,8 @@ impl Group {
     pub fn read_now(&self) -> Option<Arc<dyn Index>> {
         let leader = self.leader.load();
         let leader = leader.as_ref()?;
-        leader
-            .is_current(self.lease)
-            .then(|| leader.state().clone())
+        let state = leader.lend();
+        leader.is_current(self.lease).then_some(state)
     }
 
     /// See [`Groups::read`](super::Groups::read), by a read barrier. Readers that come while one is under way share
@@ -316,12 +326,14 @@ impl Group {
                 .await
             {
                 Ok(read) => {
-                    if leader.stopped().is_some() {
+                    let term = term_of_leader(read.committed_leader_id());
+                    let state = leader.lend();
+                    // Where another leads by now, that one's image may be about to take the place of this state.
+                    if leader.stopped().is_some() || leader.log().term() != term {
                         continue;
                     }
-                    let term = term_of_leader(read.committed_leader_id());
                     leader.lead(term, mark, &self.here.load());
-                    return Ok(Some(leader.state().clone()));
+                    return Ok(Some(state));
                 }
                 Err(RaftError::Fatal(error)) => leader.log().stop(&error.to_string()),
                 Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => {}
@@ -331,12 +343,15 @@ impl Group {
         }
     }
 
-    /// Has a replica stand for election, if any here is a voter: the one with the most complete log.
+    /// Has a replica stand for election, if any here is a voter: the one with the most complete log. Not where there are
+    /// voters in other processes: those here may have promised not to vote yet, before this process began.
     pub async fn elect(&self) {
+        if self.is_spread() {
+            return;
+        }
         let candidate = self.best(|replica| replica.log().initialised() && is_voter(replica));
         if let Some(candidate) = candidate {
-            // Others may have a leader.
-            stand(&candidate, self.is_spread()).await;
+            stand(&candidate, false).await;
         }
     }
 
@@ -344,14 +359,16 @@ impl Group {
     /// one: it takes over what openraft's own ticks do, at far less cost. Where there are voters in other processes only a
     /// replica that hears of no leader is left to openraft's ticks, which have it stand for election in its time.
     /// `silence_max` is how long a leader may hear of no quorum. `is_gone`: nobody listens any more where the group was last
-    /// led.
-    pub async fn pulse(&self, silence_max: Duration, is_gone: bool) {
+    /// led. `is_young`: the voters here may have promised not to vote yet, and do not remember; so they do not stand for
+    /// election either, with a vote of their own.
+    pub async fn pulse(&self, silence_max: Duration, is_gone: bool, is_young: bool) {
+        self.is_young.store(is_young, Ordering::Relaxed);
         if self.is_spread() {
             for replica in self.here.load().iter() {
                 replica.count_pulse();
                 if replica.leads().is_some() {
                     replica.beat().await;
-                } else if is_gone && replica.is_deserted() && replica.is_heir() {
+                } else if is_gone && !is_young && replica.is_deserted() && replica.is_heir() {
                     // It need not wait any longer than for the lease: nobody votes before.
                     stand(replica, true).await;
                 }

@@ -11,6 +11,7 @@ mod network;
 mod patience;
 mod pending;
 mod raft_types;
+mod readers;
 mod remote;
 mod replica;
 mod replicas;
@@ -79,6 +80,9 @@ pub enum ProposeError {
     /// The replica that must answer has failed storage or has stopped.
     #[error("{group} has stopped: {reason}")]
     Stopped { group: GroupId, reason: String },
+    /// This process's wall clock is not to be believed; the command is known not to have been appended.
+    #[error("the clock of this node is not that of the others: it has to be set")]
+    WrongClock,
 }
 
 /// Why a group could not be read.

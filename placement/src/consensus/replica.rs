@@ -19,6 +19,7 @@ use super::log_store::{GroupLog, LogStore};
 use super::network::{Address, Links, Transport};
 use super::patience::Bunches;
 use super::raft_types::{Raft, SnapshotMeta, TypeConfig, Vote};
+use super::readers::Readers;
 use super::snapshot::{self, Image, Pieces};
 use super::state_machine::{Applier, Growth};
 use crate::ids::{DriveId, GroupId};
@@ -51,6 +52,7 @@ pub(crate) struct Replica {
     log: Arc<GroupLog>,
     drive_log: Arc<DriveLog>,
     state: Arc<dyn Index>,
+    readers: Arc<Readers>,
     applied_next: Arc<AtomicU64>,
     /// Set while the replica leads and has applied what its predecessors committed.
     leading: ArcSwapOption<Leading>,
@@ -70,6 +72,7 @@ pub(crate) struct Replica {
 struct Opened {
     log: Arc<GroupLog>,
     applier: Applier,
+    readers: Arc<Readers>,
     applied_next: Arc<AtomicU64>,
     end: watch::Receiver<()>,
 }
@@ -126,6 +129,7 @@ impl Replica {
         let Opened {
             log,
             applier,
+            readers,
             applied_next,
             end,
         } = opened;
@@ -155,6 +159,7 @@ impl Replica {
             log,
             drive_log: around.log.clone(),
             state: around.state.clone(),
+            readers,
             applied_next,
             leading: ArcSwapOption::empty(),
             handed_over: AtomicU64::new(0),
@@ -182,9 +187,10 @@ impl Replica {
         let machine = (around.machines)(group, drive);
         let (end_tx, end) = watch::channel(());
         let state = around.state.clone();
+        let readers = Readers::new(state);
         let applier = Applier::open(
             log.clone(),
-            state,
+            readers.clone(),
             machine,
             applied_next.clone(),
             end_tx,
@@ -209,6 +215,7 @@ impl Replica {
         Ok(Opened {
             log,
             applier,
+            readers,
             applied_next,
             end,
         })
@@ -230,8 +237,9 @@ impl Replica {
         &self.log
     }
 
-    pub fn state(&self) -> &Arc<dyn Index> {
-        &self.state
+    /// The state for a reader; see [`Readers::lend`].
+    pub fn lend(&self) -> Arc<dyn Index> {
+        self.readers.lend()
     }
 
     /// Why the replica has stopped, if it has.
@@ -436,6 +444,7 @@ impl Replica {
 
     /// Removes what the drive has of the group, but for the vote. The replica must have stopped.
     pub async fn erase(&self) -> Result<(), IndexError> {
+        self.readers.gone().await;
         self.drive_log.write(&self.log, Change::Erase).await?;
         snapshot::erase(self.state.as_ref(), self.address.group)
     }

@@ -61,6 +61,7 @@ pub struct Replicas {
     /// One change of who hosts what at a time.
     pub(super) changes: tokio::sync::Mutex<()>,
     ended: AtomicBool,
+    pub(super) has_wrong_clock: AtomicBool,
 }
 
 #[derive(Clone)]
@@ -127,6 +128,7 @@ impl Replicas {
             hosting: tokio::sync::Mutex::new(()),
             changes: tokio::sync::Mutex::new(()),
             ended: AtomicBool::new(false),
+            has_wrong_clock: AtomicBool::new(false),
         });
         let starts = drives.into_iter().map(|drive| {
             let replicas = replicas.clone();
@@ -436,6 +438,7 @@ impl Replicas {
             self.clock.clone(),
             self.config.deadline,
             self.config.election_timeout_max,
+            self.is_young(),
         ));
         self.groups.rcu(|groups| {
             let mut groups = groups.as_ref().clone();
@@ -797,7 +800,7 @@ async fn pulse(replicas: Weak<Replicas>) {
                 elsewhere.is_some_and(|(remote, node)| remote.peers.health().is_suspect(node))
             });
             let silence_max = replicas.config.election_timeout_max;
-            group.pulse(silence_max, is_gone).await;
+            group.pulse(silence_max, is_gone, replicas.is_young()).await;
         }
         let pause = replicas.clock.sleep(replicas.config.heartbeat);
         drop(replicas);

@@ -128,10 +128,16 @@ impl Replicas {
         );
     }
 
+    /// Says whether commands of this process are dated wrongly: then none is proposed. Gives whether that is news.
+    pub fn distrust_clock(&self, is_wrong: bool) -> bool {
+        self.has_wrong_clock.swap(is_wrong, Ordering::Relaxed) != is_wrong
+    }
+
     /// Whether voters here may have promised, before this process began, not to vote yet: they do not remember.
-    fn is_young(&self) -> bool {
+    pub(super) fn is_young(&self) -> bool {
         let age = self.clock.monotonic().saturating_sub(self.opened);
-        age < self.config.election_timeout_max
+        // Where all voters are in this process leaders go by no lease.
+        self.remote.is_some() && age < self.config.election_timeout_max
     }
 
     /// A command that came from another node.
@@ -364,6 +370,10 @@ fn answer<T: serde::Serialize>(answer: &T) -> Result<Answer, String> {
 #[async_trait]
 impl Groups for Replicas {
     async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError> {
+        // Commands are dated by who proposes them.
+        if self.has_wrong_clock.load(Ordering::Relaxed) {
+            return Err(ProposeError::WrongClock);
+        }
         let in_doubt = AtomicBool::new(false);
         let proposing = std::pin::pin!(self.propose_anywhere(group, command, &in_doubt));
         let decided = match future::select(proposing, self.clock.sleep(self.config.deadline)).await
@@ -386,7 +396,7 @@ impl Groups for Replicas {
                     if planted(Bug::ReadFromFollower)
                         && let Some(replica) = found.here().first()
                     {
-                        return Ok(Reading::Here(replica.state().clone()));
+                        return Ok(Reading::Here(replica.lend()));
                     }
                     if let Some(state) = found.read_now() {
                         return Ok(Reading::Here(state));

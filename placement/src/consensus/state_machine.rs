@@ -19,6 +19,7 @@ use super::keys;
 use super::log_store::GroupLog;
 use super::pending::Pending;
 use super::raft_types::{LogId, Opaque, SnapshotMeta, StoredMembership, TypeConfig};
+use super::readers::Readers;
 use super::snapshot::{self, Head, Image};
 use crate::ids::GroupId;
 use crate::seams::{Batch, Index, IndexError, IndexView, Keyspace, blocking, flush};
@@ -36,6 +37,7 @@ pub(crate) struct Growth {
 pub(crate) struct Applier {
     group: GroupId,
     state: Arc<dyn Index>,
+    readers: Arc<Readers>,
     /// The state with what of it is not yet written; nothing between two calls.
     pending: Pending,
     machine: Box<dyn StateMachine>,
@@ -57,12 +59,13 @@ impl Applier {
     /// The state as it is, which must be whole: see [`snapshot::recover`].
     pub fn open(
         log: Arc<GroupLog>,
-        state: Arc<dyn Index>,
+        readers: Arc<Readers>,
         mut machine: Box<dyn StateMachine>,
         applied_next: Arc<AtomicU64>,
         end: watch::Sender<()>,
         point_every: Growth,
     ) -> Result<Self, IndexError> {
+        let state = readers.state().clone();
         let view: &dyn IndexView = state.as_ref();
         let head = Head::read(view, log.group())?;
         machine.restored(view)?;
@@ -74,6 +77,7 @@ impl Applier {
             group: log.group(),
             pending: Pending::new(log.group(), state.clone()),
             state,
+            readers,
             machine,
             log,
             applied: head.applied,
@@ -230,6 +234,8 @@ impl RaftStateMachine<TypeConfig> for Applier {
             staged.map_err(io::Error::other)?;
         }
         tracing::info!(group = %self.group, drive = %self.log.drive(), upto = applied.index(), "installs a snapshot");
+        // Questions from when this replica led may still be answered of what it has.
+        self.readers.gone().await;
         let membership = meta.last_membership.clone();
         let (state, group, stored) = (self.state.clone(), self.group, membership.clone());
         blocking(move || snapshot::replace(state.as_ref(), group, &applied, &stored))

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::ids::NodeId;
-use crate::seams::Clock;
+use crate::seams::{Clock, UnixMillis};
 
 /// What is known of all nodes.
 pub struct Health {
@@ -24,7 +24,8 @@ pub(super) struct NodeHealth {
     /// Monotonic milliseconds.
     heard: AtomicU64,
     suspect: watch::Sender<bool>,
-    report: Mutex<Bytes>,
+    /// What it said of itself, and when that was heard.
+    report: Mutex<(Bytes, Option<UnixMillis>)>,
 }
 
 impl NodeHealth {
@@ -117,12 +118,17 @@ impl Health {
         let nodes = self.nodes.read();
         nodes
             .get(&node)
-            .map(|health| health.report.lock().clone())
+            .map(|health| health.report.lock().0.clone())
             .unwrap_or_default()
     }
 
+    /// When that was heard, by the wall clock here.
+    pub fn reported_at(&self, node: NodeId) -> Option<UnixMillis> {
+        self.nodes.read().get(&node)?.report.lock().1
+    }
+
     pub(super) fn note_report(&self, node: NodeId, report: Bytes) {
-        *self.of(node).report.lock() = report;
+        *self.of(node).report.lock() = (report, Some(self.clock.wall()));
     }
 
     /// How long ago the node answered anything.

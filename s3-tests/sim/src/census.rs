@@ -211,7 +211,8 @@ async fn read(
     }
 }
 
-fn place(map: &ClusterMap, site: SiteId, id: ShardId) -> Option<DriveId> {
+/// The drive that a shard belongs to.
+pub fn place(map: &ClusterMap, site: SiteId, id: ShardId) -> Option<DriveId> {
     let ring = map.ring(site)?;
     let partition = ring.partition_of(id.set, id.chunk);
     Some(ring.slot(partition, id.slot)?.target)

@@ -16,6 +16,7 @@ mod mending;
 mod net;
 mod node;
 mod run;
+mod strays;
 mod trace;
 mod troupe;
 mod wander;

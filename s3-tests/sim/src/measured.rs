@@ -401,11 +401,15 @@ pub async fn check(
     match (all.status, more.status) {
         (200, 403) => Ok(()),
         (_, 503) => Err("more is refused for now".to_owned()),
-        (all, more) => {
-            let what = format!("all that may be there got {all}, and one byte more {more}");
+        (200, more) => {
+            let what = format!("all that may be there is there, and one byte more got {more}");
             shared.violated(what);
             Ok(())
         }
+        // What an attempt before was not told of may have been done late: then there is something. It is not for good.
+        (all, more) => Err(format!(
+            "all that may be there got {all}, and one byte more {more}"
+        )),
     }
 }
 

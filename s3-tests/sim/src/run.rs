@@ -21,6 +21,7 @@ use crate::faults::Faults;
 use crate::media::End;
 use crate::mending::mend;
 use crate::net::name;
+use crate::strays;
 use crate::trace::Trace;
 use crate::troupe::Troupe;
 use crate::workload::{BUCKET, Shared, Worker};
@@ -262,6 +263,7 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
         end,
     ));
     let moving = spawn(move_about(stage.clone(), end));
+    let watching = spawn(strays::watch(stage.clone()));
     let others = troupe.work(end);
     if shape.late_nodes > 0 {
         let rng = SeededRng::new(stage.seed ^ 0x1A7E);
@@ -297,6 +299,7 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
         *stage.phase.lock() = Phase::Together;
         healthy(stage, "it does not become healthy with all nodes").await?;
     }
+    watching.abort();
     take_census(stage, Look::Bytes).await?;
     if shape.mends {
         mend(stage).await?;

@@ -356,6 +356,16 @@ impl World {
         })
     }
 
+    /// Which of its lives a node is in.
+    pub fn life_of(&self, host: Host) -> u64 {
+        self.specs[host].life.lock().number
+    }
+
+    /// The drives of a node.
+    pub fn drives_of(&self, host: Host) -> Vec<DriveId> {
+        self.specs[host].drive_ids().into_iter().flatten().collect()
+    }
+
     /// The node that has a drive.
     pub fn host_of(&self, drive: DriveId) -> Option<Host> {
         let mut specs = self.specs.iter();

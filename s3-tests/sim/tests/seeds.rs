@@ -31,8 +31,8 @@ fn one_seed_twice_gives_the_same_trace() {
 }
 
 #[test]
-fn twelve_seeds_hold() {
-    let output = simulate(&["--seeds", "12", "--from", "1"]);
+fn eighteen_seeds_hold() {
+    let output = simulate(&["--seeds", "18", "--from", "1"]);
     assert!(output.status.success(), "{}", text(&output));
 }
 
@@ -62,6 +62,7 @@ fn planted_bugs_are_caught() {
         ("ConditionDecidedEarly", "1"),
         ("SkipLaneClose", "1"),
         ("SkipChecksum", "1"),
+        ("IgnoreEpoch", "1"),
         ("RenameForgotten", "7"),
         ("AppendDecidedEarly", "3"),
         ("CompletionUnconditional", "1"),

@@ -1,5 +1,6 @@
 //! A node: the drives of one process, the replicas and shards on them, and the watch over both.
 
+mod clocks;
 mod config;
 mod drives;
 mod identity;

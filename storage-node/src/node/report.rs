@@ -21,6 +21,8 @@ pub struct Report {
     pub mending: Mending,
     /// What waits to be told to webhooks, of these groups. Not said by nodes of earlier versions.
     pub webhooks: Vec<WebhookReport>,
+    /// The node's wall clock. Not said by nodes of earlier versions.
+    pub clock: Option<UnixMillis>,
 }
 
 /// How the search for shards that are bad or missing stands at a node.
@@ -42,13 +44,18 @@ impl Report {
         if let Ok(report) = rpc::decode(bytes) {
             return Some(report);
         }
+        let no_clock = rpc::encode(&None::<UnixMillis>).ok()?;
         let no_webhooks = rpc::encode(&Vec::<WebhookReport>::new()).ok()?;
         let no_mending = rpc::encode(&Mending::default()).ok()?;
-        let with_nothing = [bytes, &no_webhooks].concat();
-        if let Ok(report) = rpc::decode(&with_nothing) {
-            return Some(report);
-        }
-        rpc::decode(&[bytes, &no_mending, &no_webhooks].concat()).ok()
+        let unsaid: [&[&[u8]]; 3] = [
+            &[&no_clock],
+            &[&no_webhooks, &no_clock],
+            &[&no_mending, &no_webhooks, &no_clock],
+        ];
+        let mut older = unsaid
+            .iter()
+            .map(|rest| [&[bytes], *rest].concat().concat());
+        older.find_map(|whole| rpc::decode(&whole).ok())
     }
 }
 

@@ -257,6 +257,7 @@ impl Inner {
             redundancy: *self.redundancy.lock(),
             mending: self.mending(),
             webhooks: self.webhooks.lock().clone(),
+            clock: Some(self.clock.wall()),
         }
     }
 

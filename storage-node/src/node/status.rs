@@ -175,6 +175,7 @@ impl Node {
         }
         let mending = MendingStatus::of(&map, &reports, &is_node_up);
         problems.extend(mending.problem());
+        problems.extend(inner.clock_problem());
         let mut notes = notes(&map, redundancy);
         notes.extend(mending.note());
         let webhooks = webhooks(reports.values());

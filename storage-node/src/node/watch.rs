@@ -33,6 +33,7 @@ pub(super) async fn look(inner: &Arc<Inner>) {
         inner.shards.fail(id);
         inner.replicas.fail_drive(id).await;
     }
+    inner.check_clock();
     note_space(inner);
     note_redundancy(inner).await;
     follow_orders(inner);

@@ -98,7 +98,8 @@ impl Ledger {
             index,
             space,
             state: Mutex::new(state),
-            written: AtomicU64::new(0),
+            // What is found may have been written by a process that was killed, and not be durable.
+            written: AtomicU64::new(1),
             synced: AtomicU64::new(0),
             syncing: tokio::sync::Mutex::new(()),
             sync_inline,

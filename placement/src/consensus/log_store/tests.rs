@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::*;
 use crate::consensus::StateMachine;
 use crate::consensus::raft_types::{Opaque, log_id};
+use crate::consensus::readers::Readers;
 use crate::consensus::state_machine::{Applier, Growth};
 use crate::seams::{Batch, MemoryIndex};
 
@@ -41,7 +42,7 @@ impl StoreBuilder<TypeConfig, LogStore, Applier> for Builder {
         let applied = Arc::new(AtomicU64::new(0));
         let applier = Applier::open(
             store.log.clone(),
-            state,
+            Readers::new(state),
             Box::new(NoMachine),
             applied,
             watch::channel(()).0,
