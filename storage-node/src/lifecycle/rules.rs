@@ -207,6 +207,13 @@ impl Rule {
         !self.transitions.is_empty() || !self.noncurrent_transitions.is_empty()
     }
 
+    /// How many of a key's noncurrent versions it keeps whatever their age, at most.
+    pub fn kept_max(&self) -> u32 {
+        let moves = self.noncurrent_transitions.iter();
+        let all = self.noncurrent.iter().chain(moves.map(|to| &to.after));
+        all.map(|which| which.kept).max().unwrap_or(0)
+    }
+
     /// When a current version goes by this rule; `None`: never.
     pub fn expires(
         &self,

@@ -1,7 +1,7 @@
 //! Carries out the rules of buckets, a page of a listing at a time. A bucket is the work of the node that leads the group
-//! of its first lane. A pass remembers nothing: what one that was cut short has left, the next one finds. Every deletion
-//! is decided by its group on the condition that what goes is what was looked at, and locks hold against it as against
-//! anybody.
+//! of its first lane. A pass remembers nothing: what one that was cut short has left, the next one finds. Every action is
+//! decided by its group, on the condition that the version is what it was when it was looked at, and locks hold against it
+//! as against anybody.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::rules::{DAY_SECS, Expiration, Lifecycle, Noncurrent, Rule, due};
 use crate::metadata::{
-    Cause, ClassChange, Condition, Deletion, ListUploads, ListVersions, Lookup, Metadata,
-    MetadataError, StorageClass, VersionEntry, VersionRef, WriteError,
+    Cause, LifecycleAction, ListUploads, ListVersions, Lookup, Metadata, MetadataError, Standing,
+    StorageClass, VersionEntry, VersionId, VersionSummary, WriteError,
 };
 use crate::repair::LedGroups;
 
@@ -188,33 +188,46 @@ impl LifecycleWorker {
                 Err(MetadataError::BucketClosed) => return Ok(()),
                 page => page?,
             };
-            let mut deletions = Vec::new();
-            let mut changes = Vec::new();
-            for entry in &page.entries {
-                deletions.extend(key.lone_marker_before(entry));
-                let newer = key.enter(entry);
-                let deletion = self.goes(bucket, rule, &mut key, entry, newer).await?;
-                match deletion {
-                    Some(deletion) => deletions.push(deletion),
-                    None => {
-                        let class = self.new_class(bucket, lifecycle, rule, &key, entry, newer);
-                        changes.extend(class.await?.map(|class| class_change(entry, class)));
-                    }
-                }
+            let due = self.due_of(bucket, lifecycle, rule, &mut key, &page.entries);
+            let mut actions = due.await?;
+            if page.next.is_none() {
+                actions.extend(key.lone_marker());
             }
-            let next = page.next;
-            if next.is_none() {
-                deletions.extend(key.lone_marker());
-            }
-            self.delete(bucket, &deletions, done).await;
-            self.change_classes(bucket, &changes, done).await;
-            let Some((next_key, version)) = next else {
+            self.carry_out(bucket, rule, &actions, done).await;
+            let Some((next_key, version)) = page.next else {
                 return Ok(());
             };
             list.key_marker = Some(next_key);
             list.version_marker = version;
             self.clock.sleep(self.config.page_pause).await;
         }
+    }
+
+    /// What the rule does to those of a page.
+    async fn due_of(
+        &self,
+        bucket: &Bucket,
+        lifecycle: &Lifecycle,
+        rule: &Rule,
+        key: &mut KeyState,
+        page: &[VersionEntry],
+    ) -> Result<Vec<LifecycleAction>, PassError> {
+        let mut actions = Vec::new();
+        for entry in page {
+            actions.extend(key.lone_marker_before(entry));
+            let newer = key.enter(entry, rule.kept_max());
+            let action = match self.goes(bucket, rule, key, entry, newer).await? {
+                Some(action) => Some(action),
+                None => {
+                    let moves = self.moves(bucket, lifecycle, rule, key, entry, newer);
+                    moves.await?
+                }
+            };
+            actions.extend(action);
+        }
+        // The others of its key are decided by whether what was current is there.
+        actions.sort_by_key(|action| action.standing == Standing::Current);
+        Ok(actions)
     }
 
     fn is_due(&self, from: UnixMillis, days: u32) -> bool {
@@ -230,7 +243,7 @@ impl LifecycleWorker {
         key: &mut KeyState,
         entry: &VersionEntry,
         newer: Option<UnixMillis>,
-    ) -> Result<Option<Deletion>, PassError> {
+    ) -> Result<Option<LifecycleAction>, PassError> {
         let summary = &entry.summary;
         let now = self.clock.wall();
         if entry.latest {
@@ -242,7 +255,7 @@ impl LifecycleWorker {
                     Some(Expiration::Date(date)) => date <= now,
                     None => false,
                 };
-                key.marker = goes.then(|| summary.name());
+                key.marker = goes.then_some(*summary);
                 return Ok(None);
             }
             let date = match rule.expiration {
@@ -253,28 +266,14 @@ impl LifecycleWorker {
             if date > now || !self.fits(bucket, rule, entry).await? {
                 return Ok(None);
             }
-            return Ok(Some(Deletion {
-                key: entry.key.clone(),
-                version: None,
-                condition: Condition {
-                    etag: Some(summary.etag.to_string()),
-                    modified_secs: Some(summary.modified.secs()),
-                    size: Some(summary.size),
-                    ..Condition::default()
-                },
-                bypass_governance: false,
-            }));
+            return Ok(Some(key.action(entry, 0, None)));
         }
         let (Some(noncurrent), Some(newer)) = (rule.noncurrent, newer) else {
             return Ok(None);
         };
         let goes =
             self.is_its_turn(noncurrent, key, newer) && self.fits(bucket, rule, entry).await?;
-        Ok(goes.then(|| Deletion {
-            key: entry.key.clone(),
-            version: Some(summary.name()),
-            ..Deletion::default()
-        }))
+        Ok(goes.then(|| key.action(entry, noncurrent.kept, None)))
     }
 
     /// Whether something that happens to noncurrent versions happens to the one that `key` has come to.
@@ -282,9 +281,8 @@ impl LifecycleWorker {
         key.noncurrent > which.kept && self.is_due(newer, which.days)
     }
 
-    /// The storage class that a version gets by the rule, if it is to get another. Of several that are due the last in
-    /// order.
-    async fn new_class(
+    /// How a version gets another storage class by the rule, if it does. Of several that are due the last in order.
+    async fn moves(
         &self,
         bucket: &Bucket,
         lifecycle: &Lifecycle,
@@ -292,32 +290,35 @@ impl LifecycleWorker {
         key: &KeyState,
         entry: &VersionEntry,
         newer: Option<UnixMillis>,
-    ) -> Result<Option<StorageClass>, PassError> {
+    ) -> Result<Option<LifecycleAction>, PassError> {
         let summary = &entry.summary;
         if summary.delete_marker || !rule.has_moves() || !self.metadata.knows_classes() {
             return Ok(None);
         }
         let day_secs = self.config.day_secs;
-        let due: Vec<StorageClass> = match (entry.latest, newer) {
+        // With how many of the noncurrent versions are kept from it.
+        let due: Vec<(StorageClass, u32)> = match (entry.latest, newer) {
             (true, _) => {
                 let of_rule = rule.transitions.iter();
                 let now = self.clock.wall();
                 let due = of_rule.filter(|to| to.when.of(summary.modified, day_secs) <= now);
-                due.map(|to| to.class).collect()
+                due.map(|to| (to.class, 0)).collect()
             }
             (false, Some(newer)) => {
                 let of_rule = rule.noncurrent_transitions.iter();
                 let due = of_rule.filter(|to| self.is_its_turn(to.after, key, newer));
-                due.map(|to| to.class).collect()
+                due.map(|to| (to.class, to.after.kept)).collect()
             }
             (false, None) => return Ok(None),
         };
-        let possible = due.into_iter().filter(|to| entry.class.may_become(*to));
-        let Some(class) = possible.max() else {
+        let possible = due
+            .into_iter()
+            .filter(|(to, _)| entry.class.may_become(*to));
+        let Some((class, kept)) = possible.max() else {
             return Ok(None);
         };
         let moves = lifecycle.moves(rule, summary.size) && self.fits(bucket, rule, entry).await?;
-        Ok(moves.then_some(class))
+        Ok(moves.then(|| key.action(entry, kept, Some(class))))
     }
 
     /// Whether the rule's filter lets the version in. Its record is read only if tags matter.
@@ -339,36 +340,24 @@ impl LifecycleWorker {
         })
     }
 
-    async fn delete(&self, bucket: &Bucket, deletions: &[Deletion], done: &mut LifecycleDone) {
-        if deletions.is_empty() {
-            return;
-        }
-        for outcome in self.metadata.delete_versions(bucket.id, deletions).await {
-            match outcome {
-                Ok(_) => done.versions += 1,
-                Err(error) => {
-                    tracing::debug!(%error, bucket = bucket.name, "a version that is due stays");
-                    done.kept += 1;
-                }
-            }
-        }
-    }
-
-    async fn change_classes(
+    async fn carry_out(
         &self,
         bucket: &Bucket,
-        changes: &[ClassChange],
+        rule: &Rule,
+        actions: &[LifecycleAction],
         done: &mut LifecycleDone,
     ) {
-        if changes.is_empty() {
+        if actions.is_empty() {
             return;
         }
-        for outcome in self.metadata.set_classes(bucket.id, changes).await {
-            match outcome {
-                Ok(true) => done.moved += 1,
-                Ok(false) => done.kept += 1,
-                Err(error) => {
-                    tracing::debug!(%error, bucket = bucket.name, "a version that is due keeps its class");
+        let tags = &rule.filter.tags;
+        let outcomes = self.metadata.carry_out(bucket.id, tags, actions).await;
+        for (action, outcome) in actions.iter().zip(outcomes) {
+            match (outcome, action.class) {
+                (Ok(()), None) => done.versions += 1,
+                (Ok(()), Some(_)) => done.moved += 1,
+                (Err(error), _) => {
+                    tracing::debug!(%error, bucket = bucket.name, "a version that is due stays as it is");
                     done.kept += 1;
                 }
             }
@@ -420,16 +409,6 @@ impl LifecycleWorker {
     }
 }
 
-/// The version gets that class, if it is what was looked at.
-fn class_change(entry: &VersionEntry, class: StorageClass) -> ClassChange {
-    ClassChange {
-        key: entry.key.clone(),
-        version: entry.summary.version,
-        latest: entry.latest,
-        class,
-    }
-}
-
 /// What is known of a key while its versions pass, newest first.
 #[derive(Default)]
 struct KeyState {
@@ -438,13 +417,15 @@ struct KeyState {
     newer: Option<UnixMillis>,
     /// Versions seen that are not current.
     noncurrent: u32,
+    /// The newest version, and behind it the newest of those that are not current: as many as a rule may keep.
+    above: Vec<VersionId>,
     /// A delete marker that goes if no other version follows.
-    marker: Option<VersionRef>,
+    marker: Option<VersionSummary>,
 }
 
 impl KeyState {
     /// The marker of the key before, if nothing followed it and `entry` is of another key.
-    fn lone_marker_before(&mut self, entry: &VersionEntry) -> Option<Deletion> {
+    fn lone_marker_before(&mut self, entry: &VersionEntry) -> Option<LifecycleAction> {
         match entry.key == self.key {
             true => {
                 self.marker = None;
@@ -454,26 +435,52 @@ impl KeyState {
         }
     }
 
-    fn lone_marker(&mut self) -> Option<Deletion> {
-        let version = self.marker.take()?;
-        Some(Deletion {
+    fn lone_marker(&mut self) -> Option<LifecycleAction> {
+        Some(LifecycleAction {
             key: self.key.clone(),
-            version: Some(version),
-            ..Deletion::default()
+            summary: self.marker.take()?,
+            standing: Standing::Alone,
+            class: None,
         })
     }
 
-    /// Goes on to `entry`; gives when the next newer version of its key was written.
-    fn enter(&mut self, entry: &VersionEntry) -> Option<UnixMillis> {
+    /// Goes on to `entry`; gives when the next newer version of its key was written. `kept_max`: of how many noncurrent
+    /// versions it matters whether they are there.
+    fn enter(&mut self, entry: &VersionEntry, kept_max: u32) -> Option<UnixMillis> {
         if entry.key != self.key {
             self.key.clone_from(&entry.key);
             self.newer = None;
             self.noncurrent = 0;
+            self.above.clear();
         }
         if !entry.latest {
             self.noncurrent += 1;
         }
+        if self.above.len() <= kept_max as usize {
+            self.above.push(entry.summary.version);
+        }
         self.newer.replace(entry.summary.modified)
+    }
+
+    /// What happens to `entry`, to which `self` has come. If it is not current, `kept` of its kind must be above it.
+    fn action(
+        &self,
+        entry: &VersionEntry,
+        kept: u32,
+        class: Option<StorageClass>,
+    ) -> LifecycleAction {
+        let above = self.above.iter().take(kept as usize + 1);
+        LifecycleAction {
+            key: entry.key.clone(),
+            summary: entry.summary,
+            standing: match entry.latest {
+                true => Standing::Current,
+                false => Standing::Noncurrent {
+                    above: above.copied().collect(),
+                },
+            },
+            class,
+        }
     }
 }
 

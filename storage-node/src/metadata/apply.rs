@@ -405,6 +405,11 @@ impl Decide for ObjectGroup {
                 }
                 change.count_lanes(bucket, &lanes, entries)?
             }
+            Command::CarryOut {
+                bucket,
+                tags,
+                actions,
+            } => Outcome::CarriedOut(self.carry_out(&mut change, bucket, &tags, &actions)?),
             Command::ForgetEvents { target, through } => change.forget_events(target, through)?,
             Command::Caused { .. } => return Ok(None),
             Command::Reclaimed { ids } => change.drop_reclaimed(&ids.into_iter().collect())?,
@@ -462,7 +467,7 @@ impl ObjectGroup {
     }
 
     /// Whether a key is being renamed to another group's.
-    fn is_renaming(
+    pub(super) fn is_renaming(
         &mut self,
         change: &Change<'_, '_>,
         at: Address<'_>,
@@ -478,7 +483,7 @@ impl ObjectGroup {
         Ok(any && apply_rename::intent(change, at)?.is_some())
     }
 
-    fn check_open(
+    pub(super) fn check_open(
         &mut self,
         change: &mut Change<'_, '_>,
         bucket: BucketId,

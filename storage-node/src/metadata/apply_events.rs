@@ -217,6 +217,7 @@ pub fn refused(outcome: &Outcome, refusal: Refusal) -> Outcome {
         Outcome::VersionsDeleted(verdicts) => {
             Outcome::VersionsDeleted(vec![Err(refusal); verdicts.len()])
         }
+        Outcome::CarriedOut(verdicts) => Outcome::CarriedOut(vec![Err(refusal); verdicts.len()]),
         _ => Outcome::Refused(refusal),
     }
 }

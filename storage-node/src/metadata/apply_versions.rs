@@ -28,10 +28,10 @@ pub struct Written {
 }
 
 /// A version as it was found among the noncurrent ones or as the newest.
-struct Placed {
-    found: Found,
+pub(super) struct Placed {
+    pub(super) found: Found,
     /// Its key in `records`; `None`: it is in `objects`.
-    noncurrent: Option<Vec<u8>>,
+    pub(super) noncurrent: Option<Vec<u8>>,
 }
 
 impl Change<'_, '_> {
@@ -128,7 +128,7 @@ impl Change<'_, '_> {
     }
 
     /// Deletes a key: the object of a bucket without versions goes, any other bucket gets a delete marker.
-    fn delete_key(
+    pub(super) fn delete_key(
         &mut self,
         at: Address<'_>,
         condition: &Condition,
@@ -214,7 +214,6 @@ impl Change<'_, '_> {
         delete: &DeleteVersion<'_>,
         lane: &BucketVersioning,
     ) -> Result<Result<DeleteOutcome, Refusal>, IndexError> {
-        let object = self.object_key(at);
         let placed = self.find(at, version)?;
         let summary = placed.as_ref().map(|placed| &placed.found.summary);
         if let Err(refusal) = delete.condition.allows_delete(summary) {
@@ -223,10 +222,22 @@ impl Change<'_, '_> {
         let Some(placed) = placed else {
             return Ok(Ok(DeleteOutcome::default()));
         };
+        self.remove_placed(at, placed, lane, delete.bypass_governance)
+    }
+
+    /// Removes a version for ever, unless it is locked.
+    pub(super) fn remove_placed(
+        &mut self,
+        at: Address<'_>,
+        placed: Placed,
+        lane: &BucketVersioning,
+        bypass_governance: bool,
+    ) -> Result<Result<DeleteOutcome, Refusal>, IndexError> {
         let lock = values::version(&placed.found.value)?.lock;
-        if let Err(refusal) = lock.allows_removal(self.turn.at.millis(), delete.bypass_governance) {
+        if let Err(refusal) = lock.allows_removal(self.turn.at.millis(), bypass_governance) {
             return Ok(Err(refusal));
         }
+        let object = self.object_key(at);
         let summary = placed.found.summary;
         self.remove(at, &object, placed)?;
         if let Some(written) = &mut self.written {
@@ -312,20 +323,58 @@ impl Change<'_, '_> {
             .filter(|placed| placed.found.summary.name() == version))
     }
 
+    /// The version of that id, whatever it is called.
+    pub(super) fn placed(
+        &self,
+        at: Address<'_>,
+        version: VersionId,
+    ) -> Result<Option<Placed>, IndexError> {
+        let Some((space, key, value)) = self.value_of(at, Some(version))? else {
+            return Ok(None);
+        };
+        let noncurrent = (space == Keyspace::Records).then_some(key);
+        let found = Found::of(value)?;
+        Ok(Some(Placed { found, noncurrent }))
+    }
+
+    /// Whether the key has no other version than this one, which is not in `objects`.
+    pub(super) fn is_alone(&self, at: Address<'_>, placed: &Placed) -> Result<bool, IndexError> {
+        let Some(key) = &placed.noncurrent else {
+            return Ok(false);
+        };
+        if self.newest(&self.object_key(at))?.is_some() {
+            return Ok(false);
+        }
+        let first = self.newest_noncurrent(at)?;
+        let is_first = first.is_some_and(|first| first.noncurrent == placed.noncurrent);
+        let after = [key, &[0][..]].concat();
+        Ok(is_first && self.first_noncurrent(at, after)?.is_none())
+    }
+
     /// The newest of the key's noncurrent versions.
     fn newest_noncurrent(&self, at: Address<'_>) -> Result<Option<Placed>, IndexError> {
+        let from = keys::noncurrent_versions(self.turn.group, at.bucket, at.lane, at.key);
+        self.first_noncurrent(at, from)
+    }
+
+    /// The first of the key's noncurrent versions that lies at `from` in `records` or behind it.
+    fn first_noncurrent(
+        &self,
+        at: Address<'_>,
+        from: Vec<u8>,
+    ) -> Result<Option<Placed>, IndexError> {
         let prefix = keys::noncurrent_versions(self.turn.group, at.bucket, at.lane, at.key);
         let end = keys::successor(&prefix).unwrap_or_default();
         let mut changes = self.written.as_ref().map(|written| {
-            let from = (Keyspace::Records, prefix.clone());
+            let from = (Keyspace::Records, from.clone());
             let to = (Keyspace::Records, end.clone());
             written.changes.range(from..to)
         });
         let written_first = changes
             .as_mut()
             .and_then(|changes| changes.find_map(|((_, key), value)| Some((key, value.as_ref()?))));
-        let mut cursor = self.turn.state.cursor(Keyspace::Records, &prefix, &end)?;
-        cursor.seek(&prefix)?;
+        let mut cursor = self.turn.state.cursor(Keyspace::Records, &from, &end)?;
+        cursor.seek(&from)?;
         while let Some((key, value)) = cursor.entry() {
             if written_first.is_some_and(|(first, _)| &first[..] <= key) {
                 break;

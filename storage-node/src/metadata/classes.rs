@@ -109,17 +109,30 @@ impl Change<'_, '_> {
         let Some((space, key, value)) = self.value_of(at, Some(set.version))? else {
             return Ok(false);
         };
-        let (summary, body, details) = values::version_body(&value)?;
+        let (summary, _) = values::version_summary(&value)?;
         if summary.delete_marker || (space == Keyspace::Objects) != set.latest {
             return Ok(false);
         }
+        self.write_class(space, key, &value, set.class)?;
+        Ok(true)
+    }
+
+    /// Writes the version that is there with another storage class.
+    pub(super) fn write_class(
+        &mut self,
+        space: Keyspace,
+        key: Vec<u8>,
+        value: &[u8],
+        class: StorageClass,
+    ) -> Result<(), IndexError> {
+        let (summary, body, details) = values::version_body(value)?;
         let (mut details, lock) =
             values::split_details(details).ok_or_else(|| values::damaged("an object version"))?;
-        details.headers.storage_class = set.class.kept();
+        details.headers.storage_class = class.kept();
         let details = details_with(&details, &lock)?;
         let value = values::encode_version(&summary, &body, &details)?;
         self.write(space, key, value);
-        Ok(true)
+        Ok(())
     }
 }
 

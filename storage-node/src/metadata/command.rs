@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::apply_rename::Intent;
 use super::classes::SetClass;
 use super::events::{BucketEvents, Cause, EventId};
+use super::lifecycle_actions::KeyActions;
 use super::lock::{LockChange, VersionLock};
 use super::quota::{LaneQuota, ShareOrder};
 use super::record::{
@@ -239,6 +240,14 @@ pub enum Command<'a> {
         /// How many entries of each are looked at.
         entries: u32,
     },
+    /// Does what a rule of a lifecycle says, to each version that is what it was and has all of `tags`.
+    CarryOut {
+        bucket: BucketId,
+        #[serde(borrow)]
+        tags: Vec<(&'a str, &'a str)>,
+        #[serde(borrow)]
+        actions: Vec<KeyActions<'a>>,
+    },
 }
 
 /// A rename to be decided where it leads to.
@@ -411,6 +420,8 @@ pub enum Outcome {
     ClassesSet(Vec<bool>),
     /// Of which lanes all is counted, in the order asked.
     Counted(Vec<bool>),
+    /// For each version, in the order asked.
+    CarriedOut(Vec<Result<(), Refusal>>),
 }
 
 /// Why a command had no effect.

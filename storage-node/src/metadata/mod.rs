@@ -4,6 +4,7 @@ mod append;
 mod apply;
 mod apply_append;
 mod apply_events;
+mod apply_lifecycle;
 mod apply_quota;
 mod apply_redundancy;
 mod apply_rename;
@@ -20,6 +21,7 @@ mod events;
 mod keys;
 mod lane_count;
 mod leftovers;
+mod lifecycle_actions;
 mod list;
 mod list_versions;
 mod lock;
@@ -58,6 +60,7 @@ pub use events::{
     BucketEvents, Cause, Event, EventId, EventName, EventRule, QueuedEvent, RuleForm,
 };
 pub use keys::lane_of;
+pub use lifecycle_actions::{LifecycleAction, Standing};
 pub use lock::{
     DefaultRetention, LockChange, LockConfiguration, LockMode, Retention, RetentionPeriod,
     VersionLock,

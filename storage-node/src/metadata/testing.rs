@@ -6,13 +6,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use holdfast_placement::consensus::Groups;
 use holdfast_placement::directory::{Directory, placement_machine};
-use holdfast_placement::ids::GroupId;
+use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Index, MemoryIndex, Rng, SystemClock, UnixMillis};
 use holdfast_placement::testing::{self, DirectGroups, SplitGroups};
 
-use super::{Metadata, metadata_machine, query_runner};
+use super::{Metadata, lifecycle_actions, metadata_machine, query_runner};
 
 /// A directory and metadata groups over one index, decided at once.
 pub struct TestMetadata {
@@ -97,4 +97,14 @@ pub fn map_of(metadata_groups: u32) -> SharedMap {
         metadata_groups,
         ..testing::map_of(&[], Protection::NONE)
     })
+}
+
+/// A node of an earlier version comes into the cluster that `metadata` knows.
+pub fn add_older_node(metadata: &Metadata) {
+    let drives = [(DriveId(1), NodeId(1))];
+    let mut map = ClusterMap::clone(&metadata.map.load());
+    map.nodes = testing::map_of(&drives, Protection::NONE).nodes;
+    map.nodes[0].feature = lifecycle_actions::LEVEL - 1;
+    map.epoch.0 += 1;
+    metadata.map.update(map);
 }

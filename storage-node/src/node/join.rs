@@ -127,10 +127,13 @@ async fn place(
 /// Gives the node a place in `map`; says whether the map changed. One that asks again, because it never got its answer,
 /// gets the same place.
 fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), String> {
-    if request.feature < map.feature {
+    // What all nodes know is in logs and states that the new node is to have.
+    let known_to_all = map.nodes.iter().map(|node| node.feature).min();
+    let level = map.feature.max(known_to_all.unwrap_or(0));
+    if request.feature < level {
         return Err(format!(
-            "the cluster's formats are of level {}, the node that wants to join knows {}: install the newer version",
-            map.feature, request.feature
+            "the cluster's formats are of level {level}, the node that wants to join knows {}: install the newer version",
+            request.feature
         ));
     }
     if let Some(known) = map
@@ -258,6 +261,27 @@ mod tests {
     use holdfast_placement::testing::map_of;
 
     use super::*;
+
+    /// A cluster that was made by an earlier version has what all its nodes know by now.
+    #[test]
+    fn who_does_not_know_what_all_others_know_stays_outside() {
+        let drives: Vec<_> = (1..=2).map(|id| (DriveId(id), NodeId(id))).collect();
+        let mut map = map_of(&drives, Protection::NONE);
+        (map.next_node, map.next_drive) = (3, 3);
+        map.feature = FEATURE - 1;
+        let request = JoinRequest {
+            address: "127.0.0.1:9".to_owned(),
+            rack: 0,
+            gateway: true,
+            feature: FEATURE - 1,
+            capacities: vec![1000],
+            visit: false,
+        };
+        let refused = admit(&mut map, &request).unwrap_err();
+        assert!(refused.contains("install the newer version"), "{refused}");
+        map.nodes[1].feature = FEATURE - 1;
+        assert!(admit(&mut map, &request).unwrap().1);
+    }
 
     /// A node that is given up gives its address to another, and nothing else: not its number, nor those of its drives.
     #[test]

@@ -10,12 +10,13 @@ use holdfast_placement::seams::{
 
 use super::{any, chunked, etag, set};
 use crate::metadata::command::{Address, Command, DeleteKey, DeleteVersion, encode_missed};
+use crate::metadata::lifecycle_actions::{KeyActions, Standing};
 use crate::metadata::record::{Body, ChunkedBody, MissedSlot, PartRecord};
 use crate::metadata::values::VersionDetails;
 use crate::metadata::{
     BodyPlace, BucketEvents, BucketVersioning, Cause, DefaultRetention, EventId, EventRule,
     LockChange, LockConfiguration, LockMode, ObjectHeaders, ReclaimId, RepairId, RetentionPeriod,
-    RuleForm, VersionId, VersionLock, VersionRef, Versioning, metadata_machine,
+    RuleForm, StorageClass, VersionId, VersionLock, VersionRef, Versioning, metadata_machine,
 };
 
 const GROUP: GroupId = GroupId(3);
@@ -208,6 +209,34 @@ fn commands() -> Vec<Vec<u8>> {
         Command::ForgetEvents {
             target: "w",
             through: EventId([0xFF; 12]),
+        },
+        Command::CarryOut {
+            bucket: at.bucket,
+            tags: vec![("a", "b")],
+            actions: [None, Some(StorageClass::GlacierIr)]
+                .map(|class| KeyActions {
+                    lane: at.lane,
+                    key: at.key,
+                    standing: Standing::Noncurrent {
+                        above: vec![version_of(24)],
+                    },
+                    class,
+                    versions: vec![version_of(23)],
+                })
+                .into(),
+        },
+        Command::CarryOut {
+            bucket: at.bucket,
+            tags: Vec::new(),
+            actions: [Standing::Alone, Standing::Current]
+                .map(|standing| KeyActions {
+                    lane: at.lane,
+                    key: at.key,
+                    standing,
+                    class: None,
+                    versions: vec![version_of(23)],
+                })
+                .into(),
         },
     ];
     let encoded = commands.iter().enumerate().map(|(number, command)| {
