@@ -1,5 +1,6 @@
 //! For tests of this and other crates: groups without consensus, and maps.
 
+mod hooked_groups;
 mod split_groups;
 
 use std::collections::HashMap;
@@ -20,6 +21,7 @@ use crate::protection::Protection;
 use crate::ring::Ring;
 use crate::seams::{Batch, Durability, Index};
 
+pub use hooked_groups::{Hook, HookedGroups};
 pub use split_groups::SplitGroups;
 
 /// Applies each command at once to one index that holds all groups.

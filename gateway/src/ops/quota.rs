@@ -36,20 +36,26 @@ impl Call<'_> {
         need: Amount,
         began: Duration,
     ) -> Result<(), WriteError> {
-        if self.gateway.clock.monotonic().saturating_sub(began) > PATIENCE {
+        let waited = self.gateway.clock.monotonic().saturating_sub(began);
+        let Some(patience) = PATIENCE.checked_sub(waited) else {
             let text = "others took the room that was found".to_owned();
             return Err(MetadataError::Unavailable(text).into());
-        }
+        };
         let directory = self.gateway.directory.clone();
         let metadata = self.gateway.metadata.clone();
         let bucket = self.now.get().unwrap_or(&self.found).clone();
         let key = key.to_owned();
         // In a task of its own: a client that goes away does not leave it half done, for others to wait for.
-        let looking =
-            spawn(async move { make_room(&directory, &metadata, &bucket, &key, need).await });
+        let looking = spawn(async move {
+            make_room(&directory, &metadata, &bucket, &key, need, patience).await
+        });
         match looking.await {
             Ok(Ok(Room::TryAgain)) => Ok(()),
             Ok(Ok(Room::Exceeded)) => Err(WriteError::OverQuota(need)),
+            // What became of the search does not matter to the write: it was refused.
+            Ok(Err(MetadataError::Indeterminate(text))) => {
+                Err(MetadataError::Unavailable(text).into())
+            }
             Ok(Err(error)) => Err(error.into()),
             Err(error) => Err(MetadataError::Failed(error.to_string()).into()),
         }

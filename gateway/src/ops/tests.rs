@@ -13,6 +13,7 @@ mod lifecycles;
 mod listings;
 mod multipart;
 mod objects;
+mod quotas;
 mod renames;
 mod two_gateways;
 mod versions;

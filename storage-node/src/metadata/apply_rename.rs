@@ -236,7 +236,8 @@ pub fn begin(
     Ok(RenameVerdict::Moved)
 }
 
-/// Decides a rename to this group, once: takes the object or refuses it. `refused`: why it cannot be taken anyway.
+/// Decides a rename to this group, once: takes the object or refuses it. `None`, with nothing written: the command makes no
+/// sense.
 pub fn receive(
     change: &mut Change<'_, '_>,
     rename: ReceiveRename<'_>,
@@ -287,6 +288,7 @@ pub fn receive(
     Ok(Some(verdict))
 }
 
+/// Takes an object, or says why not; `None`, with nothing written: its bytes are not those that it says it has.
 fn take(
     change: &mut Change<'_, '_>,
     rename: ReceiveRename<'_>,
@@ -314,10 +316,14 @@ fn take(
     if let Some(refusal) = change.counted.refusal_of(at, &summary, replaced) {
         return Ok(Some(RenameVerdict::Refused(refusal)));
     }
+    if body == Body::Inline && inline.len() as u64 != summary.size {
+        // Before anything is written: what is there stays.
+        return Ok(None);
+    }
     change.retire(at, &object, lane, newest)?;
     let summary = moved(change, &summary);
     let body = match body {
-        Body::Inline if inline.len() as u64 == summary.size => {
+        Body::Inline => {
             let key = keys::inline(&object, summary.version);
             change
                 .turn
@@ -325,7 +331,6 @@ fn take(
                 .put(Keyspace::Inline, key, inline.to_vec());
             Body::Inline
         }
-        Body::Inline => return Ok(None),
         Body::Multipart { parts: count, .. } => {
             let usage = Usage::of_parts(&parts);
             change.recount().add_all(&usage);

@@ -16,12 +16,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all, select};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use holdfast_placement::directory::{Bucket, Directory, Expected, SetSetting, Setting};
 use holdfast_placement::ids::{BucketId, GroupId, Lane};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{IndexError, Keyspace, UnixMillis};
+use holdfast_placement::seams::{Clock, IndexError, Keyspace, UnixMillis};
 use serde::{Deserialize, Serialize};
 
 use super::command::{Command, Outcome};
@@ -39,7 +39,7 @@ const ROUND_DEAD: Duration = Duration::from_secs(15);
 /// Between looks at a round of others.
 const ROUND_LOOK: Duration = Duration::from_millis(20);
 
-/// How long is waited for rounds of others, and rounds are begun again that others came between.
+/// How long is waited for rounds of other processes, and rounds are begun again that others came between.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Entries of a lane that are counted in one step: some milliseconds, in which its group applies nothing else.
@@ -173,8 +173,76 @@ struct BucketRounds {
 struct Seen {
     /// Rounds that were begun.
     begun: u64,
-    /// The last that has ended well, and what it left.
-    ended: Option<(u64, Amount)>,
+    /// The last that has ended, and what it found.
+    ended: Option<(u64, Found)>,
+}
+
+/// What a round has found; the default: that not all could be asked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    /// What nobody used, before who asked was given anything of it. What is more than this, the bucket had no room for.
+    /// What is not, it had: who needs it is not to hear that there is none, whoever has got it.
+    free: Amount,
+    /// Whether all lanes took part; else there may be more.
+    complete: bool,
+}
+
+impl Found {
+    /// What it says to somebody who waited for the round, and needs so much.
+    fn room_for(&self, need: Amount) -> Result<Room, MetadataError> {
+        match (need.fits(&self.free), self.complete) {
+            (true, _) => Ok(Room::TryAgain),
+            (false, true) => Ok(Room::Exceeded),
+            (false, false) => Err(unreached()),
+        }
+    }
+}
+
+impl BucketRounds {
+    /// Waits until nobody else makes a round, at most until `deadline`, a time of the clock's `monotonic`.
+    async fn turn(
+        &self,
+        clock: &dyn Clock,
+        deadline: Duration,
+    ) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        if let Ok(turn) = self.one.try_lock() {
+            return Some(turn);
+        }
+        let mut turn = std::pin::pin!(self.one.lock());
+        // One who sleeps may wake early; his place in the line is kept.
+        loop {
+            let left = deadline.saturating_sub(clock.monotonic());
+            if left.is_zero() {
+                return None;
+            }
+            match select(turn.as_mut(), clock.sleep(left)).await {
+                Either::Left((turn, _)) => return Some(turn),
+                Either::Right(_) => {}
+            }
+        }
+    }
+
+    fn begun(&self) -> u64 {
+        self.seen.lock().begun
+    }
+
+    /// Begins a round; its number.
+    fn begin(&self) -> u64 {
+        let mut seen = self.seen.lock();
+        seen.begun += 1;
+        seen.begun
+    }
+
+    fn end(&self, number: u64, found: Found) {
+        self.seen.lock().ended = Some((number, found));
+    }
+
+    /// What a round has found that was begun when `begun` were.
+    fn found_since(&self, begun: u64) -> Option<Found> {
+        let ended = self.seen.lock().ended;
+        let found = ended.filter(|(number, _)| *number > begun);
+        found.map(|(_, found)| found)
+    }
 }
 
 impl Rounds {
@@ -398,75 +466,134 @@ pub async fn set_bucket_quota(
 }
 
 /// To be called when a write to `key` was refused because its lane would have had so much more than its share. Others that
-/// look for room in the bucket at the same time are waited for.
+/// look for room in the bucket at the same time are waited for, for at most `patience`.
+///
+/// # Errors
+/// `Unavailable` if there may be room in lanes that cannot be reached, or others look for theirs all the time;
+/// `Indeterminate` if it is not known what became of the bucket's record. The write was refused in any case.
 pub async fn make_room(
     directory: &Directory,
     metadata: &Metadata,
     bucket: &Bucket,
     key: &str,
     need: Amount,
+    patience: Duration,
 ) -> Result<Room, MetadataError> {
-    let lane = metadata.place(bucket.id, key).address.lane;
+    let deadline = metadata.clock.monotonic() + patience;
     let rounds = metadata.rounds.of(bucket.id);
-    let begun = rounds.seen.lock().begun;
-    let _one = rounds.one.lock().await;
+    let begun = rounds.begun();
+    let Some(_turn) = rounds.turn(&*metadata.clock, deadline).await else {
+        return Err(contended(bucket));
+    };
     // A round that began after the write was refused, and has ended: what it found is good for this write too.
-    if let Some((number, left)) = rounds.seen.lock().ended
-        && number > begun
-    {
-        return Ok(match need.fits(&left) {
-            true => Room::TryAgain,
-            false => Room::Exceeded,
-        });
+    if let Some(found) = rounds.found_since(begun) {
+        return found.room_for(need);
     }
-    let deadline = metadata.clock.monotonic() + PATIENCE;
-    let (mut record, mut value) = read(directory, bucket).await?;
-    if is_under_way(metadata, &record) {
-        (record, value) = settled(directory, metadata, bucket, deadline).await?;
-        // Whoever made it has given shares to all. If he died before, that is to be done here.
-        if record.round_since.is_none() {
-            return Ok(Room::TryAgain);
-        }
-    }
-    if record.quota.is_none() {
-        // A lane that was not told.
-        let forget = |_| Some(ShareOrder::Forget);
-        metadata
-            .order_shares(bucket.id, record.change, forget)
-            .await;
-        return Ok(Room::TryAgain);
-    }
-    let new = Record {
-        change: record.change + 1,
-        round_since: Some(metadata.clock.wall()),
-        ..record
+    let search = Search {
+        directory,
+        metadata,
+        bucket,
+        rounds: &rounds,
+        lane: metadata.place(bucket.id, key).address.lane,
+        need,
     };
-    let number = {
-        let mut seen = rounds.seen.lock();
-        seen.begun += 1;
-        seen.begun
-    };
-    match write(directory, bucket, value.as_deref(), &new).await? {
-        SetSetting::Done => {}
-        SetSetting::NoSuchBucket | SetSetting::Changed | SetSetting::TooLong => {
-            return Ok(Room::TryAgain);
-        }
-    }
-    match distribute(directory, metadata, bucket, &new, Some((lane, need))).await? {
-        Distributed::Superseded => Ok(Room::TryAgain),
-        Distributed::Done {
-            granted,
-            left,
-            complete,
-        } => {
-            if complete {
-                rounds.seen.lock().ended = Some((number, left));
-            }
-            match (granted, complete) {
+    // If nothing comes of it, that is news too for those who wait.
+    rounds.begin();
+    match search.run().await {
+        Ok(None) => Ok(Room::TryAgain),
+        Ok(Some(round)) => {
+            rounds.end(round.number, round.found);
+            match (round.granted, round.found.complete) {
                 (true, _) => Ok(Room::TryAgain),
                 (false, true) => Ok(Room::Exceeded),
                 (false, false) => Err(unreached()),
             }
+        }
+        Err(error) => {
+            if let MetadataError::Unavailable(_) | MetadataError::Indeterminate(_) = &error {
+                rounds.end(rounds.begun(), Found::default());
+            }
+            Err(error)
+        }
+    }
+}
+
+/// A search for room, by who has the turn.
+struct Search<'a> {
+    directory: &'a Directory,
+    metadata: &'a Metadata,
+    bucket: &'a Bucket,
+    rounds: &'a BucketRounds,
+    lane: Lane,
+    need: Amount,
+}
+
+/// A round that was made.
+struct Round {
+    number: u64,
+    found: Found,
+    /// Whether who asked for room got it.
+    granted: bool,
+}
+
+impl Search<'_> {
+    /// `None`: others came between, perhaps with room.
+    async fn run(&self) -> Result<Option<Round>, MetadataError> {
+        let first = self.round().await?;
+        let finds_none = |round: &Round| round.found.complete && !round.granted;
+        if !first.as_ref().is_some_and(finds_none) {
+            return Ok(first);
+        }
+        // An object whose rename was left half-way is counted at both ends.
+        match self.metadata.settle_renames(self.bucket.id).await? {
+            0 => Ok(first),
+            _ => self.round().await,
+        }
+    }
+
+    async fn round(&self) -> Result<Option<Round>, MetadataError> {
+        let (directory, metadata, bucket) = (self.directory, self.metadata, self.bucket);
+        let deadline = metadata.clock.monotonic() + PATIENCE;
+        let (mut record, mut value) = read(directory, bucket).await?;
+        if is_under_way(metadata, &record) {
+            (record, value) = settled(directory, metadata, bucket, deadline).await?;
+            // Whoever made it has given shares to all. If he died before, that is to be done here.
+            if record.round_since.is_none() {
+                return Ok(None);
+            }
+        }
+        if record.quota.is_none() {
+            // A lane that was not told.
+            let forget = |_| Some(ShareOrder::Forget);
+            metadata
+                .order_shares(bucket.id, record.change, forget)
+                .await;
+            return Ok(None);
+        }
+        let new = Record {
+            change: record.change + 1,
+            round_since: Some(metadata.clock.wall()),
+            ..record
+        };
+        let number = self.rounds.begin();
+        match write(directory, bucket, value.as_deref(), &new).await? {
+            SetSetting::Done => {}
+            SetSetting::NoSuchBucket | SetSetting::Changed | SetSetting::TooLong => {
+                return Ok(None);
+            }
+        }
+        let need = Some((self.lane, self.need));
+        match distribute(directory, metadata, bucket, &new, need).await? {
+            Distributed::Superseded => Ok(None),
+            Distributed::Done {
+                granted,
+                free,
+                complete,
+            } => Ok(Some(Round {
+                number,
+                found: Found { free, complete },
+                granted,
+            })),
         }
     }
 }
@@ -478,8 +605,8 @@ enum Distributed {
     Done {
         /// Whether who asked for room got it.
         granted: bool,
-        /// What was left for all others.
-        left: Amount,
+        /// What nobody used, before anything of it was given out.
+        free: Amount,
         /// Whether all lanes took part.
         complete: bool,
     },
@@ -538,7 +665,7 @@ async fn distribute(
     metadata.order_shares(bucket.id, new.change, take).await;
     Ok(Distributed::Done {
         granted: plan.granted,
-        left: plan.left,
+        free: plan.free,
         complete,
     })
 }
@@ -550,7 +677,8 @@ struct Plan {
     /// What is in each lane at most: its share, or what it uses already.
     bounds: Vec<Amount>,
     granted: bool,
-    left: Amount,
+    /// What nobody used.
+    free: Amount,
 }
 
 /// Shares out the quota: to each lane what it uses, to `need` what it needs, if there is so much, and the rest to all
@@ -616,7 +744,7 @@ fn plan(
         shares,
         bounds,
         granted,
-        left,
+        free,
     }
 }
 

@@ -27,7 +27,7 @@ pub const REMEMBERED_MS: u64 = 6 * 3600 * 1000;
 /// Times that a rename, a read or a write meets another rename of its key and settles it, at most.
 pub(super) const TRIES: usize = 8;
 
-/// Renames of a group that are settled before a listing, at most.
+/// Renames of a group that are settled before a listing, or before a bucket is said to be full, at most.
 const SETTLED_MAX: usize = 1000;
 
 /// A rename's id: 48 bits of milliseconds since 1970, when it was begun, then chance.
@@ -490,13 +490,14 @@ impl Metadata {
         }
     }
 
-    /// Settles all renames of a bucket's keys that were begun before.
-    pub(super) async fn settle_renames(&self, bucket: BucketId) -> Result<(), MetadataError> {
+    /// Settles all renames of a bucket's keys that were begun before; how many there were.
+    pub(super) async fn settle_renames(&self, bucket: BucketId) -> Result<usize, MetadataError> {
         let question = |lanes| FindRenames { bucket, lanes };
-        for key in self.ask_lanes(bucket, question).await?.concat() {
-            self.settle_rename(&self.place(bucket, &key)).await?;
+        let keys = self.ask_lanes(bucket, question).await?.concat();
+        for key in &keys {
+            self.settle_rename(&self.place(bucket, key)).await?;
         }
-        Ok(())
+        Ok(keys.len())
     }
 
     /// As `decide`, of a command about one key: if that is being renamed, it is settled first.

@@ -10,7 +10,7 @@ use holdfast_placement::ids::{DriveId, GroupId, NodeId};
 use holdfast_placement::map::{ClusterMap, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Index, MemoryIndex, Rng, SystemClock, UnixMillis};
-use holdfast_placement::testing::{self, DirectGroups, SplitGroups};
+use holdfast_placement::testing::{self, DirectGroups, Hook, HookedGroups, SplitGroups};
 
 use super::{Metadata, lifecycle_actions, metadata_machine, query_runner};
 
@@ -57,6 +57,19 @@ impl TestMetadata {
         let split = SplitGroups::new(self.groups.clone(), query_runner(), seed, trouble);
         let direct = self.groups.clone();
         Self::of(direct, Arc::new(split), metadata_groups, clock, rng)
+    }
+
+    /// Another process over the same groups, whose commands go by `hook`: see [`HookedGroups`].
+    pub fn hooked(
+        &self,
+        metadata_groups: u32,
+        clock: Arc<dyn Clock>,
+        rng: Arc<dyn Rng>,
+        hook: Hook,
+    ) -> Self {
+        let hooked = HookedGroups::new(self.groups.clone(), hook);
+        let direct = self.groups.clone();
+        Self::of(direct, Arc::new(hooked), metadata_groups, clock, rng)
     }
 
     fn of(

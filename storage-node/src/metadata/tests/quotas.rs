@@ -1,19 +1,27 @@
 //! Quotas: what is counted, what is refused, and that no more is in a bucket than may be.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, Either, join, join_all, select};
+use holdfast_placement::consensus::ProposeError;
 use holdfast_placement::directory::{Bucket, CreateBucket};
-use holdfast_placement::ids::UploadId;
-use holdfast_placement::seams::{Rng, SeededRng, SystemRng};
+use holdfast_placement::ids::{GroupId, UploadId};
+use holdfast_placement::seams::{Clock, ManualClock, Rng, SeededRng, SystemRng, UnixMillis, spawn};
+use parking_lot::Mutex;
 
 use super::{any, chunked_version, completion, inline_version, new_upload, part};
+use crate::metadata::apply_rename::Intent;
+use crate::metadata::command::{Command, Outcome, RenameVerdict};
 use crate::metadata::testing::{HastyClock, TestMetadata};
 use crate::metadata::{
     Amount, Appended, Body, BucketVersioning, CompleteUploadError, Deletion, ListParts,
-    ListVersions, NewBytes, NewVersion, Quota, Rename, Room, VersionRef, Versioning, WriteError,
-    bucket_quota, make_room, set_bucket_quota,
+    ListVersions, MetadataError, NewBytes, NewVersion, Quota, Rename, RenameCondition, RenameId,
+    Room, VersionRef, Versioning, WriteError, bucket_quota, make_room, set_bucket_quota,
 };
+
+/// How long a writer looks for room.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct World {
     test: TestMetadata,
@@ -98,9 +106,25 @@ impl World {
     }
 
     async fn room(&self, key: &str, need: Amount) -> Result<bool, WriteError> {
-        let (directory, metadata) = (&self.test.directory, &self.test.metadata);
-        let room = make_room(directory, metadata, &self.bucket, key, need).await?;
+        let room = self.look_for_room(key, need, PATIENCE).await?;
         Ok(room == Room::TryAgain)
+    }
+
+    async fn look_for_room(
+        &self,
+        key: &str,
+        need: Amount,
+        patience: Duration,
+    ) -> Result<Room, MetadataError> {
+        let (directory, metadata) = (&self.test.directory, &self.test.metadata);
+        make_room(directory, metadata, &self.bucket, key, need, patience).await
+    }
+
+    /// A key of another group, and so of another lane.
+    fn key_elsewhere(&self, key: &str) -> String {
+        let group = |key: &str| self.test.metadata.place(self.bucket.id, key).group;
+        let mut keys = (0..1000).map(|number| format!("e{number}"));
+        keys.find(|other| group(other) != group(key)).unwrap()
     }
 
     async fn upload(&self, key: &str) -> UploadId {
@@ -539,4 +563,218 @@ async fn racing_writers_fill_a_bucket_to_the_last_byte() {
     assert!(world.put("last", chunked_version(9998, 6)).await.unwrap());
     assert!(!world.put("more", chunked_version(9997, 1)).await.unwrap());
     assert_eq!(world.used().await.bytes, 1000);
+}
+
+/// Time that passes while somebody sleeps: a little each time that he is asked whether he is awake.
+#[derive(Clone)]
+struct PassingClock(ManualClock);
+
+impl Clock for PassingClock {
+    fn wall(&self) -> UnixMillis {
+        self.0.wall()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let clock = self.clone();
+        Box::pin(async move {
+            let until = clock.monotonic() + duration;
+            while clock.monotonic() < until {
+                clock.0.advance(Duration::from_millis(5));
+                tokio::task::yield_now().await;
+            }
+        })
+    }
+}
+
+/// How long a group without a quorum takes to say so.
+const NO_QUORUM: Duration = Duration::from_secs(5);
+
+/// A world in which time passes, with a gateway that may be unable to reach a group.
+struct Troubled {
+    world: World,
+    clock: PassingClock,
+    lost: Arc<Mutex<Option<GroupId>>>,
+}
+
+impl Troubled {
+    async fn new(limit: Option<Quota>) -> Self {
+        let world = World::new(Versioning::Off).await;
+        world.set(limit).await;
+        let clock = PassingClock(ManualClock::at(HastyClock.wall()));
+        let lost = Arc::new(Mutex::new(None));
+        let (group_lost, time) = (lost.clone(), clock.clone());
+        let hook = move |group| -> BoxFuture<'static, Option<ProposeError>> {
+            let is_lost = *group_lost.lock() == Some(group);
+            let time = time.clone();
+            Box::pin(async move {
+                if !is_lost {
+                    return None;
+                }
+                time.sleep(NO_QUORUM).await;
+                Some(ProposeError::NoQuorum { group })
+            })
+        };
+        let rng = Arc::new(SeededRng::new(7));
+        let test = world
+            .test
+            .hooked(16, Arc::new(clock.clone()), rng, Box::new(hook));
+        let bucket = world.bucket.clone();
+        Self {
+            world: World { test, bucket },
+            clock,
+            lost,
+        }
+    }
+
+    /// Loses the group of a key.
+    fn lose(&self, key: &str) {
+        let place = self.world.test.metadata.place(self.world.bucket.id, key);
+        *self.lost.lock() = Some(place.group);
+    }
+}
+
+fn bytes(bytes: u64) -> Amount {
+    Amount { bytes, objects: 0 }
+}
+
+#[tokio::test]
+async fn who_waited_while_others_got_all_the_room_is_not_told_that_there_was_none() {
+    let Troubled { world, clock, lost } = Troubled::new(quota(100, 100)).await;
+    let world = Arc::new(world);
+    // A round that its maker left while it was under way.
+    let elsewhere = world.key_elsewhere("k");
+    let place = world.test.metadata.place(world.bucket.id, &elsewhere);
+    *lost.lock() = Some(place.group);
+    {
+        let left = std::pin::pin!(world.look_for_room("k", bytes(100), PATIENCE));
+        let soon = clock.sleep(NO_QUORUM / 2);
+        assert!(matches!(select(left, soon).await, Either::Right(_)));
+    }
+    *lost.lock() = None;
+    // Who looks first has gone away, and looks on.
+    let first = world.clone();
+    let first = spawn(async move { first.look_for_room("k", bytes(100), PATIENCE).await });
+    tokio::task::yield_now().await;
+    let before = clock.monotonic();
+    let second = world.look_for_room("k", bytes(100), PATIENCE);
+    let (second, first) = join(second, first).await;
+    assert!(clock.monotonic() > before, "nobody waited for the round");
+    assert_eq!(first.unwrap().unwrap(), Room::TryAgain);
+    assert_eq!(second.unwrap(), Room::TryAgain);
+    assert!(world.put("k", chunked_version(1, 100)).await.unwrap());
+    // What is more than there ever was is refused to all who waited for the same round.
+    let looks = (0..4).map(|_| world.look_for_room("k", bytes(1), PATIENCE));
+    for look in join_all(looks).await {
+        assert_eq!(look.unwrap(), Room::Exceeded);
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_a_round_that_not_all_lanes_take_part_in_waits_for_one() {
+    let troubled = Troubled::new(quota(100, 100)).await;
+    let (world, clock) = (&troubled.world, &troubled.clock);
+    let elsewhere = world.key_elsewhere("k");
+    assert!(world.put("k", chunked_version(1, 90)).await.unwrap());
+    troubled.lose(&elsewhere);
+    let began = clock.monotonic();
+    let looks = (0..20).map(|_| world.look_for_room("k", bytes(11), PATIENCE));
+    for look in join_all(looks).await {
+        assert!(
+            matches!(look, Err(MetadataError::Unavailable(_))),
+            "{look:?}"
+        );
+    }
+    // Theirs, and one that was under way when they came.
+    let took = clock.monotonic() - began;
+    assert!(took < 3 * NO_QUORUM, "{took:?}");
+    // What the others have room for is found there.
+    let looks = (0..20).map(|_| world.look_for_room("k", bytes(9), PATIENCE));
+    for look in join_all(looks).await {
+        assert_eq!(look.unwrap(), Room::TryAgain);
+    }
+    assert!(world.put("k", chunked_version(2, 99)).await.unwrap());
+    // The directory may be what cannot be reached.
+    *troubled.lost.lock() = Some(GroupId::PLACEMENT);
+    let began = clock.monotonic();
+    let looks = (0..20).map(|_| world.look_for_room("k", bytes(1), PATIENCE));
+    for look in join_all(looks).await {
+        assert!(
+            matches!(look, Err(MetadataError::Unavailable(_))),
+            "{look:?}"
+        );
+    }
+    let took = clock.monotonic() - began;
+    assert!(took < 3 * NO_QUORUM, "{took:?}");
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_he_has_patience() {
+    let troubled = Troubled::new(quota(100, 100)).await;
+    let (world, clock) = (&troubled.world, &troubled.clock);
+    troubled.lose(&world.key_elsewhere("k"));
+    let began = clock.monotonic();
+    let first = world.look_for_room("k", bytes(101), PATIENCE);
+    let second = async {
+        let patience = NO_QUORUM / 5;
+        let look = world.look_for_room("k", bytes(101), patience).await;
+        assert!(
+            matches!(look, Err(MetadataError::Unavailable(_))),
+            "{look:?}"
+        );
+        clock.monotonic() - began
+    };
+    let (first, took) = join(first, second).await;
+    assert!(first.is_err());
+    assert!(took < NO_QUORUM / 2, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_rename_that_was_left_half_way_takes_no_room_from_others() {
+    let world = World::new(Versioning::Off).await;
+    world.set(quota(100, 100)).await;
+    let (metadata, bucket) = (&world.test.metadata, world.bucket.id);
+    assert!(world.put("k", chunked_version(1, 40)).await.unwrap());
+    let to = world.key_elsewhere("k");
+    // For the destination.
+    let need = Amount {
+        bytes: 40,
+        objects: 1,
+    };
+    assert!(world.room(&to, need).await.unwrap());
+    let mut id = [9; 16];
+    id[..6].copy_from_slice(&HastyClock.wall().0.to_be_bytes()[2..]);
+    let place = metadata.place(bucket, "k");
+    let begin = Command::BeginRename {
+        at: place.address,
+        condition: RenameCondition::default(),
+        intent: Intent {
+            id: RenameId(id),
+            to: to.clone(),
+            condition: RenameCondition::default(),
+            token: None,
+            table: UploadId(id),
+        },
+    };
+    let begun = metadata.decide(place.group, &begin, &[]).await.unwrap().1;
+    assert_eq!(begun, Outcome::Renamed(RenameVerdict::Moved));
+    let question = crate::metadata::rename::FindRename { at: place };
+    let way = metadata.asker.ask(place.group, &question).await.unwrap();
+    let received = metadata.receive_rename(&place, &way.unwrap()).await;
+    assert_eq!(received.unwrap(), RenameVerdict::Moved);
+    assert_eq!(world.used().await.bytes, 80);
+    // Nobody ends it, or looks at its source. There is room for so much, and not for more.
+    let new = world.key_elsewhere(&to);
+    assert!(!world.put(&new, chunked_version(2, 61)).await.unwrap());
+    assert!(world.put(&new, chunked_version(3, 60)).await.unwrap());
+    let used = Amount {
+        bytes: 100,
+        objects: 2,
+    };
+    assert_eq!(world.used().await, used);
+    assert!(metadata.head(bucket, "k").await.unwrap().is_none());
+    assert!(metadata.head(bucket, &to).await.unwrap().is_some());
 }

@@ -489,6 +489,33 @@ async fn two_keys_that_take_each_others_name_end_as_one() {
     assert_eq!(keys_of(metadata).await.len(), 1);
 }
 
+/// Bytes at the source that are not as many as its record says are no object; what they were to replace stays.
+#[tokio::test]
+async fn what_makes_no_sense_replaces_nothing() {
+    use holdfast_placement::seams::{Batch, Durability, Keyspace};
+    let fixture = Fixture::new();
+    let metadata = fixture.metadata();
+    let to = other("k", metadata);
+    let new = inline_version(1, "bytes");
+    let put = metadata.put(BUCKET, "k", new, &any()).await.unwrap();
+    let old = chunked_version(9, 100);
+    metadata.put(BUCKET, &to, old, &any()).await.unwrap();
+    let group = metadata.place(BUCKET, &to).group;
+    let usage = metadata.usage(group).await.unwrap();
+    let object = metadata.place(BUCKET, "k").object_key();
+    let mut batch = Batch::new();
+    let key = crate::metadata::keys::inline(&object, put.version);
+    batch.put(Keyspace::Inline, key, "byte");
+    let index = fixture.test.groups.index();
+    index.write(batch, Durability::Unsynced).unwrap();
+    let renamed = metadata.rename(BUCKET, "k", &to, &plain()).await;
+    assert!(renamed.is_err());
+    let found = metadata.head(BUCKET, &to).await.unwrap();
+    assert_eq!(found.unwrap().summary.size, 100);
+    assert!(fixture.reclaimable().await.is_empty());
+    assert_eq!(metadata.usage(group).await.unwrap(), usage);
+}
+
 #[tokio::test]
 async fn what_was_decided_is_decided() {
     let fixture = Fixture::new();
