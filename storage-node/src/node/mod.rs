@@ -11,6 +11,7 @@ mod orders;
 mod place;
 mod report;
 mod running;
+mod settling;
 mod space;
 mod status;
 mod steward;
