@@ -91,6 +91,16 @@ impl IndexView for Pending {
         self.write()?;
         self.state.cursor(space, from, to)
     }
+
+    fn scan<'a>(
+        &'a self,
+        space: Keyspace,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        self.write()?;
+        self.state.scan(space, from, to)
+    }
 }
 
 /// What the key holds after `op`; `None` if it is not concerned.

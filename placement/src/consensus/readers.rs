@@ -81,6 +81,15 @@ impl IndexView for Lent {
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
         self.0.state.cursor(space, from, to)
     }
+
+    fn scan<'a>(
+        &'a self,
+        space: Keyspace,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        self.0.state.scan(space, from, to)
+    }
 }
 
 impl Index for Lent {
@@ -98,6 +107,14 @@ impl Index for Lent {
 
     fn readers(&self) -> Option<Arc<Semaphore>> {
         self.0.state.readers()
+    }
+
+    fn uses(&self) -> u64 {
+        self.0.state.uses()
+    }
+
+    fn settle(&self, goes_on: &dyn Fn() -> bool) -> Result<(), IndexError> {
+        self.0.state.settle(goes_on)
     }
 
     fn flush_time(&self) -> Option<BoxFuture<'static, ()>> {

@@ -136,7 +136,7 @@ fn send_chunks(
     let mut bytes = 0;
     for space in STATE_KEYSPACES {
         let (from, until) = keys::state_range(group, space == Keyspace::Records);
-        let mut cursor = view.cursor(space, &from, &until)?;
+        let mut cursor = view.scan(space, &from, &until)?;
         cursor.seek(&from)?;
         while let Some((key, value)) = cursor.entry() {
             bytes += key.len() + value.len();
@@ -236,7 +236,7 @@ fn finish(
     let view = state.view();
     let (from, until) = keys::staged_range(group);
     for space in STATE_KEYSPACES {
-        let mut cursor = view.cursor(space, &from, &until)?;
+        let mut cursor = view.scan(space, &from, &until)?;
         cursor.seek(&from)?;
         let mut batch = Batch::new();
         let mut bytes = 0;

@@ -88,7 +88,7 @@ impl<'a> Keyed<'a> {
             }
         }
         let mut entries = Self {
-            cursor: state.cursor(space, &start, &end)?,
+            cursor: state.scan(space, &start, &end)?,
             prefix_len: prefix.len(),
             escaped,
             key: Vec::new(),

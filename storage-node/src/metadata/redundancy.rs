@@ -435,7 +435,7 @@ impl Walk<'_> {
             after => [after, &[0]].concat(),
         };
         let view = self.view;
-        let mut cursor = view.cursor(space, &from, &end)?;
+        let mut cursor = view.scan(space, &from, &end)?;
         cursor.seek(&from)?;
         while let Some((key, value)) = cursor.entry() {
             visit(self, key, value)?;
@@ -455,7 +455,7 @@ impl Walk<'_> {
     ) -> Result<(), IndexError> {
         let end = keys::successor(prefix).unwrap_or_default();
         let view = self.view;
-        let mut cursor = view.cursor(Keyspace::Records, prefix, &end)?;
+        let mut cursor = view.scan(Keyspace::Records, prefix, &end)?;
         cursor.seek(prefix)?;
         while let Some((_, value)) = cursor.entry() {
             visit(self, value)?;

@@ -238,7 +238,7 @@ impl FindReferenced<'_> {
             let prefix = region.prefix(self.group);
             let end = keys::successor(&prefix).unwrap_or_default();
             from = from.max(prefix);
-            let mut cursor = state.cursor(region.space(), &from, &end)?;
+            let mut cursor = state.scan(region.space(), &from, &end)?;
             cursor.seek(&from)?;
             while let Some((key, value)) = cursor.entry() {
                 if records == self.records_max.max(1) {

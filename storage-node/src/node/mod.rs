@@ -12,6 +12,7 @@ mod orders;
 mod place;
 mod report;
 mod running;
+mod settling;
 mod space;
 mod status;
 mod steward;

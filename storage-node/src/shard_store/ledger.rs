@@ -253,7 +253,7 @@ pub(super) fn each(
     (from, to): ([u8; 1], [u8; 1]),
     mut entry: impl FnMut(&[u8], &[u8]) -> Result<(), IndexError>,
 ) -> Result<(), IndexError> {
-    let mut cursor = index.cursor(Keyspace::Shards, &from, &to)?;
+    let mut cursor = index.scan(Keyspace::Shards, &from, &to)?;
     cursor.seek(&from)?;
     while let Some((key, value)) = cursor.entry() {
         entry(key, value)?;

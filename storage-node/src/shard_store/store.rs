@@ -547,7 +547,7 @@ impl Core {
         let (from, to) = shard_range();
         // The key of a shard with one more zero is the least that follows it.
         let from = after.map_or(from.to_vec(), |id| [&shard_key(id)[..], &[0]].concat());
-        let mut cursor = self.ledger.index().cursor(Keyspace::Shards, &from, &to)?;
+        let mut cursor = self.ledger.index().scan(Keyspace::Shards, &from, &to)?;
         cursor.seek(&from)?;
         let mut entries = Vec::new();
         while entries.len() < max
