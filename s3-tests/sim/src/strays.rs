@@ -12,6 +12,7 @@ use std::time::Duration;
 use holdfast_placement::ids::DriveId;
 use holdfast_storage_node::node::Node;
 use holdfast_storage_node::shard_store::ShardId;
+use holdfast_storage_node::shards::Shards;
 use tokio::time::sleep;
 
 use crate::census::place;
