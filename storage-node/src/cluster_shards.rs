@@ -8,7 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use holdfast_placement::ids::{DriveId, NodeId};
-use holdfast_placement::rpc::{self, Answer, Call, CallError, Payload, PeerServer, Peers, Service};
+use holdfast_placement::rpc::{
+    self, Answer, Call, CallError, Landing, Payload, PeerServer, Peers, Service,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -175,16 +177,18 @@ impl Shards for ClusterShards {
             rpc::decode(&reply.head).map_err(GetShardError::Io)?;
         let crc = found?;
         buffer.set_len(0);
-        // What has just come is in the cache.
-        let mut computed = Digest::new(CrcAlgorithm::Crc64Nvme);
-        while let Some(bytes) = reply.next().await.map_err(down)? {
-            if bytes.len() > wanted - buffer.len() {
-                return Err(GetShardError::Io("more came than was asked for".to_owned()));
-            }
-            computed.update(&bytes);
-            buffer.extend_from_slice(&bytes);
-        }
-        if buffer.len() != wanted || computed.finalize() != crc {
+        let mut coming = ComingRange {
+            buffer: &mut buffer,
+            wanted,
+            sum: Digest::new(CrcAlgorithm::Crc64Nvme),
+        };
+        let landed = reply.land(&mut coming).await;
+        landed.map_err(|error| match error {
+            CallError::Failed { reason, .. } => GetShardError::Io(reason),
+            error => down(error),
+        })?;
+        let computed = coming.sum.finalize();
+        if buffer.len() != wanted || computed != crc {
             return Err(GetShardError::Io("damaged on its way".to_owned()));
         }
         Ok(buffer.freeze(0..wanted))
@@ -258,6 +262,40 @@ impl Shards for ClusterShards {
                 self.peers.health().is_suspect(node) || !self.peers.map().load().is_up(drive)
             }
         }
+    }
+}
+
+/// A range of a shard, as it comes from another node. What has just come is in the cache: then it is summed.
+struct ComingRange<'a> {
+    buffer: &'a mut Buffer,
+    wanted: usize,
+    sum: Digest,
+}
+
+impl Landing for ComingRange<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        let left = self.wanted - self.buffer.len();
+        &mut self.buffer.spare_mut()[..left]
+    }
+
+    fn landed(&mut self, len: usize) {
+        let before = self.buffer.len();
+        self.buffer.set_len(before + len);
+        self.sum.update(&self.buffer.payload()[before..]);
+    }
+}
+
+/// A whole shard likewise; its buffer has the capacity for it and no more.
+struct ComingShard<'a>(&'a mut Buffer);
+
+impl Landing for ComingShard<'_> {
+    fn room(&mut self) -> &mut [u8] {
+        self.0.spare_mut()
+    }
+
+    fn landed(&mut self, len: usize) {
+        self.0.set_len(self.0.len() + len);
+        self.0.sum_blocks();
     }
 }
 
@@ -346,13 +384,7 @@ async fn put(
     let Ok(mut buffer) = buffers.acquire(len).await else {
         return Ok(Err(WirePutError::Busy));
     };
-    while let Some(bytes) = call.payload.next().await? {
-        if bytes.len() > len - buffer.len() {
-            return Err("more came than was announced".to_owned());
-        }
-        buffer.extend_from_slice(&bytes);
-        buffer.sum_blocks();
-    }
+    call.payload.land(&mut ComingShard(&mut buffer)).await?;
     if buffer.len() != len || checksum_of_blocks(&buffer.block_checksums(), len) != message.crc {
         return Err("the shard was damaged on its way".to_owned());
     }

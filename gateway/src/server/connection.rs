@@ -178,6 +178,7 @@ pub async fn converse(
     let slot = LineSlot::default();
     let line = slot.clone();
     let mut line_stopped = stopped.clone();
+    let clock = front.clock.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let front = front.clone();
         let linger = linger.clone();
@@ -209,7 +210,7 @@ pub async fn converse(
         tracing::debug!("connection: {error}");
     }
     if let Some(line) = line.take() {
-        line.run(async {
+        line.run(&clock, async {
             // An error: whoever would say it is gone.
             let _stopped = line_stopped.changed().await;
         })

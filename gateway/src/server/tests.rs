@@ -1,3 +1,5 @@
+mod shards;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;

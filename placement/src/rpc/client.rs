@@ -2,25 +2,24 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::{self, Either};
 use http::header::{CONNECTION, UPGRADE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 
+use super::body::{CallBody, read_exactly};
 use super::envelope::{AnswerEnvelope, CallEnvelope, ENVELOPE, Mac, Sealer};
+use super::freight::{End, FREIGHT, FREIGHT_PROTOCOL, Yard};
 use super::health::Health;
 use super::line::{LINE, LINE_HEAD_LEN_MAX, LineKeys, Lines, NONCE_LEN, PROTOCOL};
+use super::reply::{Haul, Link, Reply, Rest};
 use super::{CallError, ClusterSecret, HEAD_LEN_MAX, NOBODY, PATH, Payload, Service, Verdict};
 use crate::ids::{Epoch, NodeId};
 use crate::map::{ClusterMap, SharedMap};
@@ -66,23 +65,8 @@ struct Inner {
     rng: Arc<dyn Rng>,
     health: Health,
     lines: Lines,
+    yard: Yard,
     idle: Mutex<HashMap<String, Vec<SendRequest<CallBody>>>>,
-}
-
-/// The answer to a call.
-pub struct Reply {
-    pub head: Bytes,
-    rest: Bytes,
-    body: Option<Incoming>,
-    link: Option<Link>,
-    to: NodeId,
-}
-
-/// A connection that goes back to the pool when its answer was read to the end.
-struct Link {
-    peers: Peers,
-    address: String,
-    sender: SendRequest<CallBody>,
 }
 
 /// An answer whose head was read.
@@ -96,8 +80,10 @@ struct Answered {
 enum Way {
     /// On the line to the node, with others.
     Line,
-    /// On a connection that it has for itself while it lasts.
+    /// On a connection that it has for itself while it lasts: by HTTP.
     Own,
+    /// Likewise on a freight line; on one of HTTP where the node opens none.
+    Freight,
 }
 
 /// A failed attempt, and whether the connection, which had been idle, was found closed before anything was sent.
@@ -124,6 +110,7 @@ impl Peers {
                 net,
                 rng,
                 lines: Lines::default(),
+                yard: Yard::default(),
                 health: Health::new(clock.clone(), config.silence_max),
                 clock,
                 sealer: Sealer::new(secret),
@@ -183,7 +170,11 @@ impl Peers {
         head: Bytes,
         payload: Payload,
     ) -> Result<Reply, CallError> {
-        self.send_by(Way::Own, to, service, head, payload).await
+        let way = match payload {
+            Payload::None | Payload::Whole(_) if head.len() <= LINE_HEAD_LEN_MAX => Way::Freight,
+            _ => Way::Own,
+        };
+        self.send_by(way, to, service, head, payload).await
     }
 
     async fn send_by(
@@ -339,6 +330,10 @@ impl Peers {
             let attempted = match way {
                 Way::Line => self.attempt_on_line(to, &address, service, head).await,
                 Way::Own => self.attempt(to, &address, service, head, payload).await,
+                Way::Freight => {
+                    self.attempt_on_freight(to, &address, service, head, payload)
+                        .await
+                }
             };
             match attempted {
                 Ok(answered) => {
@@ -439,9 +434,74 @@ impl Peers {
             verdict: arrived.verdict,
             reply: Reply {
                 head: arrived.head,
-                rest: Bytes::new(),
-                body: None,
-                link: None,
+                rest: Rest::Nothing,
+                to,
+            },
+        })
+    }
+
+    async fn attempt_on_freight(
+        &self,
+        to: NodeId,
+        address: &str,
+        service: Service,
+        head: &Bytes,
+        payload: Payload,
+    ) -> Result<Answered, Failure> {
+        let now = || self.inner.clock.monotonic();
+        let idle = self.inner.yard.take(address, now());
+        let pooled = idle.is_some();
+        let opened = match idle {
+            Some(end) => Some(end),
+            None if self.inner.yard.has_refused(address, now()) => None,
+            None => {
+                let opened = self.inner.open_freight(to, address).await;
+                let opened = opened.map_err(|error| Failure {
+                    error,
+                    closed: false,
+                })?;
+                if opened.is_none() {
+                    self.inner.yard.note_refusal(address, now());
+                }
+                opened
+            }
+        };
+        let Some(mut end) = opened else {
+            return self.attempt(to, address, service, head, payload).await;
+        };
+        let payload = match payload {
+            Payload::Whole(bytes) => bytes,
+            Payload::None | Payload::Pieces(_) => Bytes::new(),
+        };
+        let epoch = self.inner.map.load().epoch;
+        let called = end.call(service.name, epoch, head, payload).await;
+        let no_answer = |reason: String| Failure {
+            error: CallError::NoAnswer { to, reason },
+            closed: false,
+        };
+        let arrived = called.map_err(|failed| match failed.unsent {
+            true => Failure {
+                error: CallError::Unreachable {
+                    to,
+                    reason: failed.reason,
+                },
+                closed: pooled,
+            },
+            false => no_answer(failed.reason),
+        })?;
+        let verdict = Verdict::of(arrived.kind)
+            .ok_or_else(|| no_answer("an answer of no known kind".to_owned()))?;
+        self.note_epoch(arrived.epoch);
+        let haul = Haul {
+            end,
+            peers: self.clone(),
+            address: address.to_owned(),
+        };
+        Ok(Answered {
+            verdict,
+            reply: Reply {
+                head: arrived.head,
+                rest: haul.go_on(),
                 to,
             },
         })
@@ -474,18 +534,27 @@ impl Peers {
             return Err(no_answer("the answer was damaged on its way"));
         }
         self.note_epoch(envelope.epoch);
-        let mut reply = Reply {
-            head,
-            rest,
-            body: Some(body),
-            link: Some(link),
-            to,
-        };
-        reply.release_at_end();
+        let ahead = rest;
+        let rest = Rest::of_http(ahead, body, link);
         Ok(Answered {
             verdict: envelope.verdict,
-            reply,
+            reply: Reply { head, rest, to },
         })
+    }
+
+    /// Keeps a connection whose call is done.
+    pub(super) fn keep(&self, address: String, sender: SendRequest<CallBody>) {
+        let mut idle = self.inner.idle.lock();
+        let idle = idle.entry(address).or_default();
+        if idle.len() < IDLE_MAX {
+            idle.push(sender);
+        }
+    }
+
+    /// Keeps a freight line whose call is done.
+    pub(super) fn keep_freight(&self, address: &str, end: End) {
+        let now = self.inner.clock.monotonic();
+        self.inner.yard.give(address, now, end);
     }
 
     /// An idle connection, or a new one; and whether it was idle.
@@ -573,24 +642,38 @@ impl Inner {
         address: String,
     ) -> Result<(Box<dyn Connection>, LineKeys), CallError> {
         let timeout = self.clock.sleep(self.config.connect_timeout * 2);
-        let opening = std::pin::pin!(self.negotiate_line(to, &address));
+        let opening = std::pin::pin!(self.negotiate_line(to, &address, LINE, PROTOCOL));
         match future::select(opening, timeout).await {
-            Either::Left((opened, _)) => opened,
+            Either::Left((opened, _)) => {
+                opened?.ok_or_else(|| unreachable_at(to, &address, &"it opens no line for us"))
+            }
             Either::Right(_) => Err(unreachable_at(to, &address, &"no line was opened in time")),
         }
     }
 
+    /// A new freight line to a node; `None` if it opens none. Nothing was done where this fails.
+    async fn open_freight(&self, to: NodeId, address: &str) -> Result<Option<End>, CallError> {
+        let negotiated = self
+            .negotiate_line(to, address, FREIGHT, FREIGHT_PROTOCOL)
+            .await?;
+        Ok(negotiated
+            .map(|(connection, keys)| End::of_caller(connection, &keys, self.clock.clone())))
+    }
+
+    /// A connection that has become a line; `None` if the node does not know of such.
     async fn negotiate_line(
         &self,
         to: NodeId,
         address: &str,
-    ) -> Result<(Box<dyn Connection>, LineKeys), CallError> {
+        service: Service,
+        protocol: &'static str,
+    ) -> Result<Option<(Box<dyn Connection>, LineKeys)>, CallError> {
         let (mut sender, connection) = self.connect(to, address).await?;
         let mut nonce = [0; NONCE_LEN];
         self.rng.fill(&mut nonce);
         let head = Bytes::copy_from_slice(&nonce);
         let (sealed, mac) = self.sealer.seal_call(
-            LINE.name,
+            service.name,
             &CallEnvelope {
                 from: self.own,
                 to,
@@ -599,11 +682,11 @@ impl Inner {
                 digest: *blake3::hash(&head).as_bytes(),
             },
         );
-        let mut request = request(address, LINE, sealed, head, Payload::None)
+        let mut request = request(address, service, sealed, head, Payload::None)
             .map_err(|error| unreachable_at(to, address, &error))?;
         let headers = request.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+        headers.insert(UPGRADE, HeaderValue::from_static(protocol));
         let connection = connection.with_upgrades();
         spawn(async move {
             // Whoever waits for an answer hears of it.
@@ -614,13 +697,13 @@ impl Inner {
         let envelope = self.open_envelope(to, mac, &response)?;
         if envelope.verdict != Verdict::Done || response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
-            return Err(unreachable_at(to, address, &"it opens no line for us"));
+            return Ok(None);
         }
         let upgraded = hyper::upgrade::on(response).await;
         let upgraded = upgraded.map_err(|error| unreachable_at(to, address, &error))?;
         // In the place of a head's digest.
         let keys = self.sealer.line_keys(&mac, &envelope.digest);
-        Ok((Box::new(TokioIo::new(upgraded)), keys))
+        Ok(Some((Box::new(TokioIo::new(upgraded)), keys)))
     }
 }
 
@@ -647,164 +730,6 @@ fn request(
             head: Some(head),
             payload,
         })
-}
-
-/// The first `len` bytes of a body, and what came with them.
-pub(super) async fn read_exactly<B>(body: &mut B, len: usize) -> Result<(Bytes, Bytes), String>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    let mut first = Bytes::new();
-    while first.is_empty() && len > 0 {
-        first = next_bytes(body).await?.ok_or("the message ended early")?;
-    }
-    if first.len() >= len {
-        let head = first.split_to(len);
-        return Ok((head, first));
-    }
-    let mut whole = BytesMut::with_capacity(len);
-    whole.extend_from_slice(&first);
-    while whole.len() < len {
-        let mut next = next_bytes(body).await?.ok_or("the message ended early")?;
-        let take = next.len().min(len - whole.len());
-        whole.extend_from_slice(&next.split_to(take));
-        if whole.len() == len {
-            return Ok((whole.freeze(), next));
-        }
-    }
-    Ok((whole.freeze(), Bytes::new()))
-}
-
-pub(super) async fn next_bytes<B>(body: &mut B) -> Result<Option<Bytes>, String>
-where
-    B: Body<Data = Bytes> + Unpin,
-    B::Error: std::fmt::Display,
-{
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| error.to_string())?;
-        if let Ok(data) = frame.into_data()
-            && !data.is_empty()
-        {
-            return Ok(Some(data));
-        }
-    }
-    Ok(None)
-}
-
-impl Reply {
-    /// The next bytes of the payload; `None` at its end.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
-        if !self.rest.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.rest)));
-        }
-        let Some(body) = &mut self.body else {
-            return Ok(None);
-        };
-        let next = next_bytes(body).await;
-        if !matches!(next, Ok(Some(_))) {
-            self.body = None;
-            if next.is_ok()
-                && let Some(link) = self.link.take()
-            {
-                link.release();
-            }
-        } else {
-            self.release_at_end();
-        }
-        next.map_err(|reason| CallError::NoAnswer {
-            to: self.to,
-            reason,
-        })
-    }
-
-    /// Ends the exchange; a payload is thrown away.
-    async fn into_head(mut self) -> Result<Bytes, CallError> {
-        while self.next().await?.is_some() {}
-        Ok(self.head)
-    }
-
-    fn release_at_end(&mut self) {
-        if self.body.as_ref().is_some_and(Body::is_end_stream) {
-            self.body = None;
-            if let Some(link) = self.link.take() {
-                link.release();
-            }
-        }
-    }
-}
-
-impl Link {
-    fn release(self) {
-        if self.sender.is_closed() {
-            return;
-        }
-        let mut idle = self.peers.inner.idle.lock();
-        let idle = idle.entry(self.address).or_default();
-        if idle.len() < IDLE_MAX {
-            idle.push(self.sender);
-        }
-    }
-}
-
-/// A head and a payload as the body of a request or a response.
-pub(super) struct CallBody {
-    pub head: Option<Bytes>,
-    pub payload: Payload,
-}
-
-impl Body for CallBody {
-    type Data = Bytes;
-    type Error = io::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        if let Some(head) = self.head.take()
-            && !head.is_empty()
-        {
-            return Poll::Ready(Some(Ok(Frame::data(head))));
-        }
-        match &mut self.payload {
-            Payload::None => Poll::Ready(None),
-            Payload::Whole(bytes) => {
-                let bytes = std::mem::take(bytes);
-                self.payload = Payload::None;
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
-            }
-            Payload::Pieces(pieces) => {
-                let piece = ready!(pieces.poll_recv(cx));
-                Poll::Ready(match piece {
-                    Some(Ok(Some(bytes))) => Some(Ok(Frame::data(bytes))),
-                    Some(Ok(None)) => {
-                        self.payload = Payload::None;
-                        None
-                    }
-                    Some(Err(error)) => Some(Err(io::Error::other(error))),
-                    None => Some(Err(io::Error::other("the payload broke off"))),
-                })
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.head.as_ref().is_none_or(Bytes::is_empty)
-            && match &self.payload {
-                Payload::None => true,
-                Payload::Whole(bytes) => bytes.is_empty(),
-                Payload::Pieces(_) => false,
-            }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        let head = self.head.as_ref().map_or(0, Bytes::len) as u64;
-        match &self.payload {
-            Payload::None => SizeHint::with_exact(head),
-            Payload::Whole(bytes) => SizeHint::with_exact(head + bytes.len() as u64),
-            Payload::Pieces(_) => SizeHint::default(),
-        }
-    }
 }
 
 /// What a caller with an older map is told.

@@ -30,7 +30,7 @@ pub(super) struct NodeHealth {
 
 impl NodeHealth {
     /// Completes when the node is suspected.
-    pub fn suspicion(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn suspicion(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
         let mut suspect = self.suspect.subscribe();
         async move {
             // The sender lives as long as what waits here.

@@ -10,13 +10,17 @@
 //! caller that learns of a newer epoch asks for the map in the background. So a node that slept through a change can
 //! do no harm with what it believes.
 //!
-//! **Lines.** Small calls without payloads go over one connection for all, many at once: see [`line`].
+//! **Lines.** Small calls without payloads go over one connection for all, many at once: see [`line`]. Calls with payloads go one
+//! at a time over connections without HTTP: see [`freight`].
 
+mod body;
 mod client;
 mod envelope;
 mod follow;
+mod freight;
 mod health;
 mod line;
+mod reply;
 mod secret;
 mod server;
 
@@ -28,11 +32,13 @@ use tokio::sync::mpsc;
 
 use crate::ids::{Epoch, NodeId};
 
-pub use client::{Peers, PeersConfig, Reply};
+pub use client::{Peers, PeersConfig};
 pub use envelope::ENVELOPE;
 pub use follow::{MAP, PROBE};
+pub use freight::Landing;
 pub use health::Health;
 pub use line::{LineServer, LineSlot};
+pub use reply::Reply;
 pub use secret::{ClusterSecret, ParseSecretError};
 pub use server::{CallPayload, PeerServer, PeerServerConfig};
 

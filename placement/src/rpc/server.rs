@@ -1,7 +1,6 @@
 //! The answering side.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,11 +8,13 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body;
-use http_body_util::{BodyExt, Empty};
+use http_body_util::BodyExt;
 
-use super::client::{CallBody, is_stale, next_bytes, read_exactly};
+use super::body::{CallBody, next_bytes, read_exactly};
+use super::client::is_stale;
 use super::envelope::{AnswerEnvelope, ENVELOPE, Mac, Sealer};
-use super::line::{LINE, NONCE_LEN, Opener, switching};
+use super::freight::{Back, End, Landing, TOO_MUCH, put_down};
+use super::line::{NONCE_LEN, Opener};
 use super::{Answer, Call, ClusterSecret, Handler, NOBODY, PATH, Payload, Service, Verdict};
 use crate::ids::{Epoch, NodeId};
 use crate::map::SharedMap;
@@ -37,29 +38,83 @@ pub struct PeerServer {
     services: HashMap<&'static str, (Service, Handler)>,
 }
 
+const BROKEN_OFF: &str = "the payload broke off";
+
 type Bytestream = Pin<Box<dyn Body<Data = Bytes, Error = String> + Send>>;
 
 /// The payload of a call.
 pub struct CallPayload {
-    rest: Bytes,
-    body: Bytestream,
+    source: Source,
+}
+
+enum Source {
+    None,
+    Http {
+        rest: Bytes,
+        body: Bytestream,
+    },
+    /// `None` where it broke off.
+    Freight(Option<End>, Back),
 }
 
 impl CallPayload {
     /// Of a call that has none.
     pub(super) fn none() -> Self {
         Self {
-            rest: Bytes::new(),
-            body: Box::pin(Empty::new().map_err(|never: Infallible| match never {})),
+            source: Source::None,
+        }
+    }
+
+    /// What comes on a freight line. Its end goes `back` when the service lets go of the payload.
+    pub(super) fn of_freight(end: End, back: Back) -> Self {
+        Self {
+            source: Source::Freight(Some(end), back),
+        }
+    }
+
+    fn of_http(rest: Bytes, body: Bytestream) -> Self {
+        Self {
+            source: Source::Http { rest, body },
         }
     }
 
     /// The next bytes; `None` at the end. An error where the caller broke off.
     pub async fn next(&mut self) -> Result<Option<Bytes>, String> {
-        if !self.rest.is_empty() {
-            return Ok(Some(std::mem::take(&mut self.rest)));
+        match &mut self.source {
+            Source::None => Ok(None),
+            Source::Http { rest, .. } if !rest.is_empty() => Ok(Some(std::mem::take(rest))),
+            Source::Http { body, .. } => next_bytes(body).await,
+            Source::Freight(end, _) => {
+                let line = end.as_mut().ok_or(BROKEN_OFF)?;
+                line.next().await.inspect_err(|_| *end = None)
+            }
         }
-        next_bytes(&mut self.body).await
+    }
+
+    /// Takes all that comes to where it is to lie, to the end. An error where the caller broke off, or where more came than there
+    /// is room for.
+    pub async fn land(&mut self, landing: &mut dyn Landing) -> Result<(), String> {
+        if let Source::Freight(end, _) = &mut self.source {
+            let line = end.as_mut().ok_or(BROKEN_OFF)?;
+            let landed = line.land(landing).await.inspect_err(|_| *end = None)?;
+            return landed.then_some(()).ok_or_else(|| TOO_MUCH.to_owned());
+        }
+        while let Some(bytes) = self.next().await? {
+            if !put_down(&bytes, landing) {
+                return Err(TOO_MUCH.to_owned());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for CallPayload {
+    fn drop(&mut self) {
+        if let Source::Freight(end, back) = &mut self.source
+            && let Some(end) = end.take()
+        {
+            back.give(end);
+        }
     }
 }
 
@@ -121,11 +176,9 @@ impl PeerServer {
             let reason = format!("{} is here, not {}", self.own, envelope.to);
             return Ok(self.respond(&mac, Verdict::Refused, Answer::head(reason)));
         }
-        let opener = match name == LINE.name {
-            true => Opener::of(&mut request),
-            false => None,
-        };
-        let (parts, mut body) = request.into_parts();
+        let name = name.to_owned();
+        let opener = Opener::of(&name, &mut request);
+        let mut body = request.into_body();
         let read = read_exactly(&mut body, envelope.head_len as usize).await;
         let Ok((head, rest)) = read else {
             return Err(StatusCode::BAD_REQUEST);
@@ -137,21 +190,22 @@ impl PeerServer {
             return Ok(self.open_line(opener, &mac, envelope.from));
         }
         let body: Bytestream = Box::pin(body.map_err(|error| error.to_string()));
-        let name = parts.uri.path().strip_prefix(PATH).unwrap_or_default();
         // Who does not know the nodes yet has no map that could be old.
         let epoch = match envelope.to {
             NOBODY => envelope.epoch.max(self.epoch()),
             _ => envelope.epoch,
         };
-        let payload = CallPayload { rest, body };
-        let (verdict, answer) = self.decide(name, envelope.from, epoch, head, payload).await;
+        let payload = CallPayload::of_http(rest, body);
+        let (verdict, answer) = self
+            .decide(&name, envelope.from, epoch, head, payload)
+            .await;
         Ok(self.respond(&mac, verdict, answer))
     }
 
     fn open_line(self: &Arc<Self>, opener: Opener, mac: &Mac, from: NodeId) -> Response<CallBody> {
         let mut nonce = [0; NONCE_LEN];
         self.rng.fill(&mut nonce);
-        opener.open(self, self.sealer.line_keys(mac, &nonce), from);
+        let keys = self.sealer.line_keys(mac, &nonce);
         let sealed = AnswerEnvelope {
             verdict: Verdict::Done,
             epoch: self.epoch(),
@@ -160,7 +214,7 @@ impl PeerServer {
             digest: nonce,
         };
         let mut response = self.sealed(mac, &sealed, Answer::head(Bytes::new()));
-        switching(&mut response);
+        opener.open(self, keys, from, &mut response);
         response
     }
 

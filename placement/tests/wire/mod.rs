@@ -19,7 +19,7 @@ use holdfast_placement::protection::Protection;
 use holdfast_placement::rpc::{
     Answer, ClusterSecret, LineSlot, PROBE, PeerServer, PeerServerConfig, Peers, PeersConfig,
 };
-use holdfast_placement::seams::{SeededRng, SystemClock, SystemNet, SystemRng};
+use holdfast_placement::seams::{Clock, SeededRng, SystemClock, SystemNet, SystemRng};
 use holdfast_placement::testing::map_of;
 use hyper::Request;
 use hyper::body::Incoming;
@@ -38,6 +38,8 @@ pub struct Wire {
     pub address: SocketAddr,
     /// Connections that were accepted.
     pub accepted: Arc<AtomicUsize>,
+    /// Whether the server makes lines of connections.
+    pub opens_lines: bool,
     serving: Option<AbortHandle>,
     stop: Option<watch::Sender<()>>,
 }
@@ -77,6 +79,7 @@ impl Wire {
             map,
             address: address.unwrap_or_else(|| ([127, 0, 0, 1], 1).into()),
             accepted: Arc::default(),
+            opens_lines: true,
             serving: None,
             stop: None,
         }
@@ -100,6 +103,7 @@ impl Wire {
     pub fn serve(&mut self, listener: TcpListener, server: PeerServer) {
         let server = Arc::new(server);
         let accepted = self.accepted.clone();
+        let opens_lines = self.opens_lines;
         let (stop, stopped) = watch::channel(());
         self.stop = Some(stop);
         let serving = tokio::spawn(async move {
@@ -114,7 +118,9 @@ impl Wire {
                     let line = slot.clone();
                     let service = service_fn(move |mut request: Request<Incoming>| {
                         let server = server.clone();
-                        request.extensions_mut().insert(slot.clone());
+                        if opens_lines {
+                            request.extensions_mut().insert(slot.clone());
+                        }
                         async move { Ok::<_, Infallible>(server.answer(request).await) }
                     });
                     let _ended = http1::Builder::new()
@@ -122,7 +128,8 @@ impl Wire {
                         .with_upgrades()
                         .await;
                     if let Some(line) = line.take() {
-                        line.run(async {
+                        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+                        line.run(&clock, async {
                             let _stopped = stopped.changed().await;
                         })
                         .await;

@@ -77,8 +77,11 @@ async fn strays(
             let map = node.map().load();
             let sites: Vec<_> = map.rings.iter().map(|(site, _)| *site).collect();
             let strays = page.iter().filter(|shard| {
-                let places = sites.iter().map(|site| place(&map, *site, shard.id));
-                shard.facts.epoch <= map.epoch && !places.flatten().any(|place| place == *drive)
+                // Slots that a ring has no more, because it has fewer drives, belong nowhere, and stay where they are.
+                let places = sites.iter().filter_map(|site| place(&map, *site, shard.id));
+                let places: Vec<_> = places.collect();
+                let is_elsewhere = !places.is_empty() && !places.contains(drive);
+                shard.facts.epoch <= map.epoch && is_elsewhere
             });
             found.extend(strays.map(|shard| (*drive, shard.id)));
         }

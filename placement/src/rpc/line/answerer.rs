@@ -1,4 +1,4 @@
-//! The answering end of lines.
+//! The answering end of lines, and of what a connection becomes one.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore};
 
 use super::frame::{FrameReader, FrameWriter, LineKeys};
-use super::{LINE_HEAD_LEN_MAX, PROTOCOL, READ_LEN};
+use super::{LINE, LINE_HEAD_LEN_MAX, PROTOCOL, READ_LEN};
 use crate::ids::{Epoch, NodeId};
+use crate::rpc::freight::{End, FREIGHT, FREIGHT_PROTOCOL, answer_freight};
 use crate::rpc::{Answer, CallPayload, Payload, PeerServer, Verdict};
-use crate::seams::spawn;
+use crate::seams::{Clock, spawn};
 
 /// Calls of a line that are worked on at a time; what comes beyond waits in the socket.
 const CALLS_MAX: u32 = 4096;
@@ -33,8 +34,18 @@ impl LineSlot {
     }
 }
 
+/// The kinds of lines.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Many small calls at once.
+    Shared,
+    /// One call at a time, with payloads.
+    Freight,
+}
+
 /// Answers the calls of a line.
 pub struct LineServer {
+    kind: Kind,
     server: Arc<PeerServer>,
     upgrade: OnUpgrade,
     keys: LineKeys,
@@ -43,23 +54,42 @@ pub struct LineServer {
 
 /// A connection that can become a line.
 pub(in crate::rpc) struct Opener {
+    kind: Kind,
     slot: LineSlot,
     upgrade: OnUpgrade,
 }
 
 impl Opener {
-    /// `None`: the request asks for no line, or its connection's owner does not know of lines.
-    pub fn of<B>(request: &mut Request<B>) -> Option<Self> {
+    /// `None`: the request for `service` asks for no line, or its connection's owner does not know of lines.
+    pub fn of<B>(service: &str, request: &mut Request<B>) -> Option<Self> {
+        let kind = [Kind::Shared, Kind::Freight]
+            .into_iter()
+            .find(|kind| kind.service() == service)?;
         let asked = request.headers().get(UPGRADE);
-        asked.filter(|protocol| *protocol == PROTOCOL)?;
+        asked.filter(|protocol| *protocol == kind.protocol())?;
         let slot = request.extensions().get::<LineSlot>()?.clone();
         let upgrade = request.extensions_mut().remove::<OnUpgrade>()?;
-        Some(Self { slot, upgrade })
+        Some(Self {
+            kind,
+            slot,
+            upgrade,
+        })
     }
 
-    /// The line, for the connection's owner to run.
-    pub fn open(self, server: &Arc<PeerServer>, keys: LineKeys, from: NodeId) {
+    /// Makes a response the one after which the connection is a line, for its owner to run.
+    pub fn open<B>(
+        self,
+        server: &Arc<PeerServer>,
+        keys: LineKeys,
+        from: NodeId,
+        response: &mut Response<B>,
+    ) {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static(self.kind.protocol()));
         *self.slot.0.lock() = Some(LineServer {
+            kind: self.kind,
             server: server.clone(),
             upgrade: self.upgrade,
             keys,
@@ -68,22 +98,35 @@ impl Opener {
     }
 }
 
-/// Makes a response the one after which the connection is a line.
-pub(in crate::rpc) fn switching<B>(response: &mut Response<B>) {
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static(PROTOCOL));
+impl Kind {
+    fn service(self) -> &'static str {
+        match self {
+            Self::Shared => LINE.name,
+            Self::Freight => FREIGHT.name,
+        }
+    }
+
+    fn protocol(self) -> &'static str {
+        match self {
+            Self::Shared => PROTOCOL,
+            Self::Freight => FREIGHT_PROTOCOL,
+        }
+    }
 }
 
 impl LineServer {
     /// Answers until the other side ends the line, or until `stop` completes: then it takes no more calls, answers those that
     /// it has, and returns.
-    pub async fn run(self, stop: impl Future<Output = ()>) {
+    pub async fn run(self, clock: &Arc<dyn Clock>, stop: impl Future<Output = ()>) {
         let Ok(connection) = self.upgrade.await else {
             return;
         };
-        let (from, to) = tokio::io::split(TokioIo::new(connection));
+        let connection = TokioIo::new(connection);
+        if let Kind::Freight = self.kind {
+            let end = End::of_answerer(Box::new(connection), &self.keys, clock.clone());
+            return answer_freight(&self.server, self.from, end, clock, stop).await;
+        }
+        let (from, to) = tokio::io::split(connection);
         let desk = Arc::new(Desk {
             server: self.server,
             from: self.from,

@@ -18,7 +18,7 @@ pub(in crate::rpc) struct LineKeys {
 
 /// What a frame says.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(in crate::rpc) struct Frame {
     /// Number of the call on its line.
     pub call: u32,
     /// A verdict in answers, 0 in calls.
@@ -31,7 +31,7 @@ pub(super) struct Frame {
 
 /// What came is not what the other side of this line has sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Damaged;
+pub(in crate::rpc) struct Damaged;
 
 /// Keyed BLAKE3 of the number of a frame on its way and the frame.
 struct Macs {
@@ -62,7 +62,7 @@ impl Macs {
 }
 
 /// Makes frames.
-pub(super) struct FrameWriter {
+pub(in crate::rpc) struct FrameWriter {
     macs: Macs,
 }
 
@@ -97,7 +97,7 @@ impl FrameWriter {
 }
 
 /// Reads frames.
-pub(super) struct FrameReader {
+pub(in crate::rpc) struct FrameReader {
     macs: Macs,
     /// Name and head together, bytes at most.
     len_max: usize,
@@ -111,6 +111,13 @@ impl FrameReader {
             len_max,
             buffer: BytesMut::new(),
         }
+    }
+
+    /// Bytes that the frame at hand lacks, as far as is known: 0 before its length has come.
+    pub fn missing(&self) -> usize {
+        let len = self.buffer.first_chunk::<4>();
+        let len = len.map_or(0, |len| 4 + u32::from_be_bytes(*len) as usize);
+        len.saturating_sub(self.buffer.len())
     }
 
     /// The next frame; `None` while it has not come whole.

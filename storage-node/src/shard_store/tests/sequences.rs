@@ -42,6 +42,10 @@ fn shrink(seed: u64, mut operations: Vec<Operation>) -> Vec<Operation> {
     operations
 }
 
+/// Sequences that once broke a promise and are rare: a deletion came undone that an index had which a killed process had left
+/// unsynced.
+const REMEMBERED: [u64; 1] = [11286];
+
 /// The invariants, after every operation of every sequence: an acknowledged shard reads as it was written, whatever
 /// crashed; a deleted one never comes back; what was not acknowledged is whole or absent; no byte is ever wrong; the
 /// accounts are right; and what is deleted gives its space back.
@@ -58,7 +62,7 @@ fn sequences_keep_every_promise() {
         seeds.end - seeds.start,
         seeds.start
     );
-    for seed in seeds {
+    for seed in seeds.chain(REMEMBERED) {
         let operations = operations(seed);
         if let Some(why) = failure(seed, &operations, &Honest) {
             let fewer = shrink(seed, operations);
