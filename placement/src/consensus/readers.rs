@@ -109,14 +109,6 @@ impl Index for Lent {
         self.0.state.readers()
     }
 
-    fn uses(&self) -> u64 {
-        self.0.state.uses()
-    }
-
-    fn settle(&self, goes_on: &dyn Fn() -> bool) -> Result<(), IndexError> {
-        self.0.state.settle(goes_on)
-    }
-
     fn flush_time(&self) -> Option<BoxFuture<'static, ()>> {
         self.0.state.flush_time()
     }

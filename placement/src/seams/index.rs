@@ -67,16 +67,6 @@ pub enum Op {
     },
 }
 
-impl Op {
-    pub fn space(&self) -> Keyspace {
-        match self {
-            Op::Put { space, .. } | Op::Delete { space, .. } | Op::DeleteRange { space, .. } => {
-                *space
-            }
-        }
-    }
-}
-
 /// Changes that happen together or not at all, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
@@ -153,8 +143,7 @@ pub trait IndexView: Send + Sync {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError>;
-    /// The same for who goes over much in the background: what it passes is not kept in memory for others, nor does it count
-    /// as use ([`Index::uses`]).
+    /// The same for who goes over much in the background: what it passes is not kept in memory for others.
     fn scan<'a>(
         &'a self,
         space: Keyspace,
@@ -177,15 +166,6 @@ pub trait Index: IndexView + 'static {
     /// is needed.
     fn readers(&self) -> Option<Arc<Semaphore>> {
         None
-    }
-    /// Reads and writes of `objects` so far, scans left out: while there are few, is the time to [`settle`](Index::settle).
-    fn uses(&self) -> u64 {
-        0
-    }
-    /// Merges the sorted runs of `objects` into one, if enough of it has changed to be worth that; listings that skip much
-    /// are as quick then as they can be. Blocks for seconds; asks `goes_on` now and then whether it may go on.
-    fn settle(&self, _goes_on: &dyn Fn() -> bool) -> Result<(), IndexError> {
-        Ok(())
     }
     /// How long a flush takes on the clock of a simulation, where no call may block: who wants something durable writes
     /// it unsynced, waits so long, and calls [`sync`](Index::sync). `None` in life: the calls themselves block for as

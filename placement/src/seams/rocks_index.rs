@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, DBRawIterator, DBRecoveryMode, ErrorKind, LiveFile, LogLevel, Options,
-    ReadOptions, Snapshot, WriteBatch, WriteBufferManager, WriteOptions, properties,
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType,
+    DBRawIterator, DBRecoveryMode, ErrorKind, LogLevel, Options, ReadOptions, Snapshot, WriteBatch,
+    WriteBufferManager, WriteOptions,
 };
 use tokio::sync::Semaphore;
 
@@ -41,28 +40,10 @@ impl RocksMemory {
     }
 }
 
-/// Tables of objects have the keys of a block together, before its values: a seek reads nearly keys alone, and takes two
-/// thirds of the time. (A setting that can be given by its name alone, to a database that is open.)
-const OBJECTS_TABLE: [(&str, &str); 1] = [(
-    "block_based_table_factory",
-    "{separate_key_value_in_data_block=true}",
-)];
-
-/// The last of RocksDB's levels, where it begins to fill them.
-const LAST_LEVEL: i32 = 6;
-
-/// Entries above the last level are merged into it if there is one for so many in it: for each that is written, at most so
-/// many are written again.
-const SETTLE_SHARE: u64 = 16;
-
-/// Fewer entries are not worth it: what is passed in them costs little.
-const SETTLE_MIN: u64 = 4096;
-
 /// An [`Index`] in a directory.
 pub struct RocksIndex {
     db: DB,
     readers: Arc<Semaphore>,
-    uses: AtomicU64,
 }
 
 impl RocksIndex {
@@ -93,54 +74,14 @@ impl RocksIndex {
             .iter()
             .map(|space| ColumnFamilyDescriptor::new(space.name(), family_options(*space, memory)));
         let db = DB::open_cf_descriptors(&options, path, families).map_err(error)?;
-        if let Some(objects) = db.cf_handle(Keyspace::Objects.name()) {
-            db.set_options_cf(objects, &OBJECTS_TABLE).map_err(error)?;
-        }
-        Ok(Self::around(db, memory))
-    }
-
-    fn around(db: DB, memory: &RocksMemory) -> Self {
-        Self {
-            db,
-            readers: memory.readers.clone(),
-            uses: AtomicU64::new(0),
-        }
+        let readers = memory.readers.clone();
+        Ok(Self { db, readers })
     }
 
     fn family(&self, space: Keyspace) -> Result<&ColumnFamily, IndexError> {
         self.db
             .cf_handle(space.name())
             .ok_or_else(|| IndexError::Io(format!("key space {} is not open", space.name())))
-    }
-
-    fn note_use(&self, space: Keyspace) {
-        if space == Keyspace::Objects {
-            self.uses.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// The files of `objects` in the last level, by key; `None`: too little lies above them to be merged with them.
-    fn unsettled(&self) -> Result<Option<Vec<LiveFile>>, IndexError> {
-        let objects = self.family(Keyspace::Objects)?;
-        let mut above = 0;
-        for memtables in [
-            properties::NUM_ENTRIES_ACTIVE_MEM_TABLE,
-            properties::NUM_ENTRIES_IMM_MEM_TABLES,
-        ] {
-            let entries = self.db.property_int_value_cf(objects, memtables);
-            above += entries.map_err(error)?.unwrap_or_default();
-        }
-        let files = self.db.live_files().map_err(error)?;
-        let name = Keyspace::Objects.name();
-        let files = files
-            .into_iter()
-            .filter(|file| file.column_family_name == name);
-        let (mut last, others): (Vec<_>, Vec<_>) = files.partition(|file| file.level == LAST_LEVEL);
-        above += others.iter().map(|file| file.num_entries).sum::<u64>();
-        let below: u64 = last.iter().map(|file| file.num_entries).sum();
-        last.sort_by(|a, b| a.start_key.cmp(&b.start_key));
-        let is_much = above >= SETTLE_MIN && above * SETTLE_SHARE >= below;
-        Ok(is_much.then_some(last))
     }
 }
 
@@ -199,7 +140,6 @@ fn error(error: rocksdb::Error) -> IndexError {
 
 impl IndexView for RocksIndex {
     fn get(&self, space: Keyspace, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
-        self.note_use(space);
         let found = self.db.get_cf(self.family(space)?, key).map_err(error)?;
         Ok(found.map(Bytes::from))
     }
@@ -210,9 +150,9 @@ impl IndexView for RocksIndex {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
-        self.note_use(space);
-        let options = range_options(from, to);
-        let iterator = self.db.raw_iterator_cf_opt(self.family(space)?, options);
+        let iterator = self
+            .db
+            .raw_iterator_cf_opt(self.family(space)?, range_options(from, to));
         Ok(Box::new(RocksCursor { iterator }))
     }
 
@@ -245,7 +185,6 @@ impl Index for RocksIndex {
     fn write(&self, batch: Batch, durability: Durability) -> Result<(), IndexError> {
         let mut rocks = WriteBatch::default();
         for op in &batch.ops {
-            self.note_use(op.space());
             match op {
                 Op::Put { space, key, value } => rocks.put_cf(self.family(*space)?, key, value),
                 Op::Delete { space, key } => rocks.delete_cf(self.family(*space)?, key),
@@ -267,34 +206,6 @@ impl Index for RocksIndex {
         Some(self.readers.clone())
     }
 
-    fn uses(&self) -> u64 {
-        self.uses.load(Ordering::Relaxed)
-    }
-
-    /// In pieces, each what lies above a file of the last level: seconds, while no other compaction of these files runs.
-    fn settle(&self, goes_on: &dyn Fn() -> bool) -> Result<(), IndexError> {
-        let Some(last) = self.unsettled()? else {
-            return Ok(());
-        };
-        let objects = self.family(Keyspace::Objects)?;
-        let mut options = CompactOptions::default();
-        options.set_exclusive_manual_compaction(false);
-        let mut ends: Vec<_> = last.into_iter().map(|file| file.end_key).collect();
-        // What lies past the last file goes with it.
-        ends.pop();
-        let mut from: Option<Vec<u8>> = None;
-        for to in ends.into_iter().chain([None]) {
-            if !goes_on() {
-                return Ok(());
-            }
-            let (begin, end) = (from.as_deref(), to.as_deref());
-            self.db.compact_range_cf_opt(objects, begin, end, &options);
-            // Ranges include their ends.
-            from = to.map(|to| [&to[..], &[0]].concat());
-        }
-        Ok(())
-    }
-
     fn view(&self) -> Box<dyn IndexView + '_> {
         Box::new(RocksView {
             index: self,
@@ -310,7 +221,6 @@ struct RocksView<'a> {
 
 impl IndexView for RocksView<'_> {
     fn get(&self, space: Keyspace, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
-        self.index.note_use(space);
         let family = self.index.family(space)?;
         let found = self.snapshot.get_cf(family, key).map_err(error)?;
         Ok(found.map(Bytes::from))
@@ -322,10 +232,10 @@ impl IndexView for RocksView<'_> {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
-        self.index.note_use(space);
         let family = self.index.family(space)?;
-        let options = range_options(from, to);
-        let iterator = self.snapshot.raw_iterator_cf_opt(family, options);
+        let iterator = self
+            .snapshot
+            .raw_iterator_cf_opt(family, range_options(from, to));
         Ok(Box::new(RocksCursor { iterator }))
     }
 
@@ -380,7 +290,6 @@ impl Cursor for RocksCursor<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seams::{MemoryIndex, Rng, SeededRng};
 
     const SPACES: [Keyspace; 2] = [Keyspace::Records, Keyspace::Inline];
 
@@ -426,85 +335,19 @@ mod tests {
         assert!(cursor.entry().is_none());
     }
 
-    fn put_objects(index: &RocksIndex, numbers: std::ops::Range<u32>) {
-        let mut batch = Batch::new();
-        for number in numbers {
-            let key = number.wrapping_mul(0x9E37_79B1).to_be_bytes();
-            batch.put(Keyspace::Objects, key.to_vec(), vec![number as u8; 40]);
-        }
-        index.write(batch, Durability::Unsynced).unwrap();
-    }
-
-    /// Levels and names of the table files of objects, and how many entries are in none.
-    fn runs(index: &RocksIndex) -> (Vec<(i32, String)>, u64) {
-        let objects = index.family(Keyspace::Objects).unwrap();
-        let memtable = properties::NUM_ENTRIES_ACTIVE_MEM_TABLE;
-        let memtable = index.db.property_int_value_cf(objects, memtable);
-        let files = index.db.live_files().unwrap().into_iter();
-        let files = files.filter(|file| file.column_family_name == "objects");
-        let files = files.map(|file| (file.level, file.name));
-        (files.collect(), memtable.unwrap().unwrap())
-    }
-
-    #[test]
-    fn what_has_changed_enough_settles_into_the_last_level_once() {
-        let directory = tempfile::tempdir().unwrap();
-        let memory = RocksMemory::new(64 << 20, 32 << 20);
-        let index = RocksIndex::open(directory.path(), &[Keyspace::Objects], &memory).unwrap();
-        put_objects(&index, 0..100_000);
-        index.settle(&|| false).unwrap();
-        assert!(runs(&index).1 > 0, "nobody may have it settle now");
-        index.settle(&|| true).unwrap();
-        let (settled, in_memory) = runs(&index);
-        assert!(!settled.is_empty());
-        assert!(settled.iter().all(|(level, _)| *level == LAST_LEVEL));
-        assert_eq!(in_memory, 0);
-
-        put_objects(&index, 0..5_000);
-        index.settle(&|| true).unwrap();
-        assert_eq!(runs(&index), (settled.clone(), 5_000), "a twentieth");
-        put_objects(&index, 5_000..10_000);
-        index.settle(&|| true).unwrap();
-        let (again, in_memory) = runs(&index);
-        assert_ne!(again, settled);
-        assert!(again.iter().all(|(level, _)| *level == LAST_LEVEL));
-        assert_eq!(in_memory, 0);
-        index.settle(&|| true).unwrap();
-        assert_eq!(runs(&index).0, again);
-    }
-
-    #[test]
-    fn reads_and_writes_of_objects_are_uses_and_scans_are_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let memory = RocksMemory::new(8 << 20, 4 << 20);
-        let spaces = [Keyspace::Objects, Keyspace::Records];
-        let index = RocksIndex::open(directory.path(), &spaces, &memory).unwrap();
-        put_objects(&index, 0..10);
-        assert_eq!(index.uses(), 10);
-        index.get(Keyspace::Objects, b"k").unwrap();
-        index.view().get(Keyspace::Objects, b"k").unwrap();
-        index.cursor(Keyspace::Objects, b"a", b"z").unwrap();
-        index.view().cursor(Keyspace::Objects, b"a", b"z").unwrap();
-        assert_eq!(index.uses(), 14);
-        index.get(Keyspace::Records, b"k").unwrap();
-        index.scan(Keyspace::Objects, b"a", b"z").unwrap();
-        index.view().scan(Keyspace::Objects, b"a", b"z").unwrap();
-        assert_eq!(index.uses(), 14);
-    }
-
     #[test]
     fn what_a_scan_passes_is_not_cached() {
         let directory = tempfile::tempdir().unwrap();
-        let open = |memory: &RocksMemory| {
-            RocksIndex::open(directory.path(), &[Keyspace::Objects], memory).unwrap()
-        };
-        {
-            let index = open(&RocksMemory::new(64 << 20, 32 << 20));
-            put_objects(&index, 0..100_000);
-            index.settle(&|| true).unwrap();
-        }
         let memory = RocksMemory::new(64 << 20, 32 << 20);
-        let index = open(&memory);
+        let index = RocksIndex::open(directory.path(), &SPACES, &memory).unwrap();
+        let mut batch = Batch::new();
+        for number in 0..100_000u32 {
+            let key = number.wrapping_mul(0x9E37_79B1).to_be_bytes();
+            batch.put(Keyspace::Records, key.to_vec(), vec![number as u8; 40]);
+        }
+        index.write(batch, Durability::Unsynced).unwrap();
+        let records = index.family(Keyspace::Records).unwrap();
+        index.db.flush_cf(records).unwrap();
         let passed = |mut cursor: Box<dyn Cursor + '_>| {
             let before = memory.cache.get_usage();
             cursor.seek(b"").unwrap();
@@ -518,108 +361,12 @@ mod tests {
             memory.cache.get_usage().saturating_sub(before)
         };
         let all = [0xFF; 5];
-        let scanned = passed(index.scan(Keyspace::Objects, b"", &all).unwrap());
+        let scanned = passed(index.scan(Keyspace::Records, b"", &all).unwrap());
         let view = index.view();
-        let viewed = passed(view.scan(Keyspace::Objects, b"", &all).unwrap());
-        let read = passed(index.cursor(Keyspace::Objects, b"", &all).unwrap());
+        let viewed = passed(view.scan(Keyspace::Records, b"", &all).unwrap());
+        let read = passed(index.cursor(Keyspace::Records, b"", &all).unwrap());
         assert!(scanned + viewed < 1 << 20, "{scanned} and {viewed} bytes");
-        assert!(read > 4 << 20, "{read} bytes");
-    }
-
-    /// Objects with long keys and short ones, much of them shared, and values of all sizes, none among them.
-    fn random_objects(rng: &SeededRng) -> Batch {
-        let mut batch = Batch::new();
-        for _ in 0..4000 {
-            let number = rng.next_u64();
-            let mut key = vec![b'k'; (number % 40) as usize];
-            key.extend_from_slice(&(number >> 52).to_be_bytes()[6..]);
-            match (number >> 32) & 7 {
-                0 => batch.delete(Keyspace::Objects, key),
-                size => {
-                    let value = vec![number as u8; (size as usize - 1) * 30];
-                    batch.put(Keyspace::Objects, key, value);
-                }
-            }
-        }
-        batch
-    }
-
-    /// In memory, in tables from before keys were kept together, and in such as are written now.
-    #[test]
-    fn cursors_find_their_way_in_tables_of_both_forms() {
-        let rng = SeededRng::new(7);
-        let expected = MemoryIndex::new();
-        let directory = tempfile::tempdir().unwrap();
-        let memory = RocksMemory::new(8 << 20, 4 << 20);
-        let objects = Keyspace::Objects.name();
-        {
-            let mut options = Options::default();
-            options.create_if_missing(true);
-            options.create_missing_column_families(true);
-            let family = family_options(Keyspace::Objects, &memory);
-            let family = ColumnFamilyDescriptor::new(objects, family);
-            let db = DB::open_cf_descriptors(&options, directory.path(), [family]).unwrap();
-            let older = RocksIndex::around(db, &memory);
-            let batch = random_objects(&rng);
-            expected.write(batch.clone(), Durability::Unsynced).unwrap();
-            older.write(batch, Durability::Unsynced).unwrap();
-            older
-                .db
-                .flush_cf(older.family(Keyspace::Objects).unwrap())
-                .unwrap();
-        }
-        let index = RocksIndex::open(directory.path(), &[Keyspace::Objects], &memory).unwrap();
-        let family = index.family(Keyspace::Objects).unwrap();
-        for step in 0..4 {
-            let (from, to) = (&[b'k'; 3][..], &[b'k', 0xFF][..]);
-            let mut cursor = index.cursor(Keyspace::Objects, from, to).unwrap();
-            let mut other = expected.cursor(Keyspace::Objects, from, to).unwrap();
-            for _ in 0..4000 {
-                let number = rng.next_u64();
-                let mut key = vec![b'k'; (number % 40) as usize];
-                key.extend_from_slice(&(number >> 52).to_be_bytes()[6..]);
-                match (number >> 32) & 3 {
-                    0 => {
-                        cursor.seek_back(&key).unwrap();
-                        other.seek_back(&key).unwrap();
-                    }
-                    1 if other.entry().is_some() => {
-                        cursor.next().unwrap();
-                        other.next().unwrap();
-                    }
-                    _ => {
-                        cursor.seek(&key).unwrap();
-                        other.seek(&key).unwrap();
-                    }
-                }
-                assert_eq!(cursor.entry(), other.entry(), "step {step}");
-            }
-            drop(cursor);
-            let batch = random_objects(&rng);
-            match step {
-                0 => index.db.flush_cf(family).unwrap(),
-                1 => index
-                    .db
-                    .compact_range_cf(family, None::<&[u8]>, None::<&[u8]>),
-                _ => {}
-            }
-            expected.write(batch.clone(), Durability::Unsynced).unwrap();
-            index.write(batch, Durability::Unsynced).unwrap();
-        }
-    }
-
-    #[test]
-    fn tables_of_objects_keep_keys_together() {
-        let directory = tempfile::tempdir().unwrap();
-        let memory = RocksMemory::new(8 << 20, 4 << 20);
-        let _index = RocksIndex::open(directory.path(), &[Keyspace::Objects], &memory).unwrap();
-        let files = std::fs::read_dir(directory.path()).unwrap();
-        let files = files.map(|file| file.unwrap().path());
-        let options = files.filter(|path| path.to_string_lossy().contains("OPTIONS-"));
-        let newest = std::fs::read_to_string(options.max().unwrap()).unwrap();
-        let (_, objects) = newest.split_once(r#"BlockBasedTable "objects""#).unwrap();
-        assert!(objects.contains("separate_key_value_in_data_block=true"));
-        assert!(objects.contains("block_size=16384"), "the others stay");
+        assert!(read > 2 << 20, "{read} bytes");
     }
 
     #[test]

@@ -8,13 +8,11 @@ use holdfast_placement::directory::placement_machine_for;
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::rpc::Peers;
-use holdfast_placement::seams::{Clock, Index, spawn};
-use tokio::sync::watch;
+use holdfast_placement::seams::Index;
 
 use super::config::{NodeConfig, StartError};
 use super::identity::{DriveIdentity, NodeIdentity};
 use super::report::DriveReport;
-use super::settling;
 use super::space::reserve_bytes;
 use crate::buffer::BufferPool;
 use crate::metadata::metadata_machine;
@@ -129,18 +127,6 @@ pub(super) async fn open_replicas(
     replicas
         .await
         .map_err(|error| StartError::Consensus(error.to_string()))
-}
-
-/// Has the drives' indexes settle when they lie still, until `stopped` changes.
-pub(super) fn start_settling(
-    opened: &[OpenDrive],
-    clock: &Arc<dyn Clock>,
-    stopped: &watch::Receiver<bool>,
-) {
-    for open in opened {
-        let (index, clock) = (open.state.clone(), clock.clone());
-        spawn(settling::run(open.id, index, clock, stopped.clone()));
-    }
 }
 
 async fn open_drive(

@@ -12,7 +12,6 @@ mod orders;
 mod place;
 mod report;
 mod running;
-mod settling;
 mod space;
 mod status;
 mod steward;

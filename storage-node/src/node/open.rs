@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::config::{NodeConfig, StartError};
-use super::drives::{NodeDrive, open_drives, open_replicas, start_settling};
+use super::drives::{NodeDrive, open_drives, open_replicas};
 use super::identity::{read_map, read_secret, write_secret};
 use super::join;
 use super::media::Media;
@@ -175,7 +175,6 @@ impl Node {
             }),
         ));
         let (stop, stopped) = tokio::sync::watch::channel(false);
-        start_settling(&opened, &config.clock, &stopped);
         let node = Node {
             inner: Arc::new(Inner {
                 own: identity.node,
