@@ -244,8 +244,18 @@ impl Gateway {
         let target = Target::parse(&parts, domain).inspect_err(|_| {
             seen.resource = Some(parts.uri.path().to_owned());
         })?;
-        let outcome = self.perform_on(&target, &mut parts, body, seen).await;
-        outcome.inspect_err(|_| seen.resource = Some(target.resource()))
+        let refusal = match self.perform_on(&target, &mut parts, body, seen).await {
+            Ok(response) => return Ok(response),
+            Err(refusal) => refusal,
+        };
+        seen.resource = Some(target.resource());
+        Err(Box::pin(ops::bucket::tell_region(
+            self,
+            &parts.method,
+            &target,
+            refusal,
+        ))
+        .await)
     }
 
     async fn perform_on(

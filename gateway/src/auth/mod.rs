@@ -34,6 +34,9 @@ const SKEW_MAX: Duration = Duration::from_secs(15 * 60);
 /// How long a client may send nothing of an unfinished body, unless told otherwise.
 const READ_IDLE: Duration = Duration::from_secs(30);
 
+/// Where clients look for the region that they should have signed for; answers to HEAD have no body that would tell it.
+pub const BUCKET_REGION: &str = "x-amz-bucket-region";
+
 const SERVICE: &str = "s3";
 const TERMINAL: &str = "aws4_request";
 
@@ -421,7 +424,8 @@ impl Authenticator {
                     "the region '{}' is wrong; expecting '{}'",
                     credential.region, self.region
                 ))
-                .detail("Region", self.region.clone()));
+                .detail("Region", self.region.clone())
+                .header(BUCKET_REGION, self.region.clone()));
         }
         Ok(())
     }

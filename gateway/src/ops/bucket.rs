@@ -3,7 +3,7 @@
 use axum::body::Body;
 use http::header::{HeaderName, LOCATION};
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use holdfast_placement::directory::{CreateBucket, Expected, Setting};
 use holdfast_storage_node::metadata::{
@@ -14,10 +14,10 @@ use super::access::Canned;
 use super::list_objects::{continuation_token, non_empty, parse_continuation_token};
 use super::response::{empty, set, xml};
 use super::{Call, Reply, failure, object_lock, settings, tags};
-use crate::auth::Authenticated;
+use crate::auth::{Authenticated, BUCKET_REGION};
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
-use crate::router::Query;
+use crate::router::{Query, Target};
 use crate::server::Gateway;
 use crate::xml::XmlWriter;
 use crate::xml::requests::{self, NewBucket};
@@ -189,15 +189,32 @@ fn check_location(constraint: Option<&str>, region: &str) -> Result<(), S3Error>
     }
 }
 
+/// A refused HeadBucket, which says where the bucket is all the same. A 400 does not: clients would take it for word that
+/// they have signed for another region.
+pub async fn tell_region(
+    gateway: &Gateway,
+    method: &Method,
+    target: &Target,
+    refusal: S3Error,
+) -> S3Error {
+    let Target::Bucket(name) = target else {
+        return refusal;
+    };
+    if method != Method::HEAD || refusal.code.status() == 400 {
+        return refusal;
+    }
+    match gateway.directory.bucket_now(name).await {
+        Ok(Some(_)) => refusal.header(BUCKET_REGION, gateway.config.region.clone()),
+        Ok(None) | Err(_) => refusal,
+    }
+}
+
 impl Call<'_> {
     pub(super) fn head_bucket(&self) -> Reply {
         let mut response = empty(StatusCode::OK);
         let headers = response.headers_mut();
-        set(
-            headers,
-            HeaderName::from_static("x-amz-bucket-region"),
-            &self.gateway.config.region,
-        );
+        let region = HeaderName::from_static(BUCKET_REGION);
+        set(headers, region, &self.gateway.config.region);
         let alias = HeaderName::from_static("x-amz-access-point-alias");
         headers.insert(alias, HeaderValue::from_static("false"));
         Ok(response)

@@ -5,7 +5,7 @@ mod access;
 mod append;
 mod attributes;
 mod authorise;
-mod bucket;
+pub mod bucket;
 mod bucket_tags;
 mod checksums;
 mod complete_upload;

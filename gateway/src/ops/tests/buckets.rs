@@ -123,6 +123,34 @@ async fn listing() {
         .expect_error(400, "InvalidArgument");
 }
 
+/// HeadBucket says where the bucket is, whoever asks.
+#[tokio::test]
+async fn the_region_is_told_with_a_refusal() {
+    let store = Store::with_bucket().await;
+    let region = "us-east-1";
+    let owner = ask("HEAD", "/bucket").header("x-amz-expected-bucket-owner", "another");
+    for (ask, status, told) in [
+        (owner, 403, region),
+        (ask("HEAD", "/bucket").by("nobody", "x"), 403, region),
+        (ask("HEAD", "/bucket").by(ACCESS_KEY, "x"), 403, region),
+        (ask("HEAD", "/nobucket"), 404, ""),
+        (ask("HEAD", "/nobucket").by(ACCESS_KEY, "x"), 403, ""),
+        (ask("GET", "/bucket").by(ACCESS_KEY, "x"), 403, ""),
+        (
+            ask("HEAD", "/bucket").header("x-amz-content-sha256", "x"),
+            400,
+            "",
+        ),
+    ] {
+        let shown = format!("{} {} {:?}", ask.method, ask.uri, ask.headers);
+        let answer = store.send(ask).await.expect(status);
+        assert_eq!(answer.header("x-amz-bucket-region"), told, "{shown}");
+    }
+    let unsigned = Request::head("/bucket").body(Body::empty()).unwrap();
+    let answer = store.send_raw(unsigned).await.expect(403);
+    assert_eq!(answer.header("x-amz-bucket-region"), region);
+}
+
 /// A bucket answers as one of S3's that has none of what is not supported; setting it is refused.
 #[tokio::test]
 async fn absent_configurations_are_told() {
@@ -194,6 +222,8 @@ async fn the_region_is_that_of_the_cluster() {
     let list = ask("GET", "/?bucket-region=eu-west-1").in_region("eu-west-1");
     let list = store.send(list).await.expect(200);
     assert_eq!(list.elements("BucketRegion"), ["eu-west-1"; 2]);
+    let elsewhere = store.head("/newer").await.expect(400);
+    assert_eq!(elsewhere.header("x-amz-bucket-region"), "eu-west-1");
     let elsewhere = store.get("/newer").await;
     let elsewhere = elsewhere.expect_error(400, "AuthorizationHeaderMalformed");
     assert_eq!(elsewhere.element("Region"), Some("eu-west-1"));
