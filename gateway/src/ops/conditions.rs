@@ -65,6 +65,19 @@ impl ReadConditions {
     }
 }
 
+/// Whether a `Range` counts: not if `If-Range` names another version than this (RFC 9110, section 13.1.5). Weak entity tags
+/// name none.
+pub fn range_counts(headers: &HeaderMap, etag: &Etag, modified: UnixMillis) -> bool {
+    let Some(value) = headers.get(http::header::IF_RANGE) else {
+        return true;
+    };
+    if let Some(date) = parse_date(value) {
+        return date == modified.secs();
+    }
+    let text = value.to_str().unwrap_or_default().trim();
+    !text.starts_with("W/") && bare_etag(text) == etag.to_string()
+}
+
 /// Seconds since 1970 of an HTTP date; a date that is none is ignored.
 pub fn parse_date(value: &HeaderValue) -> Option<u64> {
     parse_http_date(value.to_str().ok()?)

@@ -142,7 +142,11 @@ impl Call<'_> {
             }
             return self.select_part(key, record, number).await;
         }
-        let asked = match range {
+        let summary = &record.summary;
+        let counts = |_: &&HeaderValue| {
+            conditions::range_counts(&self.parts.headers, &summary.etag, summary.modified)
+        };
+        let asked = match range.filter(counts) {
             Some(range) => range::asked(range.to_str().unwrap_or_default(), size)?,
             None => Asked::Whole,
         };

@@ -122,6 +122,31 @@ async fn ranges() {
 }
 
 #[tokio::test]
+async fn a_range_counts_of_the_version_that_it_is_meant_of() {
+    let store = Store::with_bucket().await;
+    let etag = store.put("/bucket/key", "0123456789").await;
+    let etag = etag.header("etag").to_owned();
+    let weak = format!("W/{etag}");
+    for (meant, status, body) in [
+        (etag.as_str(), 206, "123"),
+        (THEN, 206, "123"),
+        (weak.as_str(), 200, "0123456789"),
+        ("\"no\"", 200, "0123456789"),
+        ("*", 200, "0123456789"),
+        (BEFORE, 200, "0123456789"),
+        ("Sat, 25 May 2013 00:00:00 GMT", 200, "0123456789"),
+    ] {
+        let get = |range: &str| {
+            let get = ask("GET", "/bucket/key").header("range", range);
+            store.send(get.header("if-range", meant))
+        };
+        assert_eq!(get("bytes=1-3").await.expect(status).body, body, "{meant}");
+        let beyond = if status == 206 { 416 } else { 200 };
+        get("bytes=10-").await.expect(beyond);
+    }
+}
+
+#[tokio::test]
 async fn conditional_reads() {
     let store = Store::with_bucket().await;
     let etag = store

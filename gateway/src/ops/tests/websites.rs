@@ -36,10 +36,17 @@ async fn site() -> Store {
 }
 
 async fn browse(store: &Store, method: &str, path: &str) -> Answer {
-    let request = Request::builder()
+    browse_with(store, method, path, &[]).await
+}
+
+async fn browse_with(store: &Store, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::builder()
         .method(method)
         .uri(path)
         .header("host", "bucket.web.test:9000");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
     store.send_raw(request.body(Body::empty()).unwrap()).await
 }
 
@@ -55,6 +62,11 @@ async fn pages_are_served_to_anybody() {
     assert_eq!(page.body, "directory");
     let head = browse(&store, "HEAD", "/dir/index.html").await.expect(200);
     assert_eq!(head.header("content-length"), "9");
+    for (meant, status) in [("\"no\"", 200), (home.header("etag"), 206)] {
+        let headers = [("range", "bytes=0-1"), ("if-range", meant)];
+        let page = browse_with(&store, "GET", "/", &headers).await;
+        page.expect(status);
+    }
     let directory = browse(&store, "GET", "/dir").await.expect(302);
     assert_eq!(directory.header("location"), "/dir/");
     let moved = browse(&store, "GET", "/moved").await.expect(301);
