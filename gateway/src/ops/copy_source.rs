@@ -76,8 +76,8 @@ fn parse(header: &[u8]) -> Result<Named, S3Error> {
         .get("versionId")
         .map(|version| parse_version("versionId", version))
         .transpose()?;
-    // Some clients escape the slash between bucket and key too.
-    let path = percent_decode(path, false).map_err(|_| wrong(text))?;
+    // Some clients escape the slash between bucket and key too. A plus is a space, unlike in the path of a request.
+    let path = percent_decode(path, true).map_err(|_| wrong(text))?;
     let path = path.strip_prefix('/').unwrap_or(&path);
     match path.split_once('/') {
         Some((bucket, key)) if !key.is_empty() => {
@@ -298,7 +298,8 @@ mod tests {
         let found = |bucket: &str, key: &str| named(bucket, key, None);
         assert_eq!(source("bucket/key"), found("bucket", "key"));
         assert_eq!(source("/bucket/a/../b//"), found("bucket", "a/../b//"));
-        assert_eq!(source("bucket%2Fa%20b+c%3F"), found("bucket", "a b+c?"));
+        assert_eq!(source("bucket%2Fa%20b+c%3F"), found("bucket", "a b c?"));
+        assert_eq!(source("bucket/a%2Bb"), found("bucket", "a+b"));
         let null = named("bucket", "ä", Some(VersionRef::Null));
         assert_eq!(source("bucket/ä?versionId=null"), null);
         assert_eq!(source("bucket/k?versionId=1"), Err(Code::InvalidArgument));
