@@ -327,7 +327,7 @@ fn read_filter(element: &Element<'_>) -> Result<(Filter, FilterForm), S3Error> {
         None if element.children.len() > 1 => return Err(malformed()),
         None => (element, FilterForm::Filter),
     };
-    let (conditions, form) = conditions;
+    let (conditions, mut form) = conditions;
     conditions.expect_only(&[
         "Prefix",
         "Tag",
@@ -338,11 +338,15 @@ fn read_filter(element: &Element<'_>) -> Result<(Filter, FilterForm), S3Error> {
         Some(text) => text.trim().parse().map(Some).map_err(|_| malformed()),
         None => Ok(None),
     };
+    let prefix = conditions.child_text("Prefix")?;
+    if prefix == Some("") {
+        form = match form {
+            FilterForm::And => FilterForm::AndEmptyPrefix,
+            _ => FilterForm::FilterEmptyPrefix,
+        };
+    }
     let mut filter = Filter {
-        prefix: conditions
-            .child_text("Prefix")?
-            .unwrap_or_default()
-            .to_owned(),
+        prefix: prefix.unwrap_or_default().to_owned(),
         tags: Vec::new(),
         larger_than: bytes("ObjectSizeGreaterThan")?,
         smaller_than: bytes("ObjectSizeLessThan")?,
@@ -514,11 +518,17 @@ fn write_filter(document: &mut XmlWriter, rule: &Rule) {
         document.text("Prefix", &filter.prefix);
         return;
     }
+    let (has_and, has_prefix) = match rule.form {
+        FilterForm::Prefix | FilterForm::Filter => (false, !filter.prefix.is_empty()),
+        FilterForm::And => (true, !filter.prefix.is_empty()),
+        FilterForm::FilterEmptyPrefix => (false, true),
+        FilterForm::AndEmptyPrefix => (true, true),
+    };
     document.open("Filter");
-    if rule.form == FilterForm::And {
+    if has_and {
         document.open("And");
     }
-    if !filter.prefix.is_empty() {
+    if has_prefix {
         document.text("Prefix", &filter.prefix);
     }
     for (key, value) in &filter.tags {
@@ -533,7 +543,7 @@ fn write_filter(document: &mut XmlWriter, rule: &Rule) {
     if let Some(bytes) = filter.smaller_than {
         document.number("ObjectSizeLessThan", bytes);
     }
-    if rule.form == FilterForm::And {
+    if has_and {
         document.close("And");
     }
     document.close("Filter");
@@ -557,6 +567,8 @@ mod tests {
         let all = "<Rule><ID>a</ID><Prefix>p/</Prefix><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
             <Rule><ID>b</ID><Filter><And><Prefix>p</Prefix><Tag><Key>k</Key><Value>v</Value></Tag><ObjectSizeGreaterThan>5</ObjectSizeGreaterThan></And></Filter><Status>Disabled</Status><Expiration><Date>2030-01-02T00:00:00.000Z</Date></Expiration></Rule>\
             <Rule><ID>c</ID><Filter></Filter><Status>Enabled</Status><Expiration><ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration><NoncurrentVersionExpiration><NoncurrentDays>2</NoncurrentDays><NewerNoncurrentVersions>4</NewerNoncurrentVersions></NoncurrentVersionExpiration><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>\
+            <Rule><ID>e</ID><Filter><Prefix></Prefix></Filter><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
+            <Rule><ID>f</ID><Filter><And><Prefix></Prefix><ObjectSizeLessThan>9</ObjectSizeLessThan></And></Filter><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
             <Rule><ID>d</ID><Prefix></Prefix><Status>Enabled</Status><Transition><Days>0</Days><StorageClass>INTELLIGENT_TIERING</StorageClass></Transition><Transition><Days>9</Days><StorageClass>GLACIER_IR</StorageClass></Transition><NoncurrentVersionTransition><NoncurrentDays>30</NoncurrentDays><NewerNoncurrentVersions>2</NewerNoncurrentVersions><StorageClass>STANDARD_IA</StorageClass></NoncurrentVersionTransition></Rule>";
         let rules = of(all).unwrap();
         let shown = String::from_utf8(write(&rules).to_vec()).unwrap();

@@ -136,7 +136,7 @@ pub struct Filter {
     pub smaller_than: Option<u64>,
 }
 
-/// How a filter is written in XML.
+/// How a filter is written in XML. Persisted: append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FilterForm {
     /// `Prefix` in the rule itself.
@@ -146,6 +146,10 @@ pub enum FilterForm {
     Filter,
     /// `Filter` with `And`.
     And,
+    /// `Filter` with a `Prefix` that is empty.
+    FilterEmptyPrefix,
+    /// `Filter` with `And`, in which there is a `Prefix` that is empty.
+    AndEmptyPrefix,
 }
 
 /// When a current version goes.
@@ -281,6 +285,13 @@ mod tests {
         let before = [1, 1, 1, b'r', 1, 0, 0, 0, 0, 0, 1, 0, 0x90, 3, 0, 0];
         assert_eq!(written, before);
         assert_eq!(Lifecycle::decode(&before), Some(lifecycle.clone()));
+        // How the filter was written is the tenth byte.
+        let mut as_and = before;
+        as_and[9] = 2;
+        let form = |written: &[u8]| Lifecycle::decode(written).unwrap().rules[0].form;
+        assert_eq!(form(&as_and), FilterForm::And);
+        as_and[9] = 4;
+        assert_eq!(form(&as_and), FilterForm::AndEmptyPrefix);
         lifecycle.rules[0].transitions.push(Transition {
             when: When::Days(30),
             class: StorageClass::GlacierIr,
