@@ -209,21 +209,27 @@ pub(super) async fn post(
         found,
         now: OnceLock::new(),
     };
-    let summary = call.put_form(form, &fields, &key, lengths).await?;
+    let (summary, new) = call.put_form(form, &fields, &key, lengths).await?;
     let mut response = answer(parts, name, &key, &summary.etag, &fields);
-    versions::show(&summary, None, response.headers_mut());
+    let headers = response.headers_mut();
+    versions::show(&summary, None, headers);
+    if let Some(checksum) = &new.checksum {
+        checksums::show(checksum, None, headers);
+    }
+    call.show_expiration(&key, &summary, &new.tags, headers)
+        .await;
     Ok(response)
 }
 
 impl Call<'_> {
-    /// Stores the file of a form.
+    /// Stores the file of a form; what was stored.
     async fn put_form(
         &self,
         form: Form,
         fields: &Fields,
         key: &str,
         lengths: RangeInclusive<u64>,
-    ) -> Result<VersionSummary, S3Error> {
+    ) -> Result<(VersionSummary, NewVersion), S3Error> {
         let headers = &self.parts.headers;
         let tags = match fields.get("tagging") {
             Some(document) => tags::from_document(document.as_bytes())?,
@@ -253,7 +259,8 @@ impl Call<'_> {
             tags,
             lock,
         };
-        self.commit(key, &new, &Condition::default()).await
+        let summary = self.commit(key, &new, &Condition::default()).await?;
+        Ok((summary, new))
     }
 }
 

@@ -184,6 +184,13 @@ async fn a_form_of_either_version_stores_its_file() {
         );
         let get = store.get("/bucket/up/f.txt").await.expect(200);
         assert_eq!(get.body, file);
+        let crc = stored.header("x-amz-checksum-crc64nvme");
+        let head = ask("HEAD", "/bucket/up/f.txt").header("x-amz-checksum-mode", "ENABLED");
+        let head = store.send(head).await;
+        assert_eq!(
+            (crc.len(), head.header("x-amz-checksum-crc64nvme")),
+            (12, crc)
+        );
         assert_eq!(get.header("content-type"), "text/css");
         assert_eq!(get.header("x-amz-meta-a"), "b");
         assert_eq!(get.header("etag"), format!("\"{}\"", md5_hex(&file)));
@@ -197,10 +204,15 @@ async fn a_form_of_either_version_stores_its_file() {
         ("policy", &text),
         ("signature", &v2),
     ];
+    let rule = "<LifecycleConfiguration><Rule><ID>r</ID><Prefix/><Status>Enabled</Status>\
+        <Expiration><Days>1</Days></Expiration></Rule></LifecycleConfiguration>";
+    store.put("/bucket?lifecycle", rule).await;
     let stored = store
         .send_raw(form(&fields, b"\r\n--edg"))
         .await
         .expect(303);
+    let day = "expiry-date=\"Sat, 25 May 2013 00:00:00 GMT\", rule-id=\"r\"";
+    assert_eq!(stored.header("x-amz-expiration"), day);
     assert_eq!(
         stored.header("location"),
         format!(
