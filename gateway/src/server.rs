@@ -29,7 +29,7 @@ use crate::error::{Code, S3Error};
 use crate::ops;
 use crate::ops::cors::{self, is_preflight, preflight};
 use crate::ops::documents::DocumentMemory;
-use crate::ops::lifecycle::Hints;
+use crate::ops::hints::Hints;
 use crate::ops::website;
 use crate::router::{Query, Target, virtual_bucket};
 
@@ -105,7 +105,7 @@ pub struct Gateway {
     pub order: OrderHook,
     pub clock: Arc<dyn Clock>,
     pub documents: DocumentMemory,
-    pub lifecycle_hints: Hints,
+    pub hints: Hints,
     ids: RequestIds,
 }
 
@@ -169,7 +169,7 @@ impl Gateway {
     ) -> Self {
         Self {
             documents: DocumentMemory::new(config.document_memory),
-            lifecycle_hints: Hints::default(),
+            hints: Hints::default(),
             config,
             directory,
             metadata,

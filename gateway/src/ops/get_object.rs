@@ -3,7 +3,9 @@
 use axum::body::Body;
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, UploadId};
-use holdfast_storage_node::metadata::{self, ObjectChecksum, PartRecord, VersionRecord};
+use holdfast_storage_node::metadata::{
+    self, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
+};
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use std::ops::Range;
@@ -13,7 +15,9 @@ use super::authorise::Permit;
 use super::conditions::{self, Verdict};
 use super::range::{self, Asked};
 use super::response::{empty, set, set_etag, set_last_modified};
-use super::{Call, Reply, checksums, failure, in_bucket, object_headers, object_lock, versions};
+use super::{
+    Call, Reply, checksums, failure, in_bucket, lifecycle, object_headers, object_lock, versions,
+};
 use crate::auth::Identity;
 use crate::body::BodyPiece;
 use crate::error::{Code, S3Error};
@@ -65,8 +69,7 @@ impl Call<'_> {
         }
         let selection = self.select(key, &record).await?;
         let mut response = self.describe(&record, &selection)?;
-        self.tell_expiration(key, &record, response.headers_mut())
-            .await;
+        self.tell_hints(key, &record, response.headers_mut()).await;
         let bytes = self.read(key, &record, version.inline, selection.range);
         *response.body_mut() = bytes.await?;
         Ok(response)
@@ -84,8 +87,7 @@ impl Call<'_> {
         }
         let selection = self.select(key, &record).await?;
         let mut response = self.describe(&record, &selection)?;
-        self.tell_expiration(key, &record, response.headers_mut())
-            .await;
+        self.tell_hints(key, &record, response.headers_mut()).await;
         Ok(response)
     }
 
@@ -104,12 +106,20 @@ impl Call<'_> {
         may_read(self.permit, &self.auth.identity, record)
     }
 
-    /// Tells when a current version will go.
-    async fn tell_expiration(&self, key: &str, record: &VersionRecord, headers: &mut HeaderMap) {
+    /// Tells when a current version will go, and that it is the null version where there may be others.
+    async fn tell_hints(&self, key: &str, record: &VersionRecord, headers: &mut HeaderMap) {
         // Rules are about the newest version; which that is, is not known of one that was named.
-        if !self.query.has("versionId") {
-            self.show_expiration(key, &record.summary, &record.tags, headers)
-                .await;
+        if self.query.has("versionId") {
+            return;
+        }
+        let Some(hint) = self.hint().await else {
+            return;
+        };
+        let summary = &record.summary;
+        let rules = &hint.lifecycle.rules;
+        lifecycle::show_expiration(rules, key, summary, &record.tags, headers);
+        if summary.null && hint.keeps_versions {
+            versions::show(summary, Some(VersionRef::Null), headers);
         }
     }
 

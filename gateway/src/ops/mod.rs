@@ -17,6 +17,7 @@ mod delete_object;
 pub mod documents;
 pub mod failure;
 mod get_object;
+pub mod hints;
 pub mod lifecycle;
 mod list_objects;
 mod multipart;

@@ -58,7 +58,9 @@ impl Call<'_> {
         let bucket = self.now.get().unwrap_or(&self.found);
         let changed =
             change_bucket_versioning(&gateway.directory, &gateway.metadata, bucket, change);
-        changed.await.map_err(|error| match error {
+        let changed = changed.await;
+        gateway.hints.forget(bucket.id);
+        changed.map_err(|error| match error {
             ChangeVersioningError::NoSuchBucket => failure::no_such_bucket(&bucket.name),
             ChangeVersioningError::Refused(refusal) => refusal,
             ChangeVersioningError::Metadata(error) => failure::metadata(error),

@@ -32,8 +32,8 @@ pub(super) fn parse_version(argument: &str, text: &str) -> Result<VersionRef, S3
     })
 }
 
-/// Sets `x-amz-version-id`. Nobody who asked for no version needs to know that an object is the null version: in most
-/// buckets there is no other.
+/// Sets `x-amz-version-id`. Nobody who asked for no version needs to know that an object is the null version, where there is
+/// no other.
 pub(super) fn show(summary: &VersionSummary, asked: Option<VersionRef>, headers: &mut HeaderMap) {
     if !summary.null || asked.is_some() {
         set(headers, VERSION_ID.clone(), summary.name().to_string());

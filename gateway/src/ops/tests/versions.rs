@@ -179,13 +179,21 @@ async fn version_ids_are_checked() {
 async fn there_is_one_null_version() {
     let store = Store::with_bucket().await;
     store.put("/bucket/key", "before").await;
+    let id = async |method| {
+        let read = store.send(ask(method, "/bucket/key")).await.expect(200);
+        read.header("x-amz-version-id").to_owned()
+    };
+    assert_eq!((id("GET").await, id("HEAD").await), <_>::default());
     store.put("/bucket?versioning", ENABLED).await;
+    let nulls = || ("null".to_owned(), "null".to_owned());
+    assert_eq!((id("GET").await, id("HEAD").await), nulls());
     let version = store.put_version("/bucket/key", "versioned").await;
     let null = store.get("/bucket/key?versionId=null").await.expect(200);
     assert_eq!(&null.body[..], b"before");
     store.put("/bucket?versioning", SUSPENDED).await;
     let put = store.put("/bucket/key", "after").await;
     assert_eq!(put.header("x-amz-version-id"), "");
+    assert_eq!((id("GET").await, id("HEAD").await), nulls());
     assert_eq!(
         &store.get("/bucket/key?versionId=null").await.body[..],
         b"after"
