@@ -129,18 +129,20 @@ impl Policy {
             }
             named.push(field.as_str());
         }
-        for (name, value) in fields {
-            let name = name.as_str();
-            if name == "bucket" && value != bucket {
-                return Err(refused(
-                    "Policy Condition failed: the form is for another bucket",
-                ));
-            }
+        let mut given = fields.iter().filter(|(name, _)| name == "bucket");
+        if given.any(|(_, value)| value != bucket) {
+            return Err(refused(
+                "Policy Condition failed: the form is for another bucket",
+            ));
+        }
+        // The bucket is a field of every form, whether it is among them or said by the address.
+        let fields = fields.iter().map(|(name, _)| name.as_str());
+        for name in fields.chain(["bucket"]) {
             // A checksum gives nobody leave to do more.
             let is_free = FREE_FIELDS.contains(&name)
                 || name.starts_with("x-ignore-")
                 || name.starts_with("x-amz-checksum-");
-            if !is_free && name != "bucket" && !named.contains(&name) {
+            if !is_free && !named.contains(&name) {
                 return Err(refused(format!("Extra input fields: {name}")));
             }
         }
@@ -234,7 +236,13 @@ mod tests {
         Policy::parse(json.as_bytes()).map_err(|error| error.code)
     }
 
+    /// With conditions on bucket `b` and others.
     fn check(conditions: &str, fields: &[(&str, &str)]) -> Result<(), Code> {
+        let comma = if conditions.is_empty() { "" } else { "," };
+        check_only(&format!("{{\"bucket\": \"b\"}}{comma}{conditions}"), fields)
+    }
+
+    fn check_only(conditions: &str, fields: &[(&str, &str)]) -> Result<(), Code> {
         let fields: Vec<_> = fields
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
@@ -257,9 +265,19 @@ mod tests {
         assert_eq!(check("[\"starts-with\", \"$key\", \"\"]", &[]), Ok(()));
         assert_eq!(check("{\"bucket\": \"b\"}", &[]), Ok(()));
         assert_eq!(check("{\"bucket\": \"c\"}", &[]), denied);
+        assert_eq!(check("", &[("bucket", "b")]), Ok(()));
         assert_eq!(check("", &[("bucket", "c")]), denied);
         assert_eq!(check("", &[("key", "k")]), denied);
         assert_eq!(check("", &[("x-ignore-a", "k"), ("policy", "p")]), Ok(()));
+    }
+
+    #[test]
+    fn a_policy_says_for_which_bucket_it_is() {
+        let denied = Err(Code::AccessDenied);
+        assert_eq!(check_only("", &[]), denied);
+        assert_eq!(check_only("", &[("bucket", "b")]), denied);
+        let any = "[\"starts-with\", \"$bucket\", \"\"]";
+        assert_eq!(check_only(any, &[]), Ok(()));
     }
 
     #[test]
@@ -303,7 +321,7 @@ mod tests {
 
     #[test]
     fn a_policy_expires() {
-        let policy = parse("").unwrap();
+        let policy = parse("{\"bucket\": \"b\"}").unwrap();
         assert!(policy.check(1_375_790_399, "b", &[]).is_ok());
         assert!(policy.check(1_375_790_400, "b", &[]).is_err());
     }
