@@ -7,8 +7,6 @@ mod target;
 
 #[cfg(test)]
 pub use operation::BUCKET_ABSENT;
-pub use operation::{
-    Needs, Operation, is_form, not_implemented, refuse_unsupported_headers, route,
-};
+pub use operation::{Needs, Operation, not_implemented, refuse_unsupported_headers, route};
 pub use query::{Query, percent_decode};
 pub use target::{Target, validate_bucket_name, validate_key, virtual_bucket};

@@ -412,6 +412,10 @@ fn bucket_operation(
         ("DELETE", None) => Ok(Operation::DeleteBucket),
         ("POST", Some("delete")) => Ok(Operation::DeleteObjects),
         ("POST", None) if is_form(headers) => Ok(Operation::PostObject),
+        ("POST", None) => Err(S3Error::new(Code::PreconditionFailed).detail(
+            "Condition",
+            "Bucket POST must be of the enclosure-type multipart/form-data",
+        )),
         _ => Err(method_not_allowed(method, "BUCKET")),
     }
 }
@@ -476,10 +480,11 @@ fn object_operation(
 }
 
 /// Whether the body is a browser's form.
-pub fn is_form(headers: &HeaderMap) -> bool {
-    headers
-        .get(http::header::CONTENT_TYPE)
-        .is_some_and(|value| value.as_bytes().starts_with(b"multipart/form-data"))
+fn is_form(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(http::header::CONTENT_TYPE);
+    let text = content_type.and_then(|value| value.to_str().ok());
+    let media_type = text.and_then(|text| text.split(';').next());
+    media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case("multipart/form-data"))
 }
 
 fn method_not_allowed(method: &Method, resource_type: &str) -> S3Error {

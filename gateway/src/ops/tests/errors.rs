@@ -27,6 +27,12 @@ async fn table() {
         (ask("PATCH", "/bucket/key"), 405, "MethodNotAllowed"),
         (ask("POST", "/bucket/key"), 405, "MethodNotAllowed"),
         (ask("DELETE", "/"), 405, "MethodNotAllowed"),
+        (ask("POST", "/bucket"), 412, "PreconditionFailed"),
+        (
+            ask("POST", "/bucket").header("content-type", "multipart/form-database"),
+            412,
+            "PreconditionFailed",
+        ),
         (ask("PUT", "/bucket?location"), 405, "MethodNotAllowed"),
         // What is not there.
         (ask("GET", "/bucket?metadataTable"), 501, "NotImplemented"),

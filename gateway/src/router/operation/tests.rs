@@ -30,7 +30,7 @@ fn header_map(headers: &[(&str, &str)]) -> HeaderMap {
 #[test]
 fn finds_operations() {
     let copy = [("x-amz-copy-source", "b/k")];
-    let form = [("content-type", "multipart/form-data; boundary=x")];
+    let form = [("content-type", "Multipart/Form-Data; boundary=x")];
     for (method, on, query, headers, operation) in [
         ("POST", "bucket", "", &form[..], Operation::PostObject),
         ("GET", "bucket", "acl", &[][..], Operation::GetBucketAcl),
@@ -232,7 +232,7 @@ fn refuses_by_name() {
         ("POST", "service", "", &[], Code::MethodNotAllowed),
         ("DELETE", "service", "", &[], Code::MethodNotAllowed),
         ("PATCH", "bucket", "", &[], Code::MethodNotAllowed),
-        ("POST", "bucket", "", &[], Code::MethodNotAllowed),
+        ("POST", "bucket", "", &[], Code::PreconditionFailed),
         ("PUT", "bucket", "location", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "delete", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
