@@ -1,9 +1,12 @@
-//! The lifecycle of a bucket's objects: its rules, and `x-amz-expiration`, which tells when an object will go. (What goes,
+//! The lifecycle of a bucket's objects: its rules, and headers that tell when an object or an upload will go. (What goes,
 //! goes by `storage-node/src/lifecycle`.)
 
 use axum::body::Body;
 use holdfast_placement::directory::Setting;
-use holdfast_storage_node::lifecycle::{DAY_SECS, Lifecycle, MinimumSize, Rule, first_to_expire};
+use holdfast_placement::seams::UnixMillis;
+use holdfast_storage_node::lifecycle::{
+    DAY_SECS, Lifecycle, MinimumSize, Rule, due, first_to_expire,
+};
 use holdfast_storage_node::metadata::VersionSummary;
 use http::header::HeaderName;
 use http::{HeaderMap, StatusCode};
@@ -29,6 +32,8 @@ fn name_of(minimum: MinimumSize) -> &'static str {
 }
 
 static EXPIRATION: HeaderName = HeaderName::from_static("x-amz-expiration");
+static ABORT_DATE: HeaderName = HeaderName::from_static("x-amz-abort-date");
+static ABORT_RULE: HeaderName = HeaderName::from_static("x-amz-abort-rule-id");
 
 impl Call<'_> {
     pub(super) async fn get_lifecycle(&self) -> Reply {
@@ -105,6 +110,28 @@ impl Call<'_> {
     ) {
         if let Some(hint) = self.hint().await {
             show_expiration(&hint.lifecycle.rules, key, summary, tags, headers);
+        }
+    }
+
+    /// Tells in a response when an upload will be ended if it is not completed. In days of 24 hours, whatever a day is here.
+    pub(super) async fn show_abort(
+        &self,
+        key: &str,
+        initiated: UnixMillis,
+        headers: &mut HeaderMap,
+    ) {
+        let Some(hint) = self.hint().await else {
+            return;
+        };
+        let rules = hint.lifecycle.rules.iter();
+        let fitting = rules.filter(|rule| rule.enabled && key.starts_with(&rule.filter.prefix));
+        let dates = fitting.filter_map(|rule| {
+            let date = due(initiated, rule.abort_days?, DAY_SECS);
+            Some((rule, date))
+        });
+        if let Some((rule, date)) = dates.min_by_key(|(_, date)| *date) {
+            set(headers, ABORT_DATE.clone(), http_date(date));
+            set(headers, ABORT_RULE.clone(), encoded_id(rule));
         }
     }
 }

@@ -76,6 +76,8 @@ impl Call<'_> {
             show("x-amz-checksum-algorithm", checksum::name(algorithm));
             show("x-amz-checksum-type", checksum::kind_name(kind));
         }
+        self.show_abort(key, self.now(), response.headers_mut())
+            .await;
         Ok(response)
     }
 

@@ -60,7 +60,10 @@ impl Call<'_> {
             }
             document.close("Part");
         }
-        Ok(share.respond(document.finish("ListPartsResult")))
+        let mut response = share.respond(document.finish("ListPartsResult"));
+        self.show_abort(key, page.upload.initiated, response.headers_mut())
+            .await;
+        Ok(response)
     }
 
     pub(super) async fn list_uploads(&self) -> Reply {

@@ -55,3 +55,38 @@ async fn responses_tell_when_an_object_goes() {
     let head = store.head("/bucket/a/key").await;
     assert_eq!(head.header("x-amz-expiration"), "");
 }
+
+#[tokio::test]
+async fn responses_tell_when_an_upload_goes() {
+    let store = Store::with_bucket().await;
+    let rule = |id: &str, prefix: &str, status: &str, days: u8| {
+        format!(
+            "<Rule><ID>{id}</ID><Prefix>{prefix}</Prefix><Status>{status}</Status><AbortIncompleteMultipartUpload>\
+             <DaysAfterInitiation>{days}</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>"
+        )
+    };
+    let rules = [
+        rule("late one", "a/", "Enabled", 9),
+        rule("the first", "a/b", "Enabled", 2),
+        rule("off", "a/", "Disabled", 1),
+    ];
+    let rules = format!(
+        "<LifecycleConfiguration>{}</LifecycleConfiguration>",
+        rules.concat()
+    );
+    store.put("/bucket?lifecycle", rules).await;
+    for (key, date, rule) in [
+        ("a/b/c", "Sun, 26 May 2013 00:00:00 GMT", "the%20first"),
+        ("a/c", "Sun, 02 Jun 2013 00:00:00 GMT", "late%20one"),
+        ("b", "", ""),
+    ] {
+        let begun = ask("POST", format!("/bucket/{key}?uploads"));
+        let begun = store.send(begun).await.expect(200);
+        let id = begun.element("UploadId").unwrap();
+        let parts = store.get(&format!("/bucket/{key}?uploadId={id}")).await;
+        for told in [&begun, &parts] {
+            assert_eq!(told.header("x-amz-abort-date"), date, "{key}");
+            assert_eq!(told.header("x-amz-abort-rule-id"), rule, "{key}");
+        }
+    }
+}
