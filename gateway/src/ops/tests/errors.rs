@@ -114,7 +114,7 @@ async fn table() {
         (
             ask("PUT", "/bucket/k").header("x-amz-tagging", "a=1&a=2"),
             400,
-            "InvalidTag",
+            "InvalidArgument",
         ),
         (
             ask("PUT", "/bucket/k").header("content-md5", "no"),
