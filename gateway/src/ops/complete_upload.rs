@@ -121,6 +121,7 @@ impl Call<'_> {
         let mut chosen: Vec<PartRecord> = Vec::with_capacity(named.len());
         let mut stored = parts.into_iter();
         for named_part in named {
+            check_algorithm(named_part, upload)?;
             // Both are in ascending order.
             let part = stored
                 .find(|part| u32::from(part.number) >= named_part.number)
@@ -144,6 +145,7 @@ impl Call<'_> {
         self.check_object_size(size)?;
         let checksum = object_checksum(upload, &chosen);
         self.check_object_checksum(checksum.as_ref(), chosen.len())?;
+        check_has_checksums(named, upload)?;
         Ok(CompleteUpload {
             upload: upload.upload,
             etag: Etag::Multipart(md5.finalize().into(), chosen.len() as u16),
@@ -286,6 +288,39 @@ fn is_meant(part: &PartRecord, named: &NamedPart, upload: &UploadRecord) -> bool
         (None, _) => true,
     };
     u32::from(part.number) == named.number && etag_fits && checksum_fits
+}
+
+/// A checksum of a part has to be of the upload's algorithm, if that has one.
+fn check_algorithm(named: &NamedPart, upload: &UploadRecord) -> Result<(), S3Error> {
+    let (Some(given), Some((expected, _))) = (&named.checksum, upload.checksum) else {
+        return Ok(());
+    };
+    match given.algorithm == expected {
+        true => Ok(()),
+        false => Err(S3Error::with(
+            Code::BadDigest,
+            format!(
+                "The {} you specified for part {} did not match what we received.",
+                checksum::name(given.algorithm),
+                named.number
+            ),
+        )),
+    }
+}
+
+/// Where the object's checksum is made of those of the parts, the client has to know all of them.
+fn check_has_checksums(named: &[NamedPart], upload: &UploadRecord) -> Result<(), S3Error> {
+    let Some((algorithm, ChecksumKind::Composite)) = upload.checksum else {
+        return Ok(());
+    };
+    match named.iter().find(|part| part.checksum.is_none()) {
+        Some(part) => Err(invalid_request(format!(
+            "The upload was created using a {} checksum. The complete request must include the checksum for each part. It was missing for part {} in the request.",
+            checksum::name(algorithm).to_ascii_lowercase(),
+            part.number
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// The object's checksum from its parts'.

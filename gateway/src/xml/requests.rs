@@ -5,7 +5,9 @@ use holdfast_storage_node::metadata::{ChecksumAlgorithm, ChecksumKind, ObjectChe
 use crate::ops::cors::{CorsRule, RULES_MAX};
 
 use super::reader::{Element, Limits, malformed, parse};
+use crate::checksum;
 use crate::error::{Code, S3Error};
+use crate::ops::failure::invalid_argument;
 
 /// Keys of a `DeleteObjects` at most.
 pub const DELETE_KEYS_MAX: usize = 1000;
@@ -165,13 +167,15 @@ fn named_part(part: &Element<'_>) -> Result<NamedPart, S3Error> {
                     .find(|(element, _)| *element == name)
                     .map(|(_, algorithm)| *algorithm)
                     .ok_or_else(malformed)?;
+                let wrong = |message: &str| invalid_argument(name, text, message);
                 if named.checksum.is_some() {
-                    return Err(malformed());
+                    return Err(wrong("A part has one checksum."));
                 }
+                let value = checksum::parse(algorithm, text);
                 named.checksum = Some(ObjectChecksum {
                     algorithm,
                     kind: ChecksumKind::FullObject,
-                    value: decode_checksum(text).ok_or_else(malformed)?,
+                    value: value.ok_or_else(|| wrong("The checksum of a part is not valid."))?,
                 });
             }
         }
@@ -181,11 +185,6 @@ fn named_part(part: &Element<'_>) -> Result<NamedPart, S3Error> {
     } else {
         Err(malformed())
     }
-}
-
-fn decode_checksum(text: &str) -> Option<Vec<u8>> {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
 /// `Tagging`: the tags, not yet judged.
@@ -309,7 +308,18 @@ mod tests {
             "<CompleteMultipartUpload><Part><PartNumber>x</PartNumber><ETag>a</ETag></Part></CompleteMultipartUpload>",
             "<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>a</ETag><Other/></Part></CompleteMultipartUpload>",
         ] {
-            assert!(complete_upload(wrong.as_bytes()).is_err(), "{wrong}");
+            let refused = complete_upload(wrong.as_bytes()).unwrap_err();
+            assert_eq!(refused.code, Code::MalformedXML, "{wrong}");
+        }
+        for checksums in [
+            "<ChecksumCRC32>?</ChecksumCRC32>",
+            "<ChecksumCRC32>AAAA</ChecksumCRC32>",
+            "<ChecksumCRC32>AAAAAQ==</ChecksumCRC32><ChecksumCRC32C>AAAAAQ==</ChecksumCRC32C>",
+        ] {
+            let part = format!("<Part><PartNumber>1</PartNumber><ETag>a</ETag>{checksums}</Part>");
+            let document = format!("<CompleteMultipartUpload>{part}</CompleteMultipartUpload>");
+            let refused = complete_upload(document.as_bytes()).unwrap_err();
+            assert_eq!(refused.code, Code::InvalidArgument, "{checksums}");
         }
     }
 

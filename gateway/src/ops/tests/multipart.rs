@@ -324,6 +324,34 @@ async fn checksums() {
 }
 
 #[tokio::test]
+async fn composite_checksums_are_made_of_those_that_the_client_names() {
+    let store = Store::with_bucket().await;
+    let data = pattern(10, 1);
+    let etag = md5_hex(&data);
+    let sha1 = "<ChecksumSHA1>98O8HYCOBHMq32eZZczDTKeuNEE=</ChecksumSHA1>";
+    let other = "<ChecksumCRC32>y/Q5Jg==</ChecksumCRC32>";
+    for (kind, named, status, code) in [
+        ("COMPOSITE", "", 400, "InvalidRequest"),
+        ("COMPOSITE", sha1, 400, "BadDigest"),
+        ("COMPOSITE", other, 400, "InvalidPart"),
+        ("FULL_OBJECT", sha1, 400, "BadDigest"),
+        ("FULL_OBJECT", "", 200, ""),
+    ] {
+        let headers = [
+            ("x-amz-checksum-algorithm", "CRC32"),
+            ("x-amz-checksum-type", kind),
+        ];
+        let id = begin(&store, &headers).await;
+        part(&store, &id, 1, &data).await.expect(200);
+        let part = format!("<Part><PartNumber>1</PartNumber><ETag>{etag}</ETag>{named}</Part>");
+        let document = format!("<CompleteMultipartUpload>{part}</CompleteMultipartUpload>");
+        let complete = ask("POST", format!("/bucket/key?uploadId={id}")).body(document);
+        let done = store.send(complete).await;
+        assert_eq!((done.status, done.code()), (status, code), "{kind} {named}");
+    }
+}
+
+#[tokio::test]
 async fn parts_of_uploads_without_an_algorithm() {
     let store = Store::with_bucket().await;
     let id = begin(&store, &[]).await;
