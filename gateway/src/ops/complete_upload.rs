@@ -144,7 +144,7 @@ impl Call<'_> {
         }
         self.check_object_size(size)?;
         let checksum = object_checksum(upload, &chosen);
-        self.check_object_checksum(checksum.as_ref(), chosen.len())?;
+        self.check_object_checksum(upload, checksum.as_ref(), chosen.len())?;
         check_has_checksums(named, upload)?;
         Ok(CompleteUpload {
             upload: upload.upload,
@@ -167,43 +167,45 @@ impl Call<'_> {
     /// Honours `x-amz-checksum-type` and `x-amz-checksum-*`, which are about the object here.
     fn check_object_checksum(
         &self,
+        upload: &UploadRecord,
         computed: Option<&ObjectChecksum>,
         parts: usize,
     ) -> Result<(), S3Error> {
-        let headers = &self.parts.headers;
-        if let Some(kind) = checksums::kind(headers)?
-            && let Some(computed) = computed
-            && computed.kind != kind
-        {
+        let mode = upload.checksum.map(|(_, kind)| kind);
+        let asked = checksums::kind(&self.parts.headers)?;
+        if asked.is_some() && asked != mode {
             return Err(invalid_request(format!(
                 "The upload was created using the {} checksum mode. The complete request must use the same checksum mode.",
-                checksum::kind_name(computed.kind)
+                mode.map_or("null", checksum::kind_name)
             )));
         }
+        let mut given = Vec::new();
         for algorithm in checksum::ALGORITHMS {
-            let Some(given) = self.header(checksum::header(algorithm))? else {
-                continue;
-            };
-            let shown = computed
-                .filter(|computed| computed.algorithm == algorithm)
-                .map(|computed| checksum::format(computed, Some(parts as u16)));
-            let fits = shown.is_some_and(|shown| {
-                shown == given
-                    || shown
-                        .rsplit_once('-')
-                        .is_some_and(|(value, _)| value == given)
-            });
-            if !fits {
-                return Err(S3Error::with(
-                    Code::BadDigest,
-                    format!(
-                        "The {} you specified did not match the calculated checksum.",
-                        checksum::name(algorithm)
-                    ),
-                ));
-            }
+            let header = self.header(checksum::header(algorithm))?;
+            given.extend(header.map(|value| (algorithm, value)));
         }
-        Ok(())
+        let (algorithm, value) = match given.as_slice() {
+            [] => return Ok(()),
+            [one] => *one,
+            _ => return Err(checksum::too_many()),
+        };
+        let shown = computed
+            .filter(|computed| computed.algorithm == algorithm)
+            .map(|computed| checksum::format(computed, Some(parts as u16)));
+        let fits = shown.is_some_and(|shown| {
+            let bare = shown.rsplit_once('-').map(|(bare, _)| bare);
+            shown == value || bare == Some(value)
+        });
+        match fits {
+            true => Ok(()),
+            false => Err(S3Error::with(
+                Code::BadDigest,
+                format!(
+                    "The {} you specified did not match the calculated checksum.",
+                    checksum::name(algorithm)
+                ),
+            )),
+        }
     }
 
     /// A repeated completion is answered like the first.

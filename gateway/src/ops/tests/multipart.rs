@@ -183,6 +183,13 @@ async fn refuses_wrong_completions() {
     store.send(size).await.expect_error(400, "InvalidRequest");
     let digest = complete(&id, &[(1, &one)]).header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=");
     store.send(digest).await.expect_error(400, "BadDigest");
+    let several = complete(&id, &[(1, &one)])
+        .header("x-amz-checksum-crc32", "AAAAAA==")
+        .header("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=");
+    let several = store.send(several).await;
+    several.expect_error(400, "InvalidRequest");
+    let mode = complete(&id, &[(1, &one)]).header("x-amz-checksum-type", "FULL_OBJECT");
+    store.send(mode).await.expect_error(400, "InvalidRequest");
     let condition = complete(&id, &[(1, &one)]).header("if-match", "no");
     store.send(condition).await.expect_error(404, "NoSuchKey");
     let empty = ask("POST", format!("/bucket/key?uploadId={id}"));
