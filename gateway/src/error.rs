@@ -118,6 +118,8 @@ codes! {
 #[error("{}: {message}", code.as_str())]
 pub struct S3Error {
     pub code: Code,
+    /// HTTP status; the code's, with few exceptions.
+    pub status: u16,
     pub message: Cow<'static, str>,
     /// More elements of the XML, such as `ArgumentName`, in order.
     pub details: Vec<(&'static str, String)>,
@@ -130,6 +132,7 @@ impl S3Error {
     pub fn new(code: Code) -> Self {
         Self {
             code,
+            status: code.status(),
             message: Cow::Borrowed(code.message()),
             details: Vec::new(),
             headers: Vec::new(),
@@ -140,10 +143,17 @@ impl S3Error {
     pub fn with(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
+            status: code.status(),
             message: message.into(),
             details: Vec::new(),
             headers: Vec::new(),
         }
+    }
+
+    /// With another status than the code has elsewhere.
+    pub fn status(mut self, status: u16) -> Self {
+        self.status = status;
+        self
     }
 
     /// Adds an element to the XML.

@@ -200,7 +200,7 @@ pub async fn tell_region(
     let Target::Bucket(name) = target else {
         return refusal;
     };
-    if method != Method::HEAD || refusal.code.status() == 400 {
+    if method != Method::HEAD || refusal.status == 400 {
         return refusal;
     }
     match gateway.directory.bucket_now(name).await {

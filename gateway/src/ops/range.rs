@@ -81,6 +81,7 @@ pub fn copy_range(header: &str, size: u64) -> Result<Range<u64>, S3Error> {
             Code::InvalidRange,
             format!("Range specified is not valid for source object of size: {size}"),
         )
+        .status(400)
         .detail("RangeRequested", header)
         .detail("ActualObjectSize", size.to_string()));
     }

@@ -177,7 +177,7 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
             return Ok(redirect(StatusCode::FOUND, &path));
         }
     }
-    let status = error.code.status();
+    let status = error.status;
     let mut rules = pages.rules.iter();
     if let Some(rule) = rules.find(|rule| rule.fits(&asked, Some(status))) {
         return Ok(rule.redirect(parts, &asked));
@@ -224,7 +224,7 @@ async fn fetch(gateway: &Gateway, parts: &Parts, bucket: &str, key: &str) -> Rep
 }
 
 fn error_page(error: &S3Error) -> Response<Body> {
-    let status = StatusCode::from_u16(error.code.status());
+    let status = StatusCode::from_u16(error.status);
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = empty(status);
     let headers = response.headers_mut();

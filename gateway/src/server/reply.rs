@@ -42,15 +42,14 @@ pub(super) fn error(
     host_id: &HeaderValue,
     is_head: bool,
 ) -> Response<Body> {
-    let status =
-        StatusCode::from_u16(error.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(error.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     if error.code == Code::InternalError {
         tracing::warn!(resource, "{}", error.message);
     }
     let mut response = Response::new(Body::empty());
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    if error.code == Code::InvalidRange
+    if status == StatusCode::RANGE_NOT_SATISFIABLE
         && let Some((_, size)) = error
             .details
             .iter()
