@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::response::{empty, xml};
-use super::{Call, Reply, failure, in_bucket, on_bucket, versions};
+use super::{Call, Reply, in_bucket, on_bucket, versions};
 use crate::auth::Identity;
 use crate::error::{Code, S3Error};
 use crate::router::not_implemented;
@@ -131,7 +131,7 @@ impl Call<'_> {
         let asked = self.version()?;
         let kept = canned.kept();
         let changed = on_bucket!(self, |bucket| metadata.set_acl(bucket, key, asked, kept));
-        let summary = changed.map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        let summary = changed.map_err(|error| self.refused(error, key))?;
         let mut response = empty(StatusCode::OK);
         versions::show(&summary, asked, response.headers_mut());
         Ok(response)

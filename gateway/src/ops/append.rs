@@ -278,7 +278,7 @@ impl Call<'_> {
                 return Err(wrong_offset(offset, size));
             }
         }
-        Err(failure::write(error, &self.bucket().name, key))
+        Err(self.refused(error, key))
     }
 }
 

@@ -11,7 +11,7 @@ use holdfast_storage_node::metadata::{
     PartRecord, UploadRecord, VersionSummary, WriteError,
 };
 
-use super::failure::{self, invalid_argument, invalid_request};
+use super::failure::{invalid_argument, invalid_request};
 use super::response::{quoted, xml};
 use super::{Call, Reply, checksums, conditions, in_bucket, versions};
 use crate::checksum;
@@ -55,7 +55,7 @@ impl Call<'_> {
                     return self.completed_before(key, id).await;
                 }
                 Err(CompleteUploadError::Write(error)) => {
-                    return Err(failure::write(error, &self.bucket().name, key));
+                    return Err(self.refused(error, key));
                 }
             }
         }

@@ -24,7 +24,7 @@ impl Call<'_> {
         };
         let metadata = &self.gateway.metadata;
         let deleted = on_bucket!(self, |bucket| metadata.delete_version(bucket, &deletion))
-            .map_err(|error| failure::write(error, &self.bucket().name, key))?;
+            .map_err(|error| self.refused(error, key))?;
         let mut response = empty(StatusCode::NO_CONTENT);
         if let Some(version) = deletion.version.or(deleted.marker) {
             let is_marker = deleted.marker.is_some();

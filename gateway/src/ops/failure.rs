@@ -2,6 +2,7 @@
 
 use holdfast_placement::directory::DirectoryError;
 use holdfast_storage_node::metadata::{MetadataError, WriteError};
+use http::Method;
 
 use crate::error::{Code, S3Error};
 use crate::router::not_implemented;
@@ -57,9 +58,7 @@ pub fn write(error: WriteError, bucket: &str, key: &str) -> S3Error {
         WriteError::NoSuchBucket => no_such_bucket(bucket),
         WriteError::NoSuchUpload => S3Error::new(Code::NoSuchUpload),
         WriteError::NoSuchVersion => S3Error::new(Code::NoSuchVersion).detail("Key", key),
-        WriteError::IsDeleteMarker => {
-            S3Error::new(Code::MethodNotAllowed).detail("ResourceType", "DeleteMarker")
-        }
+        WriteError::IsDeleteMarker => S3Error::new(Code::MethodNotAllowed),
         WriteError::Locked => S3Error::with(
             Code::AccessDenied,
             "Access Denied because object protected by object lock.",
@@ -119,6 +118,13 @@ fn events_waiting() -> S3Error {
 /// A lock in a bucket that locks nothing.
 pub fn not_lockable() -> S3Error {
     invalid_request("Bucket is missing Object Lock Configuration")
+}
+
+/// What may not be done to a delete marker.
+pub fn is_delete_marker(method: &Method) -> S3Error {
+    S3Error::new(Code::MethodNotAllowed)
+        .detail("Method", method.as_str())
+        .detail("ResourceType", "DeleteMarker")
 }
 
 pub fn no_such_key(key: &str) -> S3Error {

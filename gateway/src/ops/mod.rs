@@ -426,6 +426,14 @@ impl Call<'_> {
         }
     }
 
+    /// A change that was refused, or failed.
+    fn refused(&self, error: WriteError, key: &str) -> S3Error {
+        match error {
+            WriteError::IsDeleteMarker => failure::is_delete_marker(&self.parts.method),
+            error => failure::write(error, &self.bucket().name, key),
+        }
+    }
+
     /// What was not found, to those who may know.
     fn hide(&self, error: S3Error) -> S3Error {
         match self.permit {

@@ -63,7 +63,7 @@ impl Call<'_> {
             key,
             new.clone()
         ))
-        .map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        .map_err(|error| self.refused(error, key))?;
         let mut document = XmlWriter::new("InitiateMultipartUploadResult", 512 + key.len());
         document.text("Bucket", &self.bucket().name);
         document.text("Key", key);
@@ -205,7 +205,7 @@ impl Call<'_> {
                 }
                 Err(match error {
                     WriteError::NoSuchUpload | WriteError::NoSuchBucket => self.no_such_upload(),
-                    error => failure::write(error, &self.bucket().name, key),
+                    error => self.refused(error, key),
                 })
             }
         }
@@ -262,7 +262,7 @@ impl Call<'_> {
         match on_bucket!(self, |bucket| metadata.abort_upload(bucket, key, upload)) {
             Ok(()) => Ok(empty(StatusCode::NO_CONTENT)),
             Err(WriteError::NoSuchUpload | WriteError::NoSuchBucket) => Err(self.no_such_upload()),
-            Err(error) => Err(failure::write(error, &self.bucket().name, key)),
+            Err(error) => Err(self.refused(error, key)),
         }
     }
 }

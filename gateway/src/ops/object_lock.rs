@@ -241,7 +241,7 @@ impl Call<'_> {
         let metadata = &self.gateway.metadata;
         on_bucket!(self, |bucket| metadata
             .set_lock(bucket, key, version, change, bypass))
-        .map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        .map_err(|error| self.refused(error, key))?;
         Ok(empty(StatusCode::OK))
     }
 }

@@ -174,7 +174,7 @@ impl Call<'_> {
             if failure::is_known_not_to_have_happened(&error) {
                 self.gateway.bodies.discard(&new.body);
             }
-            failure::write(error, &self.bucket().name, key)
+            self.refused(error, key)
         })
     }
 }

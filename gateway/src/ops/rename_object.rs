@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use sha2::{Digest, Sha256};
 
 use super::conditions::{self, ReadConditions};
-use super::failure::{self, invalid_argument, invalid_request};
+use super::failure::{invalid_argument, invalid_request};
 use super::quota::within_quota;
 use super::response::empty;
 use super::{Call, Reply, on_bucket};
@@ -55,7 +55,7 @@ impl Call<'_> {
             on_bucket!(self, |bucket| metadata
                 .rename(bucket, &source, key, &rename))
         );
-        renamed.map_err(|error| failure::write(error, &self.bucket().name, &source))?;
+        renamed.map_err(|error| self.refused(error, &source))?;
         Ok(empty(StatusCode::OK))
     }
 

@@ -151,7 +151,7 @@ impl Call<'_> {
             version,
             tags.clone()
         ))
-        .map_err(|error| failure::write(error, &self.bucket().name, key))?;
+        .map_err(|error| self.refused(error, key))?;
         let mut response = empty(status);
         versions::show(&summary, version, response.headers_mut());
         Ok(response)

@@ -13,6 +13,7 @@ use super::response::{http_date, set};
 use super::{Call, Reply, in_bucket};
 use crate::checksum;
 use crate::error::{Code, S3Error};
+use crate::router::Operation;
 use crate::xml::XmlWriter;
 
 static VERSION_ID: HeaderName = HeaderName::from_static("x-amz-version-id");
@@ -57,7 +58,7 @@ impl Call<'_> {
     }
 
     /// What was found under the key or, if one was asked for, under the version. A delete marker has nothing to read (API
-    /// reference, GetObject: 404 if it is the newest, 405 if it was named).
+    /// reference, GetObject: 404 if it is the newest, 405 if it was named; GetObjectTagging: 405).
     pub(super) fn found<T>(
         &self,
         key: &str,
@@ -75,10 +76,9 @@ impl Call<'_> {
             (Lookup::Marker(marker), _) => marker,
         };
         let error = match asked {
-            None => failure::no_such_key(key),
-            Some(_) => S3Error::new(Code::MethodNotAllowed)
-                .detail("Method", self.parts.method.as_str())
-                .detail("ResourceType", "DeleteMarker")
+            // Tags are not looked for behind a delete marker.
+            None if self.operation != Operation::GetObjectTagging => failure::no_such_key(key),
+            None | Some(_) => failure::is_delete_marker(&self.parts.method)
                 .header("last-modified", http_date(marker.modified)),
         };
         Err(error

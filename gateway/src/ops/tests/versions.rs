@@ -292,7 +292,15 @@ async fn versions_are_copied_tagged_and_described() {
     let copy = ask("PUT", "/bucket/other").header("x-amz-copy-source", source);
     store.send(copy).await.expect_error(400, "InvalidRequest");
     let put = ask("PUT", format!("/bucket/key?tagging&versionId={marker}")).body(tags);
-    store.send(put).await.expect_error(405, "MethodNotAllowed");
+    let put = store.send(put).await;
+    for (refused, method) in [
+        (put, "PUT"),
+        (store.get("/bucket/key?tagging").await, "GET"),
+    ] {
+        let refused = refused.expect_error(405, "MethodNotAllowed");
+        assert_eq!(refused.element("Method"), Some(method));
+        assert_eq!(refused.element("ResourceType"), Some("DeleteMarker"));
+    }
 }
 
 #[tokio::test]
