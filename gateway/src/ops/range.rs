@@ -42,16 +42,15 @@ pub fn unsatisfiable(header: &str, size: u64) -> S3Error {
 /// `bytes=first-last`: both, one of the two, or `None` for anything else.
 fn parse(header: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (unit, ranges) = header.trim().split_once('=')?;
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    if !unit.eq_ignore_ascii_case("bytes") {
         return None;
     }
-    let (first, last) = ranges.trim().split_once('-')?;
+    let (first, last) = ranges.split_once('-')?;
     Some((number(first)?, number(last)?))
 }
 
 /// `Some(None)` for nothing, `None` for what is not a number. Numbers beyond 64 bits are as good as infinite.
 fn number(text: &str) -> Option<Option<u64>> {
-    let text = text.trim();
     if !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
@@ -102,7 +101,11 @@ mod tests {
             ("bytes=3-100", 10, Ok(Asked::Part(3..10))),
             ("bytes=-3", 10, Ok(Asked::Part(7..10))),
             ("bytes=-30", 10, Ok(Asked::Part(0..10))),
-            ("Bytes = 1 - 2 ", 10, Ok(Asked::Part(1..3))),
+            (" Bytes=1-2 ", 10, Ok(Asked::Part(1..3))),
+            ("bytes = 1-2", 10, Ok(Asked::Whole)),
+            ("bytes= -1", 10, Ok(Asked::Whole)),
+            ("bytes=0 -1", 10, Ok(Asked::Whole)),
+            ("bytes=0- 1", 10, Ok(Asked::Whole)),
             (
                 "bytes=9-99999999999999999999999",
                 10,
