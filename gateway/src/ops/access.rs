@@ -139,7 +139,7 @@ impl Call<'_> {
 
     /// The canned list of a request that is to set one.
     pub(super) async fn canned_acl(&self, body: Body) -> Result<Canned, S3Error> {
-        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        let document = self.document_if_any(body, requests::SMALL_LEN_MAX).await?;
         let canned = Canned::from_headers(&self.parts.headers)?;
         match canned {
             Some(canned) if document.is_empty() => Ok(canned),

@@ -362,6 +362,15 @@ impl Call<'_> {
 
     /// The whole body of a request that carries a document, verified.
     async fn document(&self, body: Body, len_max: usize) -> Result<Document, S3Error> {
+        let document = self.document_if_any(body, len_max).await?;
+        match document.is_empty() {
+            true => Err(S3Error::new(Code::MissingRequestBodyError)),
+            false => Ok(document),
+        }
+    }
+
+    /// The same of a request that may be without one.
+    async fn document_if_any(&self, body: Body, len_max: usize) -> Result<Document, S3Error> {
         self.read_document(body, len_max, ChecksumHeader::Body)
             .await
     }

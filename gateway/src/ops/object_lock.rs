@@ -208,7 +208,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn put_retention(&self, key: &str, body: Body) -> Reply {
-        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        let document = self.document_if_any(body, requests::SMALL_LEN_MAX).await?;
         let retention = match versions::retention(&document)? {
             Some(Retention { mode, until }) => {
                 let until = in_future(until, self.now())?;
@@ -230,7 +230,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn put_legal_hold(&self, key: &str, body: Body) -> Reply {
-        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        let document = self.document_if_any(body, requests::SMALL_LEN_MAX).await?;
         let hold = versions::legal_hold(&document)?;
         self.set_lock(key, LockChange::LegalHold(hold)).await
     }

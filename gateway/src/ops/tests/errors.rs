@@ -10,7 +10,7 @@ async fn table() {
     let much = "v".repeat(2048);
     let endless = "v".repeat(17_000);
     let bucket_config = "<CreateBucketConfiguration/>";
-    for (ask, status, code) in [
+    let refused = [
         // Targets.
         (ask("GET", "/Bucket/key"), 400, "InvalidBucketName"),
         (ask("PUT", "/ab"), 400, "InvalidBucketName"),
@@ -201,12 +201,38 @@ async fn table() {
             400,
             "InvalidRequest",
         ),
+        (ask("PUT", "/bucket/key?retention"), 400, "MalformedXML"),
+        (ask("PUT", "/bucket/key?legal-hold"), 400, "MalformedXML"),
+        (
+            ask("POST", "/bucket?delete").header("content-md5", "1B2M2Y8AsgTpgAmY7PhCfg=="),
+            400,
+            "MissingRequestBodyError",
+        ),
+        (
+            ask("PUT", "/bucket/key?tagging"),
+            400,
+            "MissingRequestBodyError",
+        ),
         (
             ask("PUT", "/bucket/key?tagging").body("x".repeat(70_000)),
             400,
             "MaxMessageLengthExceeded",
         ),
-    ] {
+    ];
+    let settings = [
+        "cors",
+        "lifecycle",
+        "notification",
+        "object-lock",
+        "tagging",
+        "versioning",
+        "website",
+    ];
+    let without_body = settings.map(|name| {
+        let ask = ask("PUT", format!("/bucket?{name}"));
+        (ask, 400, "MissingRequestBodyError")
+    });
+    for (ask, status, code) in refused.into_iter().chain(without_body) {
         let told = format!("{} {} {:?}", ask.method, ask.uri, ask.headers);
         let answer = store.send(ask).await;
         assert_eq!((answer.status, answer.code()), (status, code), "{told}");
