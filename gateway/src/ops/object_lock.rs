@@ -208,6 +208,7 @@ impl Call<'_> {
     }
 
     pub(super) async fn put_retention(&self, key: &str, body: Body) -> Reply {
+        // None is malformed, here and below, unlike with other operations.
         let document = self.document_if_any(body, requests::SMALL_LEN_MAX).await?;
         let retention = match versions::retention(&document)? {
             Some(Retention { mode, until }) => {

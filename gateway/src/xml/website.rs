@@ -1,5 +1,7 @@
 //! `WebsiteConfiguration` (API reference, PutBucketWebsite).
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::XmlWriter;
@@ -15,6 +17,10 @@ const RULES_MAX: usize = 50;
 
 fn invalid(message: &'static str) -> S3Error {
     S3Error::with(Code::InvalidArgument, message)
+}
+
+fn refused(message: impl Into<Cow<'static, str>>) -> S3Error {
+    S3Error::with(Code::InvalidRequest, message)
 }
 
 /// Reads a website.
@@ -34,7 +40,12 @@ pub fn read(document: &[u8]) -> Result<Website, S3Error> {
     if let Some(elsewhere) = root.child("RedirectAllRequestsTo")? {
         elsewhere.expect_only(&["HostName", "Protocol"])?;
         let host = host(elsewhere)?;
-        if root.children.len() > 1 || host.name.is_none() {
+        if root.children.len() > 1 {
+            return Err(invalid(
+                "RedirectAllRequestsTo cannot be provided in conjunction with other Routing Rules.",
+            ));
+        }
+        if host.name.is_none() {
             return Err(malformed());
         }
         return Ok(Website::Elsewhere(host));
@@ -52,8 +63,11 @@ pub fn read(document: &[u8]) -> Result<Website, S3Error> {
     let error = match root.child("ErrorDocument")? {
         Some(error) => {
             error.expect_only(&["Key"])?;
-            let key = error.child_text("Key")?.filter(|key| !key.is_empty());
-            Some(key.ok_or_else(malformed)?.to_owned())
+            let key = error.child_text("Key")?.ok_or_else(malformed)?;
+            if key.is_empty() {
+                return Err(invalid("The ErrorDocument Key is not well formed"));
+            }
+            Some(key.to_owned())
         }
         None => None,
     };
@@ -61,7 +75,10 @@ pub fn read(document: &[u8]) -> Result<Website, S3Error> {
         Some(rules) => {
             rules.expect_only(&["RoutingRule"])?;
             if rules.children.len() > RULES_MAX {
-                return Err(malformed());
+                return Err(refused(format!(
+                    "{} routing rules were provided, the maximum is {RULES_MAX}.",
+                    rules.children.len()
+                )));
             }
             rules.children.iter().map(rule).collect::<Result<_, _>>()?
         }
@@ -87,7 +104,7 @@ fn host(element: &Element<'_>) -> Result<Host, S3Error> {
     }
     let protocol = element.child_text("Protocol")?;
     if protocol.is_some_and(|protocol| !["http", "https"].contains(&protocol)) {
-        return Err(invalid(
+        return Err(refused(
             "Invalid protocol, protocol can be http or https. If not defined the protocol will be selected automatically.",
         ));
     }
@@ -107,15 +124,9 @@ fn rule(element: &Element<'_>) -> Result<RoutingRule, S3Error> {
         "ReplaceKeyPrefixWith",
         "ReplaceKeyWith",
     ])?;
-    let number =
-        |element: &Element<'_>, name: &str, range: std::ops::RangeInclusive<u16>| match element
-            .child_text(name)?
-            .map(|text| text.trim().parse())
-        {
-            None => Ok(None),
-            Some(Ok(status)) if range.contains(&status) => Ok(Some(status)),
-            Some(_) => Err(invalid("The HTTP status of a routing rule is not valid")),
-        };
+    if redirect.children.is_empty() {
+        return Err(malformed());
+    }
     let replacement = match (
         redirect.child_text("ReplaceKeyPrefixWith")?,
         redirect.child_text("ReplaceKeyWith")?,
@@ -124,27 +135,53 @@ fn rule(element: &Element<'_>) -> Result<RoutingRule, S3Error> {
         (Some(with), None) => Some(Replacement::Prefix(with.to_owned())),
         (None, Some(whole)) => Some(Replacement::Whole(whole.to_owned())),
         (Some(_), Some(_)) => {
-            return Err(S3Error::with(
-                Code::InvalidRequest,
+            return Err(refused(
                 "You can only define ReplaceKeyPrefix or ReplaceKey but not both.",
             ));
         }
     };
     let mut rule = RoutingRule {
         host: host(redirect)?,
-        status: number(redirect, "HttpRedirectCode", 301..=308)?,
+        // 306 is reserved: no browser goes anywhere for it.
+        status: read_status(redirect, "HttpRedirectCode", |status| {
+            (301..=308).contains(&status) && status != 306
+        })?,
         replacement,
         ..RoutingRule::default()
     };
     if let Some(condition) = element.child("Condition")? {
         condition.expect_only(&["HttpErrorCodeReturnedEquals", "KeyPrefixEquals"])?;
         rule.key_prefix = condition.child_text("KeyPrefixEquals")?.map(str::to_owned);
-        rule.error_status = number(condition, "HttpErrorCodeReturnedEquals", 400..=599)?;
+        rule.error_status = read_status(condition, "HttpErrorCodeReturnedEquals", |status| {
+            (400..=599).contains(&status)
+        })?;
         if rule.key_prefix.is_none() && rule.error_status.is_none() {
-            return Err(malformed());
+            return Err(refused(
+                "Condition cannot be empty. To redirect all requests without a condition, the condition element shouldn't be present.",
+            ));
         }
     }
     Ok(rule)
+}
+
+/// An HTTP status in an element.
+fn read_status(
+    element: &Element<'_>,
+    name: &str,
+    is_valid: impl Fn(u16) -> bool,
+) -> Result<Option<u16>, S3Error> {
+    let Some(text) = element.child_text(name)? else {
+        return Ok(None);
+    };
+    let status: i64 = text.trim().parse().map_err(|_| malformed())?;
+    let valid = u16::try_from(status)
+        .ok()
+        .filter(|status| is_valid(*status));
+    valid.map(Some).ok_or_else(|| {
+        refused(format!(
+            "The provided HTTP status ({status}) is not valid as {name}."
+        ))
+    })
 }
 
 /// Writes a website.
@@ -257,16 +294,59 @@ mod tests {
             ),
             ("<Other/>", Code::MalformedXML),
             (
-                "<IndexDocument><Suffix>i</Suffix></IndexDocument><RoutingRules><RoutingRule><Redirect><ReplaceKeyPrefixWith>a</ReplaceKeyPrefixWith><ReplaceKeyWith>b</ReplaceKeyWith></Redirect></RoutingRule></RoutingRules>",
+                "<RedirectAllRequestsTo><HostName>a</HostName></RedirectAllRequestsTo><IndexDocument><Suffix>i</Suffix></IndexDocument>",
+                Code::InvalidArgument,
+            ),
+            (
+                "<RedirectAllRequestsTo><HostName>a</HostName><Protocol>ftp</Protocol></RedirectAllRequestsTo>",
                 Code::InvalidRequest,
             ),
             (
-                "<IndexDocument><Suffix>i</Suffix></IndexDocument><RoutingRules><RoutingRule><Redirect><HttpRedirectCode>200</HttpRedirectCode></Redirect></RoutingRule></RoutingRules>",
+                "<IndexDocument><Suffix>i</Suffix></IndexDocument><ErrorDocument><Key/></ErrorDocument>",
                 Code::InvalidArgument,
             ),
         ] {
             assert_eq!(of(inner).err(), Some(code), "{inner}");
         }
+    }
+
+    #[test]
+    fn strange_rules_are_refused() {
+        let with = |rules: &str| {
+            let index = "<IndexDocument><Suffix>i</Suffix></IndexDocument>";
+            of(&format!("{index}<RoutingRules>{rules}</RoutingRules>")).err()
+        };
+        let code = |code: &str| {
+            format!("<Redirect><HttpRedirectCode>{code}</HttpRedirectCode></Redirect>")
+        };
+        let error = |code: &str| {
+            let status =
+                format!("<HttpErrorCodeReturnedEquals>{code}</HttpErrorCodeReturnedEquals>");
+            format!("<Condition>{status}</Condition><Redirect><HostName>a</HostName></Redirect>")
+        };
+        let both = "<Redirect><ReplaceKeyPrefixWith>a</ReplaceKeyPrefixWith><ReplaceKeyWith>b</ReplaceKeyWith></Redirect>";
+        for (rule, refused) in [
+            (both.to_owned(), Some(Code::InvalidRequest)),
+            ("<Redirect/>".to_owned(), Some(Code::MalformedXML)),
+            (
+                format!("<Condition/>{}", code("301")),
+                Some(Code::InvalidRequest),
+            ),
+            (code("308"), None),
+            (code("200"), Some(Code::InvalidRequest)),
+            (code("306"), Some(Code::InvalidRequest)),
+            (code("99999"), Some(Code::InvalidRequest)),
+            (code("moved"), Some(Code::MalformedXML)),
+            (error("404"), None),
+            (error("399"), Some(Code::InvalidRequest)),
+            (error("x"), Some(Code::MalformedXML)),
+        ] {
+            let rule = format!("<RoutingRule>{rule}</RoutingRule>");
+            assert_eq!(with(&rule), refused, "{rule}");
+        }
+        let rule = format!("<RoutingRule>{}</RoutingRule>", code("301"));
+        assert_eq!(with(&rule.repeat(50)), None);
+        assert_eq!(with(&rule.repeat(51)), Some(Code::InvalidRequest));
     }
 
     proptest! {
