@@ -47,6 +47,7 @@ codes! {
     InternalError = 500, "We encountered an internal error. Try again.";
     InvalidAccessKeyId = 403, "The access key ID that you provided is not known here.";
     InvalidArgument = 400, "Invalid argument.";
+    InvalidBucketAclWithObjectOwnership = 400, "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting.";
     InvalidBucketState = 409, "The request is not valid for the current state of the bucket.";
     InvalidBucketName = 400, "The specified bucket is not valid.";
     InvalidChunkSizeError = 403, "Only the last chunk is allowed to have a size less than 8192 bytes.";

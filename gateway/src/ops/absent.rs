@@ -1,13 +1,17 @@
 //! Configurations that S3 has for buckets and that no bucket here can have. Asked for them, a bucket answers as one on S3
 //! that has none: it is true, and tools that look at a bucket's every configuration go on. Deleting one does nothing, as
-//! there. Setting one is refused by the router.
+//! there. Setting one is refused by the router, but for one that says what is so anyway.
 
+use axum::body::Body;
+use holdfast_placement::directory::Setting;
 use http::StatusCode;
 
+use super::access::Canned;
 use super::response::{empty, xml};
 use super::{Call, Reply};
 use crate::error::{Code, S3Error};
-use crate::xml::XmlWriter;
+use crate::router::not_implemented;
+use crate::xml::{XmlWriter, requests};
 
 /// What S3 answers for a bucket that has no such configuration.
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +116,23 @@ impl Call<'_> {
                 document.text(element, value);
                 Ok(xml(document.finish(root)))
             }
+        }
+    }
+
+    /// Objects are the bucket's owner's anyway, so that this may be said; it is not kept. It may not be if others were let in
+    /// by the bucket's list, which it would take away on S3.
+    pub(super) async fn put_ownership_controls(&self, body: Body) -> Reply {
+        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        match requests::object_ownership(&document)?.as_str() {
+            "BucketOwnerEnforced" => {}
+            "BucketOwnerPreferred" | "ObjectWriter" => {
+                return Err(not_implemented("Ownership other than BucketOwnerEnforced"));
+            }
+            _ => return Err(S3Error::new(Code::MalformedXML)),
+        }
+        match self.setting::<Canned>(Setting::AccessControl).await? {
+            None | Some(Canned::Private) => Ok(empty(StatusCode::OK)),
+            Some(_) => Err(self.none(Code::InvalidBucketAclWithObjectOwnership)),
         }
     }
 

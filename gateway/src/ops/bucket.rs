@@ -17,7 +17,7 @@ use super::{Call, Reply, failure, object_lock, settings, tags};
 use crate::auth::{Authenticated, BUCKET_REGION};
 use crate::error::{Code, S3Error};
 use crate::payload::{Digests, Payload};
-use crate::router::{Query, Target};
+use crate::router::{Query, Target, not_implemented};
 use crate::server::Gateway;
 use crate::xml::XmlWriter;
 use crate::xml::requests::{self, NewBucket};
@@ -235,6 +235,16 @@ impl Call<'_> {
         let mut document = XmlWriter::new("RequestPaymentConfiguration", 256);
         document.text("Payer", "BucketOwner");
         xml(document.finish("RequestPaymentConfiguration"))
+    }
+
+    /// What is so anyway may be said.
+    pub(super) async fn put_request_payment(&self, body: Body) -> Reply {
+        let document = self.document(body, requests::SMALL_LEN_MAX).await?;
+        match requests::payer(&document)?.as_str() {
+            "BucketOwner" => Ok(empty(StatusCode::OK)),
+            "Requester" => Err(not_implemented("Paying by requesters")),
+            _ => Err(S3Error::new(Code::MalformedXML)),
+        }
     }
 
     pub(super) async fn delete_bucket(&self) -> Reply {

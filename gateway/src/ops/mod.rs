@@ -310,6 +310,8 @@ impl Call<'_> {
             Operation::GetBucketNotificationConfiguration => self.get_notification().await,
             Operation::PutBucketNotificationConfiguration => self.put_notification(body).await,
             Operation::GetBucketRequestPayment => Ok(self.request_payment()),
+            Operation::PutBucketRequestPayment => self.put_request_payment(body).await,
+            Operation::PutBucketOwnershipControls => self.put_ownership_controls(body).await,
             Operation::GetAbsentConfiguration => self.get_absent(),
             Operation::DeleteAbsentConfiguration => self.delete_absent(),
             _ => Err(S3Error::new(Code::MethodNotAllowed)),

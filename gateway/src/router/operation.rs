@@ -52,6 +52,8 @@ pub enum Operation {
     GetBucketAcl,
     PutBucketAcl,
     GetBucketRequestPayment,
+    PutBucketRequestPayment,
+    PutBucketOwnershipControls,
     GetBucketLifecycleConfiguration,
     PutBucketLifecycleConfiguration,
     DeleteBucketLifecycle,
@@ -143,6 +145,8 @@ impl Operation {
             | Operation::GetBucketAcl
             | Operation::PutBucketAcl
             | Operation::GetBucketRequestPayment
+            | Operation::PutBucketRequestPayment
+            | Operation::PutBucketOwnershipControls
             | Operation::GetBucketLifecycleConfiguration
             | Operation::PutBucketLifecycleConfiguration
             | Operation::DeleteBucketLifecycle
@@ -195,6 +199,8 @@ impl Operation {
                 | Operation::GetBucketAcl
                 | Operation::PutBucketAcl
                 | Operation::GetBucketRequestPayment
+                | Operation::PutBucketRequestPayment
+                | Operation::PutBucketOwnershipControls
                 | Operation::GetBucketLifecycleConfiguration
                 | Operation::PutBucketLifecycleConfiguration
                 | Operation::DeleteBucketLifecycle
@@ -255,6 +261,8 @@ impl Operation {
             | Operation::GetBucketAcl
             | Operation::PutBucketAcl
             | Operation::GetBucketRequestPayment
+            | Operation::PutBucketRequestPayment
+            | Operation::PutBucketOwnershipControls
             | Operation::GetBucketLifecycleConfiguration
             | Operation::PutBucketLifecycleConfiguration
             | Operation::DeleteBucketLifecycle
@@ -326,6 +334,9 @@ pub fn route(
             match *method {
                 Method::GET if absent => return Ok(Operation::GetAbsentConfiguration),
                 Method::DELETE if absent => return Ok(Operation::DeleteAbsentConfiguration),
+                Method::PUT if query.has("ownershipControls") => {
+                    return Ok(Operation::PutBucketOwnershipControls);
+                }
                 _ => refuse_sub_resources(query, BUCKET_ABSENT)?,
             }
             bucket_operation(method, query, headers)
@@ -392,7 +403,7 @@ fn bucket_operation(
         ("GET", Some("notification")) => Ok(Operation::GetBucketNotificationConfiguration),
         ("PUT", Some("notification")) => Ok(Operation::PutBucketNotificationConfiguration),
         ("GET", Some("requestPayment")) => Ok(Operation::GetBucketRequestPayment),
-        ("PUT", Some("requestPayment")) => Err(not_implemented("Paying by requesters")),
+        ("PUT", Some("requestPayment")) => Ok(Operation::PutBucketRequestPayment),
         ("GET", Some("location")) => Ok(Operation::GetBucketLocation),
         ("GET", Some("versioning")) => Ok(Operation::GetBucketVersioning),
         ("PUT", Some("versioning")) => Ok(Operation::PutBucketVersioning),

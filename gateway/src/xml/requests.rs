@@ -207,6 +207,29 @@ fn tag_set(set: &Element<'_>) -> Result<Vec<(String, String)>, S3Error> {
     Ok(tags)
 }
 
+/// `RequestPaymentConfiguration`: who pays.
+pub fn payer(document: &[u8]) -> Result<String, S3Error> {
+    let root = parse(document, "RequestPaymentConfiguration", SMALL)?;
+    only_text(&root, "Payer")
+}
+
+/// `OwnershipControls`: how objects are owned.
+pub fn object_ownership(document: &[u8]) -> Result<String, S3Error> {
+    let root = parse(document, "OwnershipControls", SMALL)?;
+    root.expect_only(&["Rule"])?;
+    only_text(
+        root.child("Rule")?.ok_or_else(malformed)?,
+        "ObjectOwnership",
+    )
+}
+
+/// The text of the one child that an element must have and no other.
+fn only_text(element: &Element<'_>, name: &str) -> Result<String, S3Error> {
+    element.expect_only(&[name])?;
+    let text = element.child_text(name)?.ok_or_else(malformed)?;
+    Ok(text.to_owned())
+}
+
 /// `CORSConfiguration`: the rules, not yet judged.
 pub fn cors(document: &[u8]) -> Result<Vec<CorsRule>, S3Error> {
     let limits = Limits {

@@ -168,8 +168,10 @@ async fn absent_configurations_are_told() {
         let uri = format!("/bucket?{name}");
         store.get(&uri).await.expect_error(404, code);
         store.send(ask("DELETE", &uri)).await.expect(204);
-        let put = ask("PUT", &uri).body("<x/>");
-        store.send(put).await.expect_error(501, "NotImplemented");
+        if name != "ownershipControls" {
+            let put = ask("PUT", &uri).body("<x/>");
+            store.send(put).await.expect_error(501, "NotImplemented");
+        }
         let missing = store.get(&format!("/missing?{name}")).await;
         missing.expect_error(404, "NoSuchBucket");
     }
@@ -192,6 +194,39 @@ async fn absent_configurations_are_told() {
     }
     let abac = store.get("/bucket?abac").await.expect(200);
     assert_eq!(abac.element("Status"), Some("Disabled"));
+}
+
+#[tokio::test]
+async fn what_is_so_anyway_may_be_set() {
+    let store = Store::with_bucket().await;
+    let pays = |who: &str| {
+        let document = format!(
+            "<RequestPaymentConfiguration><Payer>{who}</Payer></RequestPaymentConfiguration>"
+        );
+        ask("PUT", "/bucket?requestPayment").body(document)
+    };
+    let owns = |how: &str| {
+        let rule = format!("<Rule><ObjectOwnership>{how}</ObjectOwnership></Rule>");
+        let document = format!("<OwnershipControls>{rule}</OwnershipControls>");
+        ask("PUT", "/bucket?ownershipControls").body(document)
+    };
+    for (ask, status, code) in [
+        (pays("BucketOwner"), 200, ""),
+        (pays("Requester"), 501, "NotImplemented"),
+        (pays("Nobody"), 400, "MalformedXML"),
+        (owns("BucketOwnerEnforced"), 200, ""),
+        (owns("BucketOwnerPreferred"), 501, "NotImplemented"),
+        (owns("ObjectWriter"), 501, "NotImplemented"),
+        (owns("Nobody"), 400, "MalformedXML"),
+    ] {
+        let shown = ask.body.clone();
+        let answer = store.send(ask).await;
+        assert_eq!((answer.status, answer.code()), (status, code), "{shown:?}");
+    }
+    let public = ask("PUT", "/bucket?acl").header("x-amz-acl", "public-read");
+    store.send(public).await.expect(200);
+    let refused = store.send(owns("BucketOwnerEnforced")).await;
+    refused.expect_error(400, "InvalidBucketAclWithObjectOwnership");
 }
 
 /// All buckets are in the region of the cluster, whatever it was called when they were made.

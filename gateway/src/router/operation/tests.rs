@@ -236,7 +236,6 @@ fn refuses_by_name() {
         ("PUT", "bucket", "location", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "delete", &[], Code::MethodNotAllowed),
         ("GET", "bucket", "list-type=3", &[], Code::InvalidArgument),
-        ("PUT", "bucket", "requestPayment", &[], Code::NotImplemented),
         ("PUT", "bucket", "policy", &[], Code::NotImplemented),
         ("GET", "bucket", "metadataTable", &[], Code::NotImplemented),
         ("OPTIONS", "object", "", &[], Code::MethodNotAllowed),
