@@ -180,12 +180,32 @@ fn check_location(constraint: Option<&str>, region: &str) -> Result<(), S3Error>
         None | Some("") => Ok(()),
         Some("EU") if region == "eu-west-1" => Ok(()),
         Some(constraint) if constraint == region => Ok(()),
+        Some(constraint) if !is_region(constraint) => {
+            Err(S3Error::new(Code::InvalidLocationConstraint)
+                .detail("LocationConstraint", constraint))
+        }
         Some(constraint) => Err(S3Error::with(
             Code::IllegalLocationConstraintException,
             format!(
                 "The {constraint} location constraint is incompatible for the region specific endpoint this request was sent to."
             ),
         )),
+    }
+}
+
+/// Whether AWS calls regions so: `EU`, or like `us-gov-west-1`. Which of these there are is not known here.
+fn is_region(name: &str) -> bool {
+    let parts: Vec<&str> = name.split('-').collect();
+    let is_word = |part: &&str| part.len() > 1 && part.bytes().all(|b| b.is_ascii_lowercase());
+    match parts.as_slice() {
+        [only] => *only == "EU",
+        [words @ .., number] => {
+            words.len() > 1
+                && words.iter().all(is_word)
+                && !number.is_empty()
+                && number.bytes().all(|b| b.is_ascii_digit())
+        }
+        [] => false,
     }
 }
 
@@ -271,7 +291,22 @@ mod tests {
         assert!(check_location(Some(""), "eu-west-1").is_ok());
         assert!(check_location(Some("EU"), "eu-west-1").is_ok());
         assert!(check_location(Some("eu-west-1"), "eu-west-1").is_ok());
-        let refused = check_location(Some("eu-west-1"), "us-east-1").unwrap_err();
-        assert_eq!(refused.code, Code::IllegalLocationConstraintException);
+        assert!(check_location(Some("home"), "home").is_ok());
+        for elsewhere in ["eu-west-1", "EU", "us-gov-west-1"] {
+            let refused = check_location(Some(elsewhere), "us-east-1").unwrap_err();
+            assert_eq!(refused.code, Code::IllegalLocationConstraintException);
+        }
+        for nowhere in [
+            "foo",
+            "aws-global",
+            "us-east",
+            "us-east-",
+            "1",
+            "-1",
+            "US-EAST-1",
+        ] {
+            let refused = check_location(Some(nowhere), "us-east-1").unwrap_err();
+            assert_eq!(refused.code, Code::InvalidLocationConstraint, "{nowhere}");
+        }
     }
 }

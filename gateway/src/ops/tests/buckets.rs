@@ -57,6 +57,9 @@ async fn locations() {
     let elsewhere = ask("PUT", "/bucket").body(with("eu-west-1"));
     let elsewhere = store.send(elsewhere).await;
     elsewhere.expect_error(400, "IllegalLocationConstraintException");
+    let nowhere = ask("PUT", "/bucket").body(with("aws-global"));
+    let nowhere = store.send(nowhere).await;
+    nowhere.expect_error(400, "InvalidLocationConstraint");
     store
         .send(ask("PUT", "/bucket").body(with("us-east-1")))
         .await
