@@ -16,16 +16,16 @@ pub struct ReadConditions {
     pub if_unmodified_since: HeaderName,
 }
 
-/// What the conditions of a read say.
+/// What the conditions of a read say, and which one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Verdict<'a> {
     Go,
-    NotModified,
-    Failed,
+    NotModified(&'a HeaderName),
+    Failed(&'a HeaderName),
 }
 
 /// The headers of GET and HEAD.
-pub const READ: ReadConditions = ReadConditions {
+pub static READ: ReadConditions = ReadConditions {
     if_match: http::header::IF_MATCH,
     if_none_match: http::header::IF_NONE_MATCH,
     if_modified_since: http::header::IF_MODIFIED_SINCE,
@@ -33,33 +33,31 @@ pub const READ: ReadConditions = ReadConditions {
 };
 
 /// The headers of copies, about their source.
-pub fn copy_source() -> ReadConditions {
-    ReadConditions {
-        if_match: HeaderName::from_static("x-amz-copy-source-if-match"),
-        if_none_match: HeaderName::from_static("x-amz-copy-source-if-none-match"),
-        if_modified_since: HeaderName::from_static("x-amz-copy-source-if-modified-since"),
-        if_unmodified_since: HeaderName::from_static("x-amz-copy-source-if-unmodified-since"),
-    }
-}
+pub static COPY_SOURCE: ReadConditions = ReadConditions {
+    if_match: HeaderName::from_static("x-amz-copy-source-if-match"),
+    if_none_match: HeaderName::from_static("x-amz-copy-source-if-none-match"),
+    if_modified_since: HeaderName::from_static("x-amz-copy-source-if-modified-since"),
+    if_unmodified_since: HeaderName::from_static("x-amz-copy-source-if-unmodified-since"),
+};
 
 impl ReadConditions {
     /// Judges an object. `If-Match` is stronger than `If-Unmodified-Since`, `If-None-Match` than
     /// `If-Modified-Since` (API reference, GetObject, "Additional considerations about request headers").
-    pub fn judge(&self, headers: &HeaderMap, etag: &Etag, modified: UnixMillis) -> Verdict {
+    pub fn judge(&self, headers: &HeaderMap, etag: &Etag, modified: UnixMillis) -> Verdict<'_> {
         let since = |name: &HeaderName| headers.get(name).and_then(parse_date);
         if let Some(list) = headers.get(&self.if_match) {
             if !etag_list_has(list, etag) {
-                return Verdict::Failed;
+                return Verdict::Failed(&self.if_match);
             }
         } else if since(&self.if_unmodified_since).is_some_and(|date| modified.secs() > date) {
-            return Verdict::Failed;
+            return Verdict::Failed(&self.if_unmodified_since);
         }
         if let Some(list) = headers.get(&self.if_none_match) {
             if etag_list_has(list, etag) {
-                return Verdict::NotModified;
+                return Verdict::NotModified(&self.if_none_match);
             }
         } else if since(&self.if_modified_since).is_some_and(|date| modified.secs() <= date) {
-            return Verdict::NotModified;
+            return Verdict::NotModified(&self.if_modified_since);
         }
         Verdict::Go
     }
@@ -105,6 +103,18 @@ fn etag_list_has(list: &HeaderValue, etag: &Etag) -> bool {
 pub fn bare_etag(tag: &str) -> &str {
     let tag = tag.trim();
     tag.strip_prefix("W/").unwrap_or(tag).trim_matches('"')
+}
+
+/// The header of a write's condition, where there is no other: which of several did not hold, nobody knows.
+pub fn of_failed_write(headers: &HeaderMap) -> Option<&HeaderName> {
+    let starts = ["if-", "x-amz-if-", "x-amz-rename-source-if-"];
+    let is_condition = |name: &&HeaderName| {
+        let mut starts = starts.iter();
+        starts.any(|start| name.as_str().starts_with(start))
+    };
+    let mut found = headers.keys().filter(is_condition);
+    let first = found.next();
+    first.filter(|_| found.next().is_none())
 }
 
 /// The condition of a PUT, a copy or a completion: `If-None-Match` or `If-Match`, with one entity tag or `*`.
@@ -195,7 +205,7 @@ mod tests {
     const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
 
-    fn judge(headers: &[(HeaderName, &str)]) -> Verdict {
+    fn judge(headers: &[(HeaderName, &str)]) -> Verdict<'static> {
         let pair = |(name, value): &(HeaderName, &str)| {
             (name.clone(), HeaderValue::from_str(value).unwrap())
         };
@@ -216,17 +226,35 @@ mod tests {
             (&[(IF_MATCH, bare)], Verdict::Go),
             (&[(IF_MATCH, list)], Verdict::Go),
             (&[(IF_MATCH, "*")], Verdict::Go),
-            (&[(IF_MATCH, "\"a\"")], Verdict::Failed),
-            (&[(IF_NONE_MATCH, own)], Verdict::NotModified),
-            (&[(IF_NONE_MATCH, weak)], Verdict::NotModified),
-            (&[(IF_NONE_MATCH, list)], Verdict::NotModified),
-            (&[(IF_NONE_MATCH, "*")], Verdict::NotModified),
+            (&[(IF_MATCH, "\"a\"")], Verdict::Failed(&IF_MATCH)),
+            (
+                &[(IF_NONE_MATCH, own)],
+                Verdict::NotModified(&IF_NONE_MATCH),
+            ),
+            (
+                &[(IF_NONE_MATCH, weak)],
+                Verdict::NotModified(&IF_NONE_MATCH),
+            ),
+            (
+                &[(IF_NONE_MATCH, list)],
+                Verdict::NotModified(&IF_NONE_MATCH),
+            ),
+            (
+                &[(IF_NONE_MATCH, "*")],
+                Verdict::NotModified(&IF_NONE_MATCH),
+            ),
             (&[(IF_NONE_MATCH, "a")], Verdict::Go),
-            (&[(IF_MODIFIED_SINCE, THEN)], Verdict::NotModified),
+            (
+                &[(IF_MODIFIED_SINCE, THEN)],
+                Verdict::NotModified(&IF_MODIFIED_SINCE),
+            ),
             (&[(IF_MODIFIED_SINCE, BEFORE)], Verdict::Go),
             (&[(IF_MODIFIED_SINCE, "nonsense")], Verdict::Go),
             (&[(IF_UNMODIFIED_SINCE, THEN)], Verdict::Go),
-            (&[(IF_UNMODIFIED_SINCE, BEFORE)], Verdict::Failed),
+            (
+                &[(IF_UNMODIFIED_SINCE, BEFORE)],
+                Verdict::Failed(&IF_UNMODIFIED_SINCE),
+            ),
             (
                 &[(IF_MATCH, own), (IF_UNMODIFIED_SINCE, BEFORE)],
                 Verdict::Go,
@@ -237,9 +265,12 @@ mod tests {
             ),
             (
                 &[(IF_MATCH, own), (IF_NONE_MATCH, own)],
-                Verdict::NotModified,
+                Verdict::NotModified(&IF_NONE_MATCH),
             ),
-            (&[(IF_MATCH, "a"), (IF_NONE_MATCH, own)], Verdict::Failed),
+            (
+                &[(IF_MATCH, "a"), (IF_NONE_MATCH, own)],
+                Verdict::Failed(&IF_MATCH),
+            ),
         ] {
             assert_eq!(judge(headers), verdict, "{headers:?}");
         }

@@ -141,9 +141,11 @@ impl Call<'_> {
         let source = self.found(&key, version, found)?;
         may_read(permit, &self.auth.identity, &source.record)?;
         let summary = &source.record.summary;
-        let conditions = conditions::copy_source();
-        if conditions.judge(headers, &summary.etag, summary.modified) != Verdict::Go {
-            return Err(S3Error::new(Code::PreconditionFailed));
+        match conditions::COPY_SOURCE.judge(headers, &summary.etag, summary.modified) {
+            Verdict::Go => {}
+            Verdict::NotModified(condition) | Verdict::Failed(condition) => {
+                return Err(failure::precondition_failed(condition));
+            }
         }
         Ok(Source {
             bucket,

@@ -2,7 +2,7 @@
 
 use holdfast_placement::directory::DirectoryError;
 use holdfast_storage_node::metadata::{MetadataError, WriteError};
-use http::Method;
+use http::{HeaderName, Method};
 
 use crate::error::{Code, S3Error};
 use crate::router::not_implemented;
@@ -118,6 +118,25 @@ fn events_waiting() -> S3Error {
 /// A lock in a bucket that locks nothing.
 pub fn not_lockable() -> S3Error {
     invalid_request("Bucket is missing Object Lock Configuration")
+}
+
+/// `PreconditionFailed`, and which condition, as S3 writes the names of their headers.
+pub fn precondition_failed(header: &HeaderName) -> S3Error {
+    const OF_COPY: &str = "x-amz-copy-source-";
+    let name = header.as_str();
+    let (start, rest) = match name.strip_prefix(OF_COPY) {
+        Some(rest) => (OF_COPY, rest),
+        None => ("", name),
+    };
+    let mut shown = start.to_owned();
+    for (at, character) in rest.char_indices() {
+        let begins = at == 0 || rest[..at].ends_with('-');
+        shown.push(match begins && rest.starts_with("if-") {
+            true => character.to_ascii_uppercase(),
+            false => character,
+        });
+    }
+    S3Error::new(Code::PreconditionFailed).detail("Condition", shown)
 }
 
 /// What may not be done to a delete marker.

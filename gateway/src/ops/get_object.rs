@@ -129,8 +129,8 @@ impl Call<'_> {
         let headers = &self.parts.headers;
         match conditions::READ.judge(headers, &summary.etag, summary.modified) {
             Verdict::Go => Ok(None),
-            Verdict::Failed => Err(S3Error::new(Code::PreconditionFailed)),
-            Verdict::NotModified => {
+            Verdict::Failed(condition) => Err(failure::precondition_failed(condition)),
+            Verdict::NotModified(_) => {
                 let mut response = empty(StatusCode::NOT_MODIFIED);
                 set_etag(response.headers_mut(), &summary.etag);
                 set_last_modified(response.headers_mut(), summary.modified);

@@ -441,6 +441,13 @@ impl Call<'_> {
     fn refused(&self, error: WriteError, key: &str) -> S3Error {
         match error {
             WriteError::IsDeleteMarker => failure::is_delete_marker(&self.parts.method),
+            WriteError::PreconditionFailed => {
+                let condition = conditions::of_failed_write(&self.parts.headers);
+                condition.map_or_else(
+                    || S3Error::new(Code::PreconditionFailed),
+                    failure::precondition_failed,
+                )
+            }
             error => failure::write(error, &self.bucket().name, key),
         }
     }

@@ -5,7 +5,7 @@ use holdfast_storage_node::metadata::{
     Condition, Etag, NewVersion, ObjectChecksum, VersionSummary, WriteError,
 };
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, IF_NONE_MATCH, TRANSFER_ENCODING};
 
 use super::quota::within_quota;
 use super::response::{empty, set_etag};
@@ -101,7 +101,7 @@ impl Call<'_> {
     async fn refuse_if_there(&self, key: &str) -> Result<(), S3Error> {
         let metadata = &self.gateway.metadata;
         match in_bucket!(self, |bucket| metadata.head(bucket, key))? {
-            Some(_) => Err(S3Error::new(Code::PreconditionFailed)),
+            Some(_) => Err(failure::precondition_failed(&IF_NONE_MATCH)),
             None => Ok(()),
         }
     }

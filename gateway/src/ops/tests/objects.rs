@@ -176,11 +176,40 @@ async fn conditional_reads() {
             }
         }
     }
-    let failed = ask("GET", "/bucket/key").header("if-match", "no");
-    store
-        .send(failed)
-        .await
-        .expect_error(412, "PreconditionFailed");
+    for (ask, condition) in [
+        (
+            ask("GET", "/bucket/key").header("if-match", "no"),
+            "If-Match",
+        ),
+        (
+            ask("GET", "/bucket/key").header("if-unmodified-since", BEFORE),
+            "If-Unmodified-Since",
+        ),
+        (
+            ask("PUT", "/bucket/key").header("if-none-match", "*"),
+            "If-None-Match",
+        ),
+        (
+            ask("PUT", "/bucket/key")
+                .header("if-none-match", "*")
+                .body(pattern(100_000, 1)),
+            "If-None-Match",
+        ),
+        (
+            ask("DELETE", "/bucket/key").header("x-amz-if-match-size", "9"),
+            "x-amz-if-match-size",
+        ),
+        (
+            ask("PUT", "/bucket/copy")
+                .header("x-amz-copy-source", "bucket/key")
+                .header("x-amz-copy-source-if-none-match", etag),
+            "x-amz-copy-source-If-None-Match",
+        ),
+    ] {
+        let failed = store.send(ask).await;
+        let failed = failed.expect_error(412, "PreconditionFailed");
+        assert_eq!(failed.element("Condition"), Some(condition));
+    }
 }
 
 #[tokio::test]
