@@ -178,17 +178,19 @@ impl Call<'_> {
         number: &str,
     ) -> Result<Selection, S3Error> {
         let number = super::multipart::part_number(number)?;
-        let none = || {
-            S3Error::new(Code::InvalidPartNumber).detail("PartNumberRequested", number.to_string())
+        let none = |count: u16| {
+            S3Error::new(Code::InvalidPartNumber)
+                .detail("PartNumberRequested", number.to_string())
+                .detail("ActualPartCount", count.to_string())
         };
-        let metadata::Body::Multipart { table, parts: _ } = record.body else {
+        let metadata::Body::Multipart { table, parts } = record.body else {
             return match number {
                 1 => Ok(Selection {
                     range: 0..record.summary.size,
                     partial: true,
                     part: None,
                 }),
-                _ => Err(none()),
+                _ => Err(none(1)),
             };
         };
         let metadata = &self.gateway.metadata;
@@ -198,7 +200,7 @@ impl Call<'_> {
             .into_iter()
             .next()
             .filter(|(_, part)| part.number == number)
-            .ok_or_else(none)?;
+            .ok_or_else(|| none(parts))?;
         Ok(Selection {
             range: offset..offset + part.size,
             partial: true,
