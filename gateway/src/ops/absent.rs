@@ -139,7 +139,7 @@ impl Call<'_> {
     pub(super) fn delete_absent(&self) -> Reply {
         let (absent, is_deletable) = self.asked_for()?;
         match absent {
-            _ if !is_deletable => Err(S3Error::new(Code::MethodNotAllowed)),
+            _ if !is_deletable => Err(S3Error::new(Code::MethodNotAllowed).header("allow", "GET")),
             Absent::List(_) => Err(self.none(Code::NoSuchConfiguration)),
             _ => Ok(empty(StatusCode::NO_CONTENT)),
         }

@@ -144,6 +144,7 @@ pub fn is_delete_marker(method: &Method) -> S3Error {
     S3Error::new(Code::MethodNotAllowed)
         .detail("Method", method.as_str())
         .detail("ResourceType", "DeleteMarker")
+        .header("allow", "DELETE")
 }
 
 pub fn no_such_key(key: &str) -> S3Error {

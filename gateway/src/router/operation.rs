@@ -322,6 +322,35 @@ pub fn route(
     query: &Query,
     headers: &HeaderMap,
 ) -> Result<Operation, S3Error> {
+    operation_of(method, target, query, headers).map_err(|error| match error.code {
+        Code::MethodNotAllowed => error.header("allow", allowed(target, query, headers)),
+        _ => error,
+    })
+}
+
+/// The methods that there are beside one that is not allowed.
+fn allowed(target: &Target, query: &Query, headers: &HeaderMap) -> String {
+    let methods = [
+        Method::DELETE,
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+    ];
+    let is_allowed = |method: &&Method| match operation_of(method, target, query, headers) {
+        Ok(_) => true,
+        Err(error) => error.code != Code::MethodNotAllowed,
+    };
+    let allowed = methods.iter().filter(is_allowed).map(Method::as_str);
+    allowed.collect::<Vec<_>>().join(", ")
+}
+
+fn operation_of(
+    method: &Method,
+    target: &Target,
+    query: &Query,
+    headers: &HeaderMap,
+) -> Result<Operation, S3Error> {
     match target {
         Target::Service => match *method {
             Method::GET => Ok(Operation::ListBuckets),

@@ -300,6 +300,7 @@ async fn versions_are_copied_tagged_and_described() {
         let refused = refused.expect_error(405, "MethodNotAllowed");
         assert_eq!(refused.element("Method"), Some(method));
         assert_eq!(refused.element("ResourceType"), Some("DeleteMarker"));
+        assert_eq!(refused.header("allow"), "DELETE");
     }
 }
 

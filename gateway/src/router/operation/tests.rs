@@ -279,6 +279,25 @@ fn refuses_by_name() {
 }
 
 #[test]
+fn says_which_methods_there_are() {
+    let object = Target::Object("bucket".into(), "key".into());
+    let bucket = Target::Bucket("bucket".into());
+    for (method, target, raw_query, allowed) in [
+        (Method::POST, &Target::Service, "", "GET"),
+        (Method::PATCH, &bucket, "", "DELETE, GET, HEAD, POST, PUT"),
+        (Method::PUT, &bucket, "location", "GET"),
+        (Method::GET, &bucket, "delete", "POST"),
+        (Method::POST, &object, "", "DELETE, GET, HEAD, PUT"),
+        (Method::POST, &object, "tagging", "DELETE, GET, PUT"),
+    ] {
+        let query = Query::parse(Some(raw_query)).unwrap();
+        let refused = route(&method, target, &query, &HeaderMap::new()).unwrap_err();
+        let told = [("allow", allowed.to_owned())];
+        assert_eq!(refused.headers, told, "{method} {target:?} {raw_query}");
+    }
+}
+
+#[test]
 fn refuses_headers_that_would_be_ignored() {
     assert!(KNOWN_HEADERS.is_sorted());
     for (name, value) in [
