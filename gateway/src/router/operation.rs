@@ -170,6 +170,19 @@ impl Operation {
         }
     }
 
+    /// Whether `x-amz-copy-source` may come with it; where there is no harm in that it is ignored.
+    fn may_name_a_source(self) -> bool {
+        !matches!(
+            self,
+            Operation::GetObject
+                | Operation::HeadObject
+                | Operation::DeleteObject
+                | Operation::CompleteMultipartUpload
+                | Operation::AbortMultipartUpload
+                | Operation::ListParts
+        )
+    }
+
     /// Whether it looks at `x-amz-acl` itself.
     fn keeps_acl(self) -> bool {
         matches!(
@@ -278,6 +291,9 @@ impl Operation {
         }
     }
 }
+
+/// What makes a PUT a copy.
+const COPY_SOURCE: &str = "x-amz-copy-source";
 
 /// Sub-resources of buckets that are not supported.
 const BUCKET_UNSUPPORTED: &[&str] = &[
@@ -478,7 +494,7 @@ fn object_operation(
     ]
     .into_iter()
     .find(|name| query.has(name));
-    let is_copy = headers.contains_key("x-amz-copy-source");
+    let is_copy = headers.contains_key(COPY_SOURCE);
     match (method.as_str(), sub_resource) {
         ("GET", None) => Ok(Operation::GetObject),
         ("HEAD", None) => Ok(Operation::HeadObject),
@@ -596,6 +612,16 @@ pub fn refuse_unsupported_headers(
     operation: Operation,
     headers: &HeaderMap,
 ) -> Result<(), S3Error> {
+    if !operation.may_name_a_source()
+        && let Some(source) = headers.get(COPY_SOURCE)
+    {
+        return Err(S3Error::with(
+            Code::InvalidArgument,
+            "You can only specify a copy source header for copy requests.",
+        )
+        .detail("ArgumentName", COPY_SOURCE)
+        .detail("ArgumentValue", String::from_utf8_lossy(source.as_bytes())));
+    }
     for (name, value) in headers {
         let name = name.as_str();
         if !name.starts_with("x-amz-")

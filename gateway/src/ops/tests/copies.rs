@@ -109,6 +109,18 @@ async fn conditions() {
             .await
             .expect_error(status, code);
     }
+    for (method, path) in [
+        ("GET", "/bucket/b"),
+        ("HEAD", "/bucket/b"),
+        ("DELETE", "/bucket/b"),
+        ("POST", "/bucket/b?uploadId=x"),
+    ] {
+        let other = ask(method, path).header("x-amz-copy-source", "bucket/a");
+        let other = store.send(other).await.expect(400);
+        if method != "HEAD" {
+            other.expect_error(400, "InvalidArgument");
+        }
+    }
     let wrong = copy("/bucket/b", "bucket/a").header("x-amz-metadata-directive", "KEEP");
     store.send(wrong).await.expect_error(400, "InvalidArgument");
 }
