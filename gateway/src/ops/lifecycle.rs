@@ -88,8 +88,9 @@ impl Call<'_> {
         let mut known = MINIMUM_SIZES.into_iter();
         let found = known.find(|minimum| name_of(*minimum) == wanted);
         found.map(Some).ok_or_else(|| {
-            let message = "The default minimum object size for transitions is not known.";
-            failure::invalid_argument(MINIMUM.as_str(), wanted, message)
+            failure::invalid_request(format!(
+                "Invalid TransitionDefaultMinimumObjectSize found: {wanted}"
+            ))
         })
     }
 

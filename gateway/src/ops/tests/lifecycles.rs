@@ -21,6 +21,10 @@ async fn rules_are_set_shown_and_dropped() {
     assert_eq!(shown.elements("ID"), ["short one", "tagged", "off"]);
     let broken = ask("PUT", "/bucket?lifecycle").body(RULES.replace("Enabled", "enabled"));
     one.send(broken).await.expect_error(400, "MalformedXML");
+    let minimum = "x-amz-transition-default-minimum-object-size";
+    let wrong = ask("PUT", "/bucket?lifecycle").body(RULES);
+    let wrong = one.send(wrong.header(minimum, "64K")).await;
+    wrong.expect_error(400, "InvalidRequest");
     let drop = ask("DELETE", "/bucket?lifecycle");
     other.send(drop).await.expect(204);
     let none = one.get("/bucket?lifecycle").await;
