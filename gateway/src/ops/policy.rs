@@ -201,8 +201,10 @@ fn condition(value: &Value) -> Result<Condition, S3Error> {
                     }
                 }
                 ("eq" | "starts-with", [_, Value::String(field), Value::String(value)]) => {
+                    // What has no dollar sign is no field, and no form has it.
                     let field = field.strip_prefix('$').ok_or_else(|| {
-                        malformed("Invalid Condition: a field is written with a dollar sign.")
+                        let shown = format!("[\"{operator}\", \"{field}\", \"{value}\"]");
+                        refused(format!("Policy Condition failed: {shown}"))
                     })?;
                     let field = field.to_ascii_lowercase();
                     let value = value.clone();
@@ -263,6 +265,7 @@ mod tests {
         assert_eq!(check(starts, &[("key", "u")]), denied);
         assert_eq!(check(starts, &[]), denied);
         assert_eq!(check("[\"starts-with\", \"$key\", \"\"]", &[]), Ok(()));
+        assert_eq!(check("[\"eq\", \"key\", \"k\"]", &[("key", "k")]), denied);
         assert_eq!(check("{\"bucket\": \"b\"}", &[]), Ok(()));
         assert_eq!(check("{\"bucket\": \"c\"}", &[]), denied);
         assert_eq!(check("", &[("bucket", "b")]), Ok(()));
@@ -296,7 +299,6 @@ mod tests {
             "{\"a\": 1}",
             "1",
             "[]",
-            "[\"eq\", \"key\", \"k\"]",
             "[\"eq\", \"$key\"]",
             "[\"like\", \"$key\", \"k\"]",
             "[\"content-length-range\", 0]",
