@@ -67,6 +67,12 @@ impl CorsRule {
                 ));
             }
         }
+        let mut allowed = self.allowed_headers.iter();
+        if let Some(value) = allowed.find(|value| !value.bytes().all(is_of_header_name)) {
+            return refuse(format!(
+                "AllowedHeader \"{value}\" contains invalid character."
+            ));
+        }
         if let Some(value) = self
             .expose_headers
             .iter()
@@ -97,6 +103,11 @@ impl CorsRule {
             is_any_origin: allowed == "*",
         })
     }
+}
+
+/// Whether names of headers may hold it (RFC 9110, section 5.6.2).
+fn is_of_header_name(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether `text` is `pattern`, in which one `*` stands for anything.
@@ -227,6 +238,17 @@ pub async fn preflight(gateway: &Gateway, parts: &Parts, bucket: &str) -> Reply 
             format!("Invalid Access-Control-Request-Method: {shown}"),
         ));
     }
+    let asked = parts.headers.get(ACCESS_CONTROL_REQUEST_HEADERS);
+    let is_valid = |byte: u8| is_of_header_name(byte) || b", \t".contains(&byte);
+    if let Some(names) = asked
+        && !names.as_bytes().iter().copied().all(is_valid)
+    {
+        let names = String::from_utf8_lossy(names.as_bytes());
+        return Err(S3Error::with(
+            Code::BadRequest,
+            format!("Invalid Access-Control-Request-Headers: {names}"),
+        ));
+    }
     let forbidden = |what: &'static str| {
         S3Error::with(Code::AccessForbidden, what)
             .detail("Method", ask.method.clone())
@@ -341,6 +363,9 @@ mod tests {
         assert_eq!(rule("GET", "*a*", "", ""), Err(Code::InvalidRequest));
         assert_eq!(rule("GET", "*", "*a*", ""), Err(Code::InvalidRequest));
         assert_eq!(rule("GET", "*", "", "x-*"), Err(Code::InvalidRequest));
+        for header in ["a b", "a:", "ä", "a,b"] {
+            assert_eq!(rule("GET", "*", header, ""), Err(Code::InvalidRequest));
+        }
         assert_eq!(rule("", "*", "", ""), Err(Code::MalformedXML));
         assert_eq!(rule("GET", "", "", ""), Err(Code::MalformedXML));
     }

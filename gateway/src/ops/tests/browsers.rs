@@ -50,8 +50,10 @@ async fn a_preflight_is_answered_by_the_rules() {
         let refused = store.send_raw(asks(method, headers)).await;
         refused.expect_error(403, "AccessForbidden");
     }
-    let wrong = store.send_raw(asks("PATCH", "")).await;
-    wrong.expect_error(400, "BadRequest");
+    for (method, headers) in [("PATCH", ""), ("PUT", "x-amz-date, a:b")] {
+        let wrong = store.send_raw(asks(method, headers)).await;
+        wrong.expect_error(400, "BadRequest");
+    }
     let wrong = store.send_raw(nothing(options("/bucket/key"))).await;
     wrong.expect_error(400, "BadRequest");
     let gone = options("/nobucket")
