@@ -209,8 +209,8 @@ fn is_region(name: &str) -> bool {
     }
 }
 
-/// A refused HeadBucket, which says where the bucket is all the same. A 400 does not: clients would take it for word that
-/// they have signed for another region.
+/// A refused HeadBucket, which says where the bucket is all the same. Not so a 400: clients would take it for word that
+/// they have signed for another region. Nor a failure: nobody waits for the directory twice.
 pub async fn tell_region(
     gateway: &Gateway,
     method: &Method,
@@ -220,7 +220,8 @@ pub async fn tell_region(
     let Target::Bucket(name) = target else {
         return refusal;
     };
-    if method != Method::HEAD || refusal.status == 400 {
+    let says_region = (401..500).contains(&refusal.status) && refusal.status != 404;
+    if method != Method::HEAD || !says_region {
         return refusal;
     }
     match gateway.directory.bucket_now(name).await {
