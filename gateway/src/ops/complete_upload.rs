@@ -145,7 +145,6 @@ impl Call<'_> {
         self.check_object_size(size)?;
         let checksum = object_checksum(upload, &chosen);
         self.check_object_checksum(upload, checksum.as_ref(), chosen.len())?;
-        check_has_checksums(named, upload)?;
         Ok(CompleteUpload {
             upload: upload.upload,
             etag: Etag::Multipart(md5.finalize().into(), chosen.len() as u16),
@@ -307,21 +306,6 @@ fn check_algorithm(named: &NamedPart, upload: &UploadRecord) -> Result<(), S3Err
                 named.number
             ),
         )),
-    }
-}
-
-/// Where the object's checksum is made of those of the parts, the client has to know all of them.
-fn check_has_checksums(named: &[NamedPart], upload: &UploadRecord) -> Result<(), S3Error> {
-    let Some((algorithm, ChecksumKind::Composite)) = upload.checksum else {
-        return Ok(());
-    };
-    match named.iter().find(|part| part.checksum.is_none()) {
-        Some(part) => Err(invalid_request(format!(
-            "The upload was created using a {} checksum. The complete request must include the checksum for each part. It was missing for part {} in the request.",
-            checksum::name(algorithm).to_ascii_lowercase(),
-            part.number
-        ))),
-        None => Ok(()),
     }
 }
 
