@@ -195,3 +195,43 @@ def test_local_cluster(work):
     assert "--bogus" in text and "node 1 ended" in text
     done = subprocess.run([CLUSTER, "down", "--dir", "new-cluster"], cwd=work, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and not (work / "new-cluster").exists(), done.stdout
+
+
+def runs(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_a_cluster_whose_start_was_cut_short(work):
+    """Whenever `up` is ended, `down` finds what it had begun; and what the nodes are started with is kept."""
+    stub = work / "stub"
+    stub.write_text("#!/bin/sh\nexec sleep 600\n")
+    stub.chmod(0o755)
+    directory = work / "cut short"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "AWS_"))}
+    clean["HOLDFAST_BIN"] = str(stub)
+    pids = []
+    # The second one finds a process of the first, and does not let its own run beside it.
+    for environment in ({"HOLDFAST_REGION": "berlin", "HOLDFAST_SERVE_ARGS": "--rack 7"}, {}):
+        up = subprocess.Popen([CLUSTER, "up", "--dir", directory], env={**clean, **environment}, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while True:
+            file = directory / "node-1" / "pid"
+            pid = int(file.read_text().split()[0]) if file.exists() else None
+            if pid and pid not in pids:
+                break
+            assert time.monotonic() < deadline and up.poll() is None
+            time.sleep(0.02)
+        assert not any(map(runs, pids))
+        pids.append(pid)
+        up.terminate()
+        up.wait(60)
+        state = (directory / "state").read_text()
+        assert "region=berlin\n" in state and "serve_args=--rack\\ 7\n" in state
+    text = told([CLUSTER, "up", "--dir", directory], work, HOLDFAST_BIN=str(stub), HOLDFAST_REGION="paris")
+    assert "region berlin" in text and "HOLDFAST_REGION" in text
+    done = subprocess.run([CLUSTER, "down", "--dir", directory], env=clean, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and not directory.exists(), done.stdout
+    assert not any(map(runs, pids))
