@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use holdfast_placement::ids::{DriveId, NodeId};
 use holdfast_storage_node::node::{NodeOrder, read_secret};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::credentials::{CredentialsError, RootCredentials};
 use crate::serve::ENDPOINT_FILE;
@@ -217,7 +217,8 @@ pub fn run(args: AdminArgs) -> Result<(), AdminError> {
         AdminCommand::Lost(args) => give(
             &args.target,
             &args.lose(),
-            "given up; `holdfast admin status` tells what is still to be made anew",
+            "given up",
+            "`holdfast admin status` tells what is still to be made anew",
         ),
         AdminCommand::Keep(args) => order(&args.target, &args.keep()),
         AdminCommand::Scrub(args) => scrub(&args),
@@ -259,15 +260,27 @@ fn order(args: &NodeArgs, order: &NodeOrder) -> Result<(), AdminError> {
     give(
         args,
         order,
-        "taken; `holdfast admin ring` shows what is on its way",
+        "taken",
+        "`holdfast admin ring` shows what is on its way",
     )
 }
 
-fn give(args: &NodeArgs, order: &NodeOrder, taken: &str) -> Result<(), AdminError> {
+fn give(args: &NodeArgs, order: &NodeOrder, taken: &str, more: &str) -> Result<(), AdminError> {
     let (endpoint, root) = target(args)?;
     let body = serde_json::to_vec(order).map_err(|error| AdminError::Signing(error.to_string()))?;
     client::post(&endpoint, "/-/order", &body, &root)?;
-    said(writeln!(io::stdout(), "{taken}"))
+    match args.json {
+        true => done(args, taken),
+        false => said(writeln!(io::stdout(), "{taken}; {more}")),
+    }
+}
+
+/// Says that something was done; for machines as JSON.
+fn done(args: &NodeArgs, what: &str) -> Result<(), AdminError> {
+    match args.json {
+        true => said(writeln!(io::stdout(), "{:#}", json!({ "done": what }))),
+        false => said(writeln!(io::stdout(), "{what}")),
+    }
 }
 
 /// What became of writing to standard output; a reader that went away has seen enough.
@@ -286,7 +299,8 @@ fn scrub(args: &ScrubArgs) -> Result<(), AdminError> {
         return give(
             &args.target,
             &NodeOrder::Scrub,
-            "begun; `holdfast admin scrub status` tells what is found",
+            "begun",
+            "`holdfast admin scrub status` tells what is found",
         );
     }
     let status = show(&args.target, Some("mending"), tables::mending)?;
@@ -318,11 +332,19 @@ fn target(args: &NodeArgs) -> Result<(String, RootCredentials), AdminError> {
     let root = root_key(args.data.as_deref())?;
     let endpoint = match (&args.endpoint, &args.data) {
         (Some(endpoint), _) => endpoint.clone(),
-        (None, Some(data)) => std::fs::read_to_string(data.join(ENDPOINT_FILE))
-            .map_err(|_| AdminError::NotRunning(data.display().to_string()))?,
+        (None, Some(data)) => noted_endpoint(data)?,
         (None, None) => return Err(AdminError::NoNode),
     };
     Ok((endpoint.trim().to_owned(), root))
+}
+
+/// Where the node of a data directory says that it listens.
+fn noted_endpoint(data: &Path) -> Result<String, AdminError> {
+    let file = data.join(ENDPOINT_FILE);
+    std::fs::read_to_string(&file).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => AdminError::NotRunning(data.display().to_string()),
+        _ => AdminError::Io(file.display().to_string(), error),
+    })
 }
 
 fn root_key(data: Option<&Path>) -> Result<RootCredentials, AdminError> {
@@ -353,4 +375,26 @@ fn token(data: &Path) -> Result<(), AdminError> {
     let secret = secret.ok_or_else(|| AdminError::NoToken(named()))?;
     writeln!(io::stdout(), "{}", secret.reveal())
         .map_err(|error| AdminError::Io("standard output".to_owned(), error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AdminError, noted_endpoint};
+
+    #[test]
+    fn an_endpoint_that_cannot_be_read_is_not_one_that_is_not_there() {
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join(super::ENDPOINT_FILE);
+        let gone = noted_endpoint(data.path());
+        assert!(matches!(gone, Err(AdminError::NotRunning(_))), "{gone:?}");
+        std::fs::create_dir(&file).unwrap();
+        let unreadable = noted_endpoint(data.path());
+        assert!(
+            matches!(unreadable, Err(AdminError::Io(..))),
+            "{unreadable:?}"
+        );
+        std::fs::remove_dir(&file).unwrap();
+        std::fs::write(&file, "http://127.0.0.1:1\n").unwrap();
+        assert_eq!(noted_endpoint(data.path()).unwrap(), "http://127.0.0.1:1\n");
+    }
 }

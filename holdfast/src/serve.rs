@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 
 use crate::credentials::{self, CredentialsError, RootCredentials, Source};
 use crate::region::Region;
-use crate::units::ByteSize;
+use crate::units::{ByteSize, parse_duration};
 
 /// The smallest budget that a node can do its work in.
 const MEMORY_BUDGET_MIN: ByteSize = ByteSize(256 << 20);
@@ -126,6 +126,16 @@ struct CommonArgs {
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     memory_budget: ByteSize,
 
+    /// How long what is in flight may take to finish after SIGTERM; whoever starts the process has to wait longer than that.
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "HOLDFAST_SHUTDOWN_GRACE",
+        default_value = "30s",
+        value_parser = parse_duration
+    )]
+    shutdown_grace: Duration,
+
     /// Only from the environment: a command line is visible to everybody on the machine.
     #[arg(skip = std::env::var("HOLDFAST_ROOT_ACCESS_KEY").ok())]
     root_access_key: Option<String>,
@@ -210,10 +220,7 @@ fn begin(args: &CommonArgs) -> Result<tokio::runtime::Runtime, ServeError> {
 impl CommonArgs {
     /// The token that was given.
     fn secret(&self) -> Result<Option<ClusterSecret>, ServeError> {
-        let given = self
-            .token
-            .clone()
-            .or_else(|| std::env::var(TOKEN_VARIABLE).ok());
+        let given = token(self.token.clone(), std::env::var(TOKEN_VARIABLE).ok());
         Ok(given.map(|token| token.parse()).transpose()?)
     }
 
@@ -232,9 +239,15 @@ impl CommonArgs {
             domain: self.domain.clone(),
             website_domain: self.website_domain.clone(),
             region: self.region.to_string(),
+            shutdown_grace: self.shutdown_grace,
             ..GatewayConfig::default()
         }
     }
+}
+
+/// The token of the flag, else that of the environment; one that is empty there, as in a file to be filled in, is none.
+fn token(flag: Option<String>, variable: Option<String>) -> Option<String> {
+    flag.or_else(|| variable.filter(|text| !text.trim().is_empty()))
 }
 
 /// A listener that answers before all else is ready.
@@ -292,6 +305,7 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
         Some(address) => address.clone(),
         None => reachable(listening.address, &args.common.join),
     };
+    let reached_at = address.clone();
     let front = listening.front.clone();
     let starting = Node::start(NodeConfig {
         data: args.data.clone(),
@@ -392,7 +406,12 @@ async fn serve(args: ServeArgs, role: Role) -> Result<(), ServeError> {
 
     let address = listening.address;
     std::fs::write(args.data.join(ENDPOINT_FILE), format!("http://{address}\n"))?;
-    greet(&args.data, address, &args.common.region, &root, source)?;
+    say(&match role {
+        Role::All => greeting(&args.data, address, &args.common.region, &root, source),
+        Role::Storage | Role::Placement => {
+            greeting_without_s3(&args.data, address, &reached_at, source)
+        }
+    })?;
     tracing::info!(
         millis = (clock.monotonic() - started).as_millis() as u64,
         "ready"
@@ -461,12 +480,10 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         clock.clone(),
         rng.clone(),
     )));
-    // Written in one piece: what is logged meanwhile must not come in between, and who reads one line of it finds all.
-    let mut out = Vec::new();
-    writeln!(out, "Holdfast is ready.")?;
-    writeln!(out, "  S3 endpoint: http://{}", listening.address)?;
-    out.flush()?;
-    drop(out);
+    say(&format!(
+        "Holdfast is ready.\n  S3 endpoint: http://{}\n",
+        listening.address
+    ))?;
     stop.wait().await;
     let served = listening.end().await;
     visitor.shutdown();
@@ -573,44 +590,66 @@ fn reachable(listening: SocketAddr, join: &[String]) -> String {
     }
 }
 
+/// Prints in one piece: what is logged meanwhile must not come in between, and who reads one line of it finds all.
+fn say(text: &str) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
 /// What a person needs to begin. A secret that came from the environment is not shown.
-fn greet(
-    data: &std::path::Path,
+fn greeting(
+    data: &Path,
     address: SocketAddr,
     region: &Region,
     root: &RootCredentials,
     source: Source,
-) -> io::Result<()> {
-    let file = data.join(credentials::FILE);
-    let secret = match source {
-        Source::Environment => "(from HOLDFAST_ROOT_SECRET_KEY)".to_owned(),
-        Source::Made | Source::Kept => root.secret_key.clone(),
+) -> String {
+    let access = &root.access_key;
+    let (secret, pasted) = match source {
+        Source::Environment => (
+            "(from HOLDFAST_ROOT_SECRET_KEY)",
+            "\"$HOLDFAST_ROOT_SECRET_KEY\"",
+        ),
+        Source::Made | Source::Kept => (root.secret_key.as_str(), root.secret_key.as_str()),
     };
-    // Written in one piece: what is logged meanwhile must not come in between, and who reads one line of it finds all.
-    let mut out = Vec::new();
-    writeln!(out, "Holdfast is ready.")?;
-    writeln!(out, "  S3 endpoint: http://{address}")?;
-    writeln!(out, "  Access key:  {}", root.access_key)?;
-    writeln!(out, "  Secret key:  {secret}")?;
-    if source != Source::Environment {
-        writeln!(out, "  (kept in {})", file.display())?;
-    }
-    if let Ok(Some(secret)) = read_secret(data) {
-        writeln!(out, "  Join token:  {}", secret.reveal())?;
-    }
-    writeln!(out, "Try it:")?;
-    let shown = match source {
-        Source::Environment => "\"$HOLDFAST_ROOT_SECRET_KEY\"",
-        Source::Made | Source::Kept => &secret,
+    let kept = match source {
+        Source::Environment => String::new(),
+        Source::Made | Source::Kept => format!("  (kept in {})\n", key_file(data)),
     };
-    writeln!(
-        out,
-        "  AWS_ACCESS_KEY_ID={} AWS_SECRET_ACCESS_KEY={shown} AWS_DEFAULT_REGION={region} aws --endpoint-url http://{address} s3 mb s3://first",
-        root.access_key,
-    )?;
-    let mut stdout = io::stdout().lock();
-    stdout.write_all(&out)?;
-    stdout.flush()
+    let token = token_line(data);
+    format!(
+        "Holdfast is ready.\n  S3 endpoint: http://{address}\n  Access key:  {access}\n  Secret key:  {secret}\n{kept}{token}Try it:\n  AWS_ACCESS_KEY_ID={access} AWS_SECRET_ACCESS_KEY={pasted} AWS_DEFAULT_REGION={region} aws --endpoint-url http://{address} s3 mb s3://first\n"
+    )
+}
+
+/// The same of a node that answers no S3 requests.
+fn greeting_without_s3(
+    data: &Path,
+    address: SocketAddr,
+    reached_at: &str,
+    source: Source,
+) -> String {
+    let key = match source {
+        Source::Environment => "(from HOLDFAST_ROOT_ACCESS_KEY)".to_owned(),
+        Source::Made | Source::Kept => format!("(kept in {})", key_file(data)),
+    };
+    let token = token_line(data);
+    let data = data.display();
+    format!(
+        "Holdfast is ready; this node serves no S3.\n  Listens on:  http://{address}\n  For --join:  {reached_at}\n  Root key:    {key}\n{token}How the cluster stands:\n  holdfast admin status --data {data}\n"
+    )
+}
+
+fn key_file(data: &Path) -> String {
+    data.join(credentials::FILE).display().to_string()
+}
+
+fn token_line(data: &Path) -> String {
+    match read_secret(data) {
+        Ok(Some(secret)) => format!("  Join token:  {}\n", secret.reveal()),
+        _ => String::new(),
+    }
 }
 
 fn parse_listen(text: &str) -> Result<SocketAddr, String> {
@@ -691,7 +730,52 @@ impl StopSignals {
 
 #[cfg(test)]
 mod tests {
-    use super::{parse_domain, parse_listen};
+    use std::path::Path;
+
+    use super::{
+        RootCredentials, Source, greeting, greeting_without_s3, parse_domain, parse_listen, token,
+    };
+
+    #[test]
+    fn an_empty_token_in_the_environment_is_none() {
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(token(None, None), None);
+        assert_eq!(token(None, text("")), None);
+        assert_eq!(token(None, text(" ")), None);
+        assert_eq!(token(None, text("a")), text("a"));
+        assert_eq!(token(text("b"), text("a")), text("b"));
+    }
+
+    #[test]
+    fn nodes_say_what_they_serve() {
+        let address = ([127, 0, 0, 1], 9000).into();
+        let region = "eu-west-1".parse().unwrap();
+        let root = RootCredentials {
+            access_key: "HFKEY".to_owned(),
+            secret_key: "hidden".to_owned(),
+        };
+        let data = Path::new("/none");
+        let all = greeting(data, address, &region, &root, Source::Made);
+        for words in [
+            "S3 endpoint: http://127.0.0.1:9000\n",
+            "Secret key:  hidden\n",
+            "(kept in /none/root-credentials.json)\n",
+            "AWS_DEFAULT_REGION=eu-west-1 aws",
+        ] {
+            assert!(all.contains(words), "{words}: {all}");
+        }
+        let given = greeting(data, address, &region, &root, Source::Environment);
+        assert!(!given.contains("hidden") && !given.contains("kept in"));
+        let storage = greeting_without_s3(data, address, "node-1:9000", Source::Made);
+        assert!(!storage.contains("S3 endpoint") && !storage.contains("hidden"));
+        for words in [
+            "http://127.0.0.1:9000\n",
+            "--join:  node-1:9000\n",
+            "admin status --data /none\n",
+        ] {
+            assert!(storage.contains(words), "{words}: {storage}");
+        }
+    }
 
     #[test]
     fn addresses_are_read_or_explained() {

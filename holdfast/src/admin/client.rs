@@ -1,7 +1,7 @@
 //! Signed requests to a node, each over a connection of its own.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
 use aws_sigv4::http_request::{
@@ -16,7 +16,7 @@ use crate::credentials::RootCredentials;
 /// What requests are signed for first.
 const USUAL_REGION: &str = "us-east-1";
 
-/// How long is waited for more of an answer.
+/// How long is waited for a connection, and for more of an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The body of the answer to a GET.
@@ -122,12 +122,38 @@ fn reason(body: &str) -> String {
 }
 
 fn exchange(host: &str, request: &[u8], patience: Duration) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(host)?;
+    let mut stream = connect(host)?;
+    stream.set_write_timeout(Some(PATIENCE))?;
     stream.set_read_timeout(Some(patience))?;
-    stream.write_all(request)?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    stream
+        .write_all(request)
+        .and_then(|()| stream.read_to_end(&mut answer))
+        .map_err(|error| in_words(error, patience))?;
     Ok(answer)
+}
+
+/// A connection to the first of the host's addresses that takes one.
+fn connect(host: &str) -> io::Result<TcpStream> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "this name has no address");
+    for address in host.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = in_words(error, PATIENCE),
+        }
+    }
+    Err(failed)
+}
+
+/// The system calls the end of our patience "Resource temporarily unavailable".
+fn in_words(error: io::Error, patience: Duration) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("nothing came within {} s", patience.as_secs_f64()),
+        ),
+        _ => error,
+    }
 }
 
 fn signed(
@@ -176,4 +202,39 @@ fn signed(
     }
     request.push_str("\r\n");
     Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::{exchange, in_words};
+
+    #[test]
+    fn the_end_of_patience_is_said_in_words() {
+        // Connections wait for somebody to take them, and nobody does.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        let failed = exchange(&host, b"GET / HTTP/1.1\r\n\r\n", Duration::from_millis(50));
+        assert_eq!(
+            failed.unwrap_err().to_string(),
+            "nothing came within 0.05 s"
+        );
+        let unreachable = in_words(
+            io::Error::from(io::ErrorKind::TimedOut),
+            Duration::from_secs(10),
+        );
+        assert_eq!(unreachable.to_string(), "nothing came within 10 s");
+    }
+
+    #[test]
+    fn other_failures_are_said_as_they_are() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let host = listener.local_addr().unwrap().to_string();
+        drop(listener);
+        let refused = exchange(&host, b"", Duration::from_secs(1)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use holdfast_placement::seams::{Rng, SystemRng};
 use serde_json::{Value, json};
 
-use super::{AdminError, NodeArgs, client, target};
+use super::{AdminError, NodeArgs, client, done, target};
 use crate::credentials::random_text;
 
 #[derive(Args)]
@@ -26,6 +26,9 @@ enum IdentityCommand {
 }
 
 #[derive(Args)]
+#[command(
+    after_help = "Environment:\n  HOLDFAST_IDENTITY_SECRET_KEY  The secret of the key, instead of one that is made"
+)]
 struct AddArgs {
     #[command(flatten)]
     target: NodeArgs,
@@ -38,10 +41,11 @@ struct AddArgs {
     #[arg(long, value_name = "ID")]
     owner_id: Option<String>,
 
+    /// The access key, instead of one that is made.
     #[arg(long, value_name = "KEY")]
     access_key: Option<String>,
 
-    /// From the environment's HOLDFAST_IDENTITY_SECRET_KEY: a command line is visible to everybody on the machine.
+    /// Only from the environment: a command line is visible to everybody on the machine.
     #[arg(skip = std::env::var("HOLDFAST_IDENTITY_SECRET_KEY").ok())]
     secret_key: Option<String>,
 }
@@ -65,7 +69,7 @@ pub(super) fn run(args: &IdentityArgs) -> Result<(), AdminError> {
             let (endpoint, root) = target(&args.target)?;
             let path = format!("{PATH}?access-key={}", escaped(&args.access_key));
             client::request("DELETE", &endpoint, &path, b"", &root)?;
-            print(format_args!("removed\n"))
+            done(&args.target, "removed")
         }
     }
 }

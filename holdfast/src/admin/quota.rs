@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::identity::{escaped, print};
-use super::{AdminError, NodeArgs, client, target};
+use super::{AdminError, NodeArgs, client, done, target};
 use crate::units::ByteSize;
 
 #[derive(Args)]
@@ -65,13 +65,13 @@ pub(super) fn run(args: &QuotaArgs) -> Result<(), AdminError> {
             });
             let quota = quota.to_string();
             client::request_within(COUNTING, "POST", &endpoint, PATH, quota.as_bytes(), &root)?;
-            print(format_args!("set\n"))
+            done(&args.bucket.target, "set")
         }
         QuotaCommand::Show(args) => show(args),
         QuotaCommand::Clear(args) => {
             let (endpoint, root) = target(&args.target)?;
             client::request("DELETE", &endpoint, &path(&args.bucket), b"", &root)?;
-            print(format_args!("cleared\n"))
+            done(&args.target, "cleared")
         }
     }
 }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::identity::{escaped, print};
-use super::{AdminError, NodeArgs, client, target};
+use super::{AdminError, NodeArgs, client, done, target};
 
 #[derive(Args)]
 pub(super) struct WebhookArgs {
@@ -60,7 +60,7 @@ pub(super) fn run(args: &WebhookArgs) -> Result<(), AdminError> {
             let (endpoint, root) = target(&args.target)?;
             let path = format!("{PATH}?name={}", escaped(&args.name));
             client::request("DELETE", &endpoint, &path, b"", &root)?;
-            print(format_args!("removed\n"))
+            done(&args.target, "removed")
         }
     }
 }
@@ -75,7 +75,11 @@ fn add(args: &AddArgs) -> Result<(), AdminError> {
         "token": token,
     });
     client::post(&endpoint, PATH, webhook.to_string().as_bytes(), &root)?;
-    print(format_args!("arn:holdfast:webhook:::{}\n", args.name))
+    let arn = format!("arn:holdfast:webhook:::{}", args.name);
+    match args.target.json {
+        true => print(format_args!("{:#}\n", json!({ "arn": arn }))),
+        false => print(format_args!("{arn}\n")),
+    }
 }
 
 fn list(args: &NodeArgs) -> Result<(), AdminError> {
