@@ -33,7 +33,7 @@ use crate::ops::hints::Hints;
 use crate::ops::website;
 use crate::router::{Query, Target, virtual_bucket};
 
-pub use connection::{Front, converse, serve};
+pub use connection::{Admission, Front, converse, serve};
 
 /// Bytes of a request's header fields at most. S3 says 8 KB; ten tags of the largest size, escaped, need more.
 const HEADERS_LEN_MAX: usize = 16 * 1024;

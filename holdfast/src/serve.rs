@@ -453,6 +453,7 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         None => kept_by(&visitor.directory).await?,
     };
     let authenticator = authenticator(&root, &args.common, clock.clone());
+    let space = visitor.space.clone();
     let bodies = Bodies::new(
         visitor.shards.clone(),
         visitor.map.clone(),
@@ -471,7 +472,7 @@ async fn serve_gateway(args: GatewayArgs) -> Result<(), ServeError> {
         visitor.metadata.clone(),
         bodies,
         authenticator,
-        Box::new(|| false),
+        Box::new(move || space.is_full()),
         Box::new(|| b"{\"role\": \"gateway\"}\n".to_vec()),
         Box::new(|_| {
             let refused = "this is a gateway: give orders to a node that keeps data";

@@ -15,8 +15,12 @@ use crate::ring::Ring;
 
 /// The highest format level of records and messages that this version speaks.
 ///
-/// 2: storage classes in listings and by lifecycles. 3: lifecycles that say what a version must still be.
-pub const FEATURE: u32 = 3;
+/// 2: storage classes in listings and by lifecycles. 3: lifecycles that say what a version must still be. 4: calls that are
+/// sealed for a cluster, and filters of lifecycles with a prefix that is empty.
+pub const FEATURE: u32 = 4;
+
+/// From this level on a node looks which cluster a call is meant for.
+pub(crate) const SEALED_FOR_CLUSTERS: u32 = 4;
 
 /// A stored or sent map begins with this. Maps of the first format began with the cluster's id, 16 random bytes.
 const MAGIC: [u8; 8] = *b"HFmap\0\0\x02";

@@ -5,13 +5,18 @@
 mod consensus_rig;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use consensus_rig::{Rig, append, config, list, voters};
-use futures_util::future::join_all;
-use holdfast_placement::consensus::{ConsensusConfig, Groups, ProposeError, ReadError, Reading};
+use consensus_rig::{Drive, Rig, append, at, config, list, machines, voters};
+use futures_util::future::{BoxFuture, join_all};
+use holdfast_placement::consensus::{
+    ConsensusConfig, Groups, ProposeError, ReadError, Reading, ReplicaDrive, Replicas,
+};
 use holdfast_placement::ids::{DriveId, GroupId};
-use holdfast_placement::seams::{IndexError, spawn};
+use holdfast_placement::seams::{
+    Clock, Index, IndexError, Keyspace, SystemClock, UnixMillis, spawn,
+};
 
 const GROUP: GroupId = GroupId(1);
 
@@ -282,6 +287,135 @@ async fn a_state_that_is_being_read_is_not_taken_away() {
     assert!(list(&*rig.drives[&1].state, GROUP).is_empty());
     assert_eq!(rig.list(GROUP).await, [0, 1, 2, 3, 4, 5]);
     rig.replicas.shutdown().await;
+}
+
+type Read = fn(&dyn Index) -> Result<(), IndexError>;
+
+/// Reads one entry, in each of the ways there are.
+const WAYS: [Read; 4] = [
+    |state| at(state, GROUP, 0).map(drop),
+    |state| state.cursor(Keyspace::Objects, b"", b"x")?.seek(b""),
+    |state| state.scan(Keyspace::Objects, b"", b"x")?.seek_back(b"w"),
+    |state| state.view().get(Keyspace::Objects, b"k").map(drop),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_whose_state_is_damaged_gives_way() {
+    for (round, read) in WAYS.into_iter().enumerate() {
+        let rig = Rig::new(3, config()).await;
+        let created = rig.replicas.create_group(GROUP, &voters(1..=3)).await;
+        created.unwrap();
+        for token in 0..5 {
+            rig.propose(GROUP, token).await.unwrap();
+        }
+        let leader = rig.replicas.status()[0].leader.unwrap();
+        let state = rig.replicas.read(GROUP).await.unwrap().here().unwrap();
+        let damage = IndexError::Corrupt("a block's checksum does not hold".into());
+        rig.drives[&leader.0].state.fail(Some(damage));
+        // When the others have been heard of.
+        wait_for(|| matches!(read(state.as_ref()), Err(IndexError::Io(_)))).await;
+        drop(state);
+        assert_eq!(rig.list(GROUP).await, [0, 1, 2, 3, 4], "way {round}");
+        rig.propose(GROUP, 5).await.unwrap();
+        let status = &rig.replicas.status()[0];
+        assert_ne!(status.leader, Some(leader));
+        let (drive, reason) = &status.stopped[0];
+        assert!(*drive == leader && reason.contains("damaged"), "{reason}");
+        rig.replicas.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_state_that_is_the_only_one_is_read_as_far_as_it_can_be() {
+    let rig = Rig::new(1, config()).await;
+    let created = rig.replicas.create_group(GROUP, &voters([1])).await;
+    created.unwrap();
+    rig.propose(GROUP, 7).await.unwrap();
+    for read in WAYS {
+        let state = rig.replicas.read(GROUP).await.unwrap().here().unwrap();
+        let damage = IndexError::Corrupt("a block's checksum does not hold".into());
+        rig.drives[&1].state.fail(Some(damage));
+        let met = read(state.as_ref());
+        assert!(matches!(met, Err(IndexError::Corrupt(_))), "{met:?}");
+        rig.drives[&1].state.fail(None);
+        assert_eq!(rig.list(GROUP).await, [7]);
+    }
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_whose_log_or_state_cannot_be_written_is_said_to_have_failed() {
+    for of_state in [false, true] {
+        let rig = Rig::new(3, config()).await;
+        let created = rig.replicas.create_group(GROUP, &voters(1..=3)).await;
+        created.unwrap();
+        rig.propose(GROUP, 0).await.unwrap();
+        assert!(rig.replicas.failed_drives().is_empty());
+        let error = Some(IndexError::Io("broken".into()));
+        match of_state {
+            true => rig.drives[&2].state.fail(error),
+            false => rig.drives[&2].log.fail(error),
+        }
+        // One or two may find that their leader is gone.
+        for token in 1..20 {
+            let _perhaps = rig.propose(GROUP, token).await;
+        }
+        wait_for(|| !rig.replicas.failed_drives().is_empty()).await;
+        let failed = rig.replicas.failed_drives();
+        assert!(
+            failed.len() == 1 && failed[0].0 == DriveId(2) && failed[0].1.contains("broken"),
+            "{failed:?}"
+        );
+        rig.replicas.shutdown().await;
+    }
+}
+
+/// The system's clock, which somebody sets.
+#[derive(Default)]
+struct SetClock(AtomicU64);
+
+impl Clock for SetClock {
+    fn wall(&self) -> UnixMillis {
+        UnixMillis(SystemClock.wall().0 + self.0.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
+
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        SystemClock.sleep(time)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_written_by_a_clock_that_was_set_until_it_was_compared() {
+    let clock = Arc::new(SetClock::default());
+    let drive = Drive::default();
+    let drives = vec![ReplicaDrive {
+        drive: DriveId(1),
+        log: drive.log,
+        state: drive.state,
+    }];
+    let replicas = Replicas::open(drives, machines(), clock.clone(), config(), None).await;
+    let replicas = replicas.unwrap();
+    let created = replicas.create_group(GROUP, &voters([1])).await;
+    created.unwrap();
+    replicas.propose(GROUP, append(1, 8)).await.unwrap();
+    // What runs away slowly is looked at again and again.
+    for _ in 0..5 {
+        clock.0.fetch_add(40_000, Ordering::Relaxed);
+        replicas.propose(GROUP, append(2, 8)).await.unwrap();
+        assert!(!replicas.distrust_clock(false));
+    }
+    clock.0.fetch_add(365 * 86_400_000, Ordering::Relaxed);
+    for token in [3, 4] {
+        let refused = replicas.propose(GROUP, append(token, 8)).await;
+        assert!(matches!(refused, Err(ProposeError::WrongClock)), "{token}");
+    }
+    assert!(replicas.distrust_clock(false), "that is news");
+    replicas.propose(GROUP, append(5, 8)).await.unwrap();
+    replicas.shutdown().await;
 }
 
 async fn wait_for(condition: impl Fn() -> bool) {

@@ -49,6 +49,9 @@ const HOLDS: Service = Service {
 /// Shards that are asked for with one call, at most.
 const HOLDS_MAX: usize = 16_384;
 
+/// How often a put is sent to a drive that is not known to be down.
+const PUT_TRIES: u32 = 2;
+
 /// How long small calls may take.
 const SMALL_TIME: Duration = Duration::from_secs(10);
 
@@ -143,13 +146,21 @@ impl Shards for ClusterShards {
             crc: checksum_of_blocks(&payload.block_checksums(), len),
         };
         let bytes = payload.freeze(0..len);
-        let down = |error: CallError| PutShardError::Down(error.to_string());
         let head = rpc::encode(&message).map_err(|error| PutShardError::Io(error.to_string()))?;
-        let sent = self
-            .peers
-            .send(node, PUT, head, Payload::Whole(bytes))
-            .await;
-        let reply = sent.map_err(down)?;
+        let mut tries = 0;
+        let reply = loop {
+            tries += 1;
+            let payload = Payload::Whole(bytes.clone());
+            match self.peers.send(node, PUT, head.clone(), payload).await {
+                Ok(reply) => break reply,
+                Err(error) if self.is_down(drive) => {
+                    return Err(PutShardError::Down(error.to_string()));
+                }
+                // To put a shard twice is to put it once; and who is gone is known to be down after that.
+                Err(_) if tries < PUT_TRIES => {}
+                Err(error) => return Err(PutShardError::Io(error.to_string())),
+            }
+        };
         let done: Result<(), WirePutError> = rpc::decode(&reply.head).map_err(PutShardError::Io)?;
         Ok(done?)
     }
@@ -202,7 +213,9 @@ impl Shards for ClusterShards {
             self.ask(node, DELETE, &(drive, ids)).await;
         match done {
             Ok(done) => Ok(done?),
-            Err(error) => Err(DeleteShardError::Down(error.to_string())),
+            Err(error) if self.is_down(drive) => Err(DeleteShardError::Down(error.to_string())),
+            // Its drive is in use: who deletes tries again.
+            Err(error) => Err(DeleteShardError::Io(error.to_string())),
         }
     }
 

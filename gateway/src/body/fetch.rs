@@ -13,6 +13,7 @@ use holdfast_storage_node::erasure;
 use holdfast_storage_node::lookup::Lookup;
 use holdfast_storage_node::shard_store::{BLOCK_LEN, GetShardError};
 use holdfast_storage_node::shards::read_capacity;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Shared;
 use super::plan::Window;
@@ -43,6 +44,8 @@ pub(super) enum Memory {
     Reserved {
         reservation: Reservation,
         pool: BufferPool,
+        /// For who rebuilds: the memory is enough for the parts of one window.
+        rebuilder: Arc<Semaphore>,
         /// Its share of what copies may set aside.
         _share: Reservation,
     },
@@ -74,21 +77,43 @@ impl Memory {
 
     /// What it takes to rebuild a window, if it is there now.
     pub(super) fn try_rebuild(&self, window: &Window) -> Option<Rebuild> {
-        let lens = rebuild_lens(window);
         match self {
-            Memory::Pool(pool) => Rebuild::of(pool.try_reserve(&lens).ok()?, window),
-            Memory::Reserved { reservation, .. } => Rebuild::within(reservation.clone(), window),
+            Memory::Pool(pool) => {
+                Rebuild::of(pool.try_reserve(&rebuild_lens(window)).ok()?, window)
+            }
+            Memory::Reserved { rebuilder, .. } => {
+                self.rebuild_as(rebuilder.clone().try_acquire_owned().ok()?, window)
+            }
         }
     }
 
     /// What it takes to rebuild a window; waits for it.
     pub(super) async fn rebuild(&self, window: &Window) -> Result<Rebuild, PoolError> {
-        let lens = rebuild_lens(window);
         let rebuild = match self {
-            Memory::Pool(pool) => Rebuild::of(pool.reserve(&lens).await?, window),
-            Memory::Reserved { reservation, .. } => Rebuild::within(reservation.clone(), window),
+            Memory::Pool(pool) => Rebuild::of(pool.reserve(&rebuild_lens(window)).await?, window),
+            Memory::Reserved { rebuilder, .. } => {
+                let only = rebuilder.clone().acquire_owned().await;
+                self.rebuild_as(only.map_err(|_| PoolError::Exhausted)?, window)
+            }
         };
         rebuild.ok_or(PoolError::Exhausted)
+    }
+
+    /// From the reservation that all windows of a copy share.
+    fn rebuild_as(&self, only: OwnedSemaphorePermit, window: &Window) -> Option<Rebuild> {
+        let Memory::Reserved {
+            reservation, pool, ..
+        } = self
+        else {
+            return None;
+        };
+        let len = window.len() as usize;
+        let out = reservation.lend(len);
+        Some(Rebuild {
+            out: out.or_else(|| pool.try_acquire(len).ok())?,
+            parts: reservation.clone(),
+            shared: Some((pool.clone(), only)),
+        })
     }
 }
 
@@ -96,6 +121,9 @@ impl Memory {
 pub(super) struct Rebuild {
     out: Buffer,
     parts: Reservation,
+    /// Where others use the reservation too: from where else a part may come while a read that was given up holds its
+    /// memory, and the leave to be the one who rebuilds.
+    shared: Option<(BufferPool, OwnedSemaphorePermit)>,
 }
 
 impl Rebuild {
@@ -104,15 +132,14 @@ impl Rebuild {
         Some(Self {
             out: reservation.take(window.len() as usize)?,
             parts: reservation,
+            shared: None,
         })
     }
 
-    /// From a reservation that all windows of a copy share.
-    fn within(reservation: Reservation, window: &Window) -> Option<Self> {
-        Some(Self {
-            out: reservation.lend(window.len() as usize)?,
-            parts: reservation,
-        })
+    /// A buffer for a part of another shard.
+    fn part(&self, len: usize) -> Option<Buffer> {
+        let lent = self.parts.lend(len);
+        lent.or_else(|| self.shared.as_ref()?.0.try_acquire(len).ok())
     }
 }
 
@@ -345,13 +372,13 @@ impl Shared {
                     let (shared, window, step) = (&self, &window, step.clone());
                     let clipped =
                         step.start.min(layout.len_of(slot))..step.end.min(layout.len_of(slot));
-                    let parts = &rebuild.parts;
+                    let rebuild = &rebuild;
                     let target = slots.get(slot as usize).map(|slot| slot.target);
                     async move {
                         if clipped.is_empty() {
                             return Ok((slot, Bytes::new()));
                         }
-                        let lend = || parts.lend(read_capacity(&clipped));
+                        let lend = || rebuild.part(read_capacity(&clipped));
                         let lookup = shared.lookup(window);
                         match lookup.get(window.shard(slot), &clipped, lend).await {
                             Ok(bytes) => Ok((slot, bytes)),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use holdfast_storage_node::buffer::PoolError;
 use http_body::{Frame, SizeHint};
+use tokio::sync::Semaphore;
 
 use super::fetch::{Lost, Memory, copy_lens};
 use super::plan::{Plan, Window};
@@ -302,6 +303,7 @@ impl ByteSource for BodySource {
             _share: share,
             reservation: shared.pool.reserve(&lens).await.map_err(slow_down)?,
             pool: shared.pool.clone(),
+            rebuilder: Arc::new(Semaphore::new(1)),
         };
         Ok(())
     }

@@ -102,7 +102,14 @@ impl Shared {
         loop {
             match select(puts.next(), &mut patience).await {
                 Either::Left((Some((slot, became)), _)) => slots[slot as usize] = became,
-                Either::Left((None, _)) => break,
+                Either::Left((None, _)) => {
+                    let seen = self.seen_now(&slots);
+                    if waited_enough || !waits_for_word(protection, &seen) {
+                        break;
+                    }
+                    let look = self.clock.sleep(LOOK_PAUSE);
+                    waited_enough = matches!(select(&mut patience, look).await, Either::Left(_));
+                }
                 Either::Right(_) => {
                     waited_enough = true;
                     // Meanwhile a drive that does not answer may become known to be down.
@@ -194,6 +201,16 @@ fn verdict(protection: Protection, chunk: u32, slots: &[Slot]) -> Result<Vec<Mis
     Err(too_few(held, protection))
 }
 
+/// Whether a chunk would be enough if the drives that have failed were known to be down: who has just lost a node gets to
+/// know it a moment later.
+fn waits_for_word(protection: Protection, slots: &[Slot]) -> bool {
+    let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
+    let may_be_down = |slot: &Slot| matches!(slot, Slot::Held | Slot::Down | Slot::Failed(_));
+    held == protection.data as usize
+        && slots.iter().all(may_be_down)
+        && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)))
+}
+
 fn too_few(held: usize, protection: Protection) -> S3Error {
     S3Error::with(
         Code::ServiceUnavailable,
@@ -205,7 +222,7 @@ fn too_few(held: usize, protection: Protection) -> S3Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{Slot, verdict};
+    use super::{Slot, verdict, waits_for_word};
     use crate::error::Code;
     use holdfast_placement::ids::DriveId;
     use holdfast_placement::protection::Protection;
@@ -266,6 +283,24 @@ mod tests {
                 *expected,
                 "{protection} {slots:?}"
             );
+        }
+    }
+
+    #[test]
+    fn who_may_be_gone_is_waited_for_where_that_would_be_enough() {
+        use Slot::{Down, Full, Held};
+        const FAILED: Slot = Slot::Failed(DriveId(1));
+        let protection = Protection { data: 2, parity: 2 };
+        let cases: &[(&[Slot], bool)] = &[
+            (&[Held, Held, FAILED, Down], true),
+            (&[Held, FAILED, FAILED, Held], true),
+            (&[Held, Held, Down, Down], false),
+            (&[Held, Held, Held, FAILED], false),
+            (&[Held, FAILED, Down, Down], false),
+            (&[Held, Held, Full, FAILED], false),
+        ];
+        for (slots, expected) in cases {
+            assert_eq!(waits_for_word(protection, slots), *expected, "{slots:?}");
         }
     }
 }

@@ -735,6 +735,44 @@ async fn many_degraded_readers_and_copies_share_a_tiny_pool() {
     assert_eq!(world.pool.in_use_bytes(), 0);
 }
 
+/// Every second window lies on the drive, and the one after it too.
+#[tokio::test]
+async fn a_copy_goes_on_while_a_drive_is_known_to_be_down() {
+    let rng = SeededRng::new(seed());
+    for (data, parity, drives) in [(2, 1, 3), (1, 1, 2), (4, 2, 6)] {
+        let protection = Protection { data, parity };
+        let pool = PoolConfig::with_budget(16 * MIB);
+        let world = world_with(drives, protection, pool, small_chunks());
+        let bytes = random_bytes(900 * KIB, &rng);
+        let written = world
+            .bodies
+            .write(&mut frames(&bytes, &rng), None, 0)
+            .await
+            .unwrap();
+        let body = chunked(&written);
+        for drive in 1..=drives {
+            world.shards.set_fault(DriveId(drive), Some(Fault::Down));
+            let mut source = world.bodies.source(vec![BodyPiece {
+                body,
+                range: 0..body.len,
+            }]);
+            source.prepare().await.unwrap();
+            // What is copied is written to elsewhere meanwhile, and each piece is in hand while the next are read.
+            let mut got = Vec::new();
+            let mut in_hand = None;
+            while let Some(piece) = source.next().await.unwrap() {
+                got.extend_from_slice(&piece);
+                in_hand = Some(piece);
+            }
+            drop(in_hand);
+            assert!(got == bytes, "{protection} without {drive}");
+            world.shards.set_fault(DriveId(drive), None);
+        }
+        assert!(world.bodies.counters().windows_rebuilt > 0);
+        assert_eq!(world.pool.in_use_bytes(), 0);
+    }
+}
+
 #[tokio::test]
 async fn without_memory_a_client_is_told_to_slow_down() {
     let rng = SeededRng::new(seed());

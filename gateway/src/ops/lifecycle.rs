@@ -5,7 +5,7 @@ use axum::body::Body;
 use holdfast_placement::directory::Setting;
 use holdfast_placement::seams::UnixMillis;
 use holdfast_storage_node::lifecycle::{
-    DAY_SECS, Lifecycle, MinimumSize, Rule, due, first_to_expire,
+    DAY_SECS, FilterForm, Lifecycle, MinimumSize, Rule, due, first_to_expire,
 };
 use holdfast_storage_node::metadata::VersionSummary;
 use http::header::HeaderName;
@@ -51,7 +51,12 @@ impl Call<'_> {
     pub(super) async fn put_lifecycle(&self, body: Body) -> Reply {
         let minimum = self.minimum_size()?;
         let document = self.document(body, lifecycle::LEN_MAX).await?;
-        let rules = lifecycle::read(&document)?;
+        let mut rules = lifecycle::read(&document)?;
+        if !self.gateway.metadata.all_speak(FilterForm::LEVEL) {
+            for rule in &mut rules {
+                rule.form = rule.form.for_all();
+            }
+        }
         let lifecycle = Lifecycle { rules, minimum };
         let value = lifecycle.encode();
         let value = value.map_err(|_| S3Error::new(Code::InternalError))?;

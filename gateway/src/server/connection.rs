@@ -12,13 +12,14 @@ use futures_util::future::BoxFuture;
 use holdfast_placement::rpc::{self, LineSlot, PeerServer};
 use holdfast_placement::seams::{Clock, Connection, spawn};
 use http::header::{CONNECTION, EXPECT, UPGRADE};
+use http::request::Parts;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::request_body::{Afterwards, returning};
 use super::socket::Socket;
@@ -33,6 +34,12 @@ const HEADERS_MAX: usize = 512;
 
 /// `x-amz-id-2` before there is a gateway.
 static NO_HOST_ID: HeaderValue = HeaderValue::from_static("-");
+
+/// Connections that are accepted beyond those for clients: other nodes must get through when clients have taken all others.
+const SPARE_CONNECTIONS: usize = 512;
+
+/// How long such a connection may take to say whose it is.
+const SPARE_HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait when the system gives no more sockets.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -89,6 +96,14 @@ impl Front {
     }
 }
 
+/// Who may use a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    All,
+    /// Other nodes, and who asks how this one is. Clients are told to come again.
+    NodesAlone,
+}
+
 /// Serves requests on `listener` until `shutdown` completes; then accepts no more, lets what is in flight finish within
 /// the configured time, and returns.
 pub fn serve(
@@ -107,13 +122,14 @@ async fn serve_until(
 ) -> io::Result<()> {
     let connections_max = front.config.connections_max.clamp(1, 1 << 20);
     let permits = Arc::new(Semaphore::new(connections_max));
+    let spare = Arc::new(Semaphore::new(SPARE_CONNECTIONS));
     let (stop, stopped) = watch::channel(());
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&front, &listener, &permits) => accepted,
+            accepted = accept(&front, &listener, &permits, &spare) => accepted,
             () = &mut shutdown => break,
         };
-        let Some((stream, permit)) = accepted else {
+        let Some((stream, permit, admission)) = accepted else {
             continue;
         };
         let front = front.clone();
@@ -122,16 +138,19 @@ async fn serve_until(
             tracing::debug!("TCP_NODELAY: {error}");
         }
         spawn(async move {
-            converse(front, stream, stopped).await;
+            converse(front, stream, admission, stopped).await;
             drop(permit);
         });
     }
     drop(listener);
     // Nobody listening any more is fine.
     let _ = stop.send(());
-    let all_done = permits.acquire_many(connections_max as u32);
+    let all_done = async {
+        let _clients = permits.acquire_many(connections_max as u32).await;
+        let _nodes = spare.acquire_many(SPARE_CONNECTIONS as u32).await;
+    };
     tokio::select! {
-        _ = all_done => {}
+        () = all_done => {}
         () = front.clock.sleep(front.config.shutdown_grace) => {
             tracing::warn!("requests were still in flight at the end of the grace period");
         }
@@ -143,10 +162,18 @@ async fn accept(
     front: &Front,
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await.ok()?;
+    spare: &Arc<Semaphore>,
+) -> Option<(TcpStream, OwnedSemaphorePermit, Admission)> {
+    let (permit, admission) = match permits.clone().try_acquire_owned() {
+        Ok(permit) => (permit, Admission::All),
+        Err(_) => tokio::select! {
+            biased;
+            permit = permits.clone().acquire_owned() => (permit.ok()?, Admission::All),
+            permit = spare.clone().acquire_owned() => (permit.ok()?, Admission::NodesAlone),
+        },
+    };
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, permit)),
+        Ok((stream, _)) => Some((stream, permit, admission)),
         Err(error) => {
             // A client that is gone again is no news; out of descriptors is, and passes.
             if !matches!(
@@ -165,6 +192,7 @@ async fn accept(
 pub async fn converse(
     front: Arc<Front>,
     stream: impl Connection,
+    admission: Admission,
     mut stopped: watch::Receiver<()>,
 ) {
     let linger = Arc::new(AtomicBool::new(false));
@@ -174,7 +202,10 @@ pub async fn converse(
         front.config.write_stall_timeout,
         linger.clone(),
     );
-    let header_read_timeout = front.config.header_read_timeout;
+    let header_read_timeout = match admission {
+        Admission::All => front.config.header_read_timeout,
+        Admission::NodesAlone => front.config.header_read_timeout.min(SPARE_HEADER_TIMEOUT),
+    };
     let slot = LineSlot::default();
     let line = slot.clone();
     let mut line_stopped = stopped.clone();
@@ -185,7 +216,7 @@ pub async fn converse(
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(slot.clone());
         }
-        async move { Ok::<_, Infallible>(exchange(&front, request, &linger).await) }
+        async move { Ok::<_, Infallible>(exchange(&front, request, admission, &linger).await) }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -218,17 +249,39 @@ pub async fn converse(
     }
 }
 
+/// What a client gets for whom there is no connection.
+fn too_many(parts: &Parts) -> Response<Body> {
+    let error = S3Error::with(
+        Code::SlowDown,
+        "There are too many connections: close some, or try again later.",
+    );
+    let is_head = parts.method == http::Method::HEAD;
+    reply::error(
+        &error,
+        parts.uri.path(),
+        b"0000000000000000",
+        &NO_HOST_ID,
+        is_head,
+    )
+}
+
 /// One request and its response.
 async fn exchange(
     front: &Front,
     request: Request<Incoming>,
+    admission: Admission,
     linger: &AtomicBool,
 ) -> Response<Body> {
     let expects_continue = request.headers().contains_key(EXPECT);
     let (parts, incoming) = request.into_parts();
     let (body, leftovers) = returning(incoming, expects_continue);
-    let mut response = front.answer(Request::from_parts(parts, body)).await;
-    if leftovers.settle(front.clock.as_ref()).await == Afterwards::Close {
+    let is_turned_away = admission == Admission::NodesAlone && !parts.uri.path().starts_with("/-/");
+    let mut response = match is_turned_away {
+        true => too_many(&parts),
+        false => front.answer(Request::from_parts(parts, body)).await,
+    };
+    let afterwards = leftovers.settle(front.clock.as_ref()).await;
+    if is_turned_away || afterwards == Afterwards::Close {
         linger.store(true, Ordering::Relaxed);
         response
             .headers_mut()

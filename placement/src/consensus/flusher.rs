@@ -2,8 +2,7 @@
 //! with one flush, and then answers in order.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -63,7 +62,8 @@ struct Shared {
     /// For the writer, thread or task.
     wake: Condvar,
     wake_task: Notify,
-    failed: AtomicBool,
+    /// Why nothing is written any more.
+    failed: OnceLock<String>,
 }
 
 #[derive(Default)]
@@ -84,7 +84,7 @@ impl DriveLog {
             queue: Mutex::default(),
             wake: Condvar::new(),
             wake_task: Notify::new(),
-            failed: AtomicBool::new(false),
+            failed: OnceLock::new(),
         });
         let writer = shared.clone();
         let thread = if shared.index.flush_time().is_some() {
@@ -152,8 +152,18 @@ impl DriveLog {
 
     /// Refuses everything from now on, what is queued included.
     pub fn abandon(&self) {
-        self.shared.failed.store(true, Ordering::Release);
+        self.fail("it was abandoned");
         self.shared.close();
+    }
+
+    /// Refuses everything from now on that has not been written. The first reason stays.
+    pub fn fail(&self, reason: &str) {
+        let _first = self.shared.failed.set(reason.to_owned());
+    }
+
+    /// Why nothing is written any more, if that is so: the drive has to be given up.
+    pub fn failed(&self) -> Option<&str> {
+        self.shared.failed.get().map(String::as_str)
     }
 }
 
@@ -226,7 +236,7 @@ impl Shared {
 
     fn finish(&self, jobs: impl IntoIterator<Item = Job>, result: Result<(), IndexError>) {
         if let Err(error) = &result
-            && !self.failed.swap(true, Ordering::AcqRel)
+            && self.failed.set(format!("its log: {error}")).is_ok()
         {
             tracing::error!(drive = %self.drive, %error, "the log cannot be written");
         }
@@ -236,8 +246,8 @@ impl Shared {
     }
 
     fn write(&self, jobs: &[Job], durability: Durability) -> Result<(), IndexError> {
-        if self.failed.load(Ordering::Acquire) {
-            return Err(IndexError::Io("the log has failed before".into()));
+        if let Some(reason) = self.failed.get() {
+            return Err(IndexError::Io(format!("it has failed before: {reason}")));
         }
         self.index.write(batch_of(jobs), durability)
     }

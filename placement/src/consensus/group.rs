@@ -1,5 +1,6 @@
 //! A group as its users see it: whoever leads it at the moment.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -192,7 +193,7 @@ impl Group {
 
     /// Waits until the leader may have changed, for a short while.
     pub async fn wait(&self) {
-        let changed = std::pin::pin!(self.changed.notified());
+        let changed = pin!(self.changed.notified());
         future::select(changed, self.clock.sleep(RETRY_PAUSE)).await;
     }
 
@@ -289,7 +290,7 @@ impl Group {
                 }
                 std::mem::take(&mut barrier.waiting)
             };
-            let confirmed = std::pin::pin!(self.confirm());
+            let confirmed = pin!(self.confirm());
             // Half of it: who asks may have to ask again elsewhere, and answers in time all the same.
             let patience = self.clock.sleep(self.deadline / 2);
             let result = match future::select(confirmed, patience).await {
@@ -333,6 +334,7 @@ impl Group {
                         continue;
                     }
                     leader.lead(term, mark, &self.here.load());
+                    leader.spare(self.can_do_without(&leader));
                     return Ok(Some(state));
                 }
                 Err(RaftError::Fatal(error)) => leader.log().stop(&error.to_string()),
@@ -363,10 +365,13 @@ impl Group {
     /// election either, with a vote of their own.
     pub async fn pulse(&self, silence_max: Duration, is_gone: bool, is_young: bool) {
         self.is_young.store(is_young, Ordering::Relaxed);
+        if let Some(leader) = self.leader() {
+            leader.spare(self.can_do_without(&leader));
+        }
         if self.is_spread() {
             for replica in self.here.load().iter() {
                 replica.count_pulse();
-                if replica.leads().is_some() {
+                if replica.leads().is_some() && replica.stopped().is_none() {
                     replica.beat().await;
                 } else if is_gone && !is_young && replica.is_deserted() && replica.is_heir() {
                     // It need not wait any longer than for the lease: nobody votes before.
@@ -412,6 +417,25 @@ impl Group {
         }
     }
 
+    /// Whether the voters other than this leader are a quorum, by what it has heard of late.
+    fn can_do_without(&self, leader: &Replica) -> bool {
+        let Some((_, configs)) = leader.log().voters() else {
+            return false;
+        };
+        let here = self.here.load();
+        let answers = |voter: &u64| {
+            let local = here.iter().find(|replica| replica.drive().0 == *voter);
+            match local {
+                Some(local) => local.stopped().is_none(),
+                None => leader.has_heard_of(*voter, self.lease),
+            }
+        };
+        configs.iter().all(|voters| {
+            let others = voters.iter().filter(|voter| **voter != leader.drive().0);
+            others.filter(|voter| answers(voter)).count() > voters.len() / 2
+        })
+    }
+
     /// A replica is known to have ended. If it led, another takes over at once rather than after a time-out.
     pub async fn lost(&self, replica: &Replica) {
         self.update_leader();
@@ -446,6 +470,10 @@ impl Group {
 
 /// Has the replica stand for election; with `ask_first`, only if a quorum would vote for it.
 async fn stand(candidate: &Replica, ask_first: bool) {
+    // What it has forgotten others may have counted on.
+    if !candidate.log().is_complete() {
+        return;
+    }
     if let Err(error) = candidate.raft().trigger().elect(ask_first).await {
         tracing::warn!(replica = ?candidate.address(), %error, "cannot stand for election");
     }
@@ -465,8 +493,15 @@ async fn follow(group: Arc<Group>, replica: Arc<Replica>) {
     loop {
         group.update_leader();
         group.set_ticks();
-        if metrics.changed().await.is_err() {
-            break;
+        let changed = pin!(metrics.changed());
+        match future::select(changed, pin!(replica.log().stopping())).await {
+            Either::Left((Ok(()), _)) => {}
+            Either::Left((Err(_), _)) => break,
+            Either::Right((reason, _)) => {
+                // A leader that is not to be heard of any more must not go on beating.
+                replica.stop(reason).await;
+                break;
+            }
         }
     }
     let reason = match &replica.raft().metrics().borrow_watched().running_state {

@@ -9,9 +9,10 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use futures_util::{Stream, stream};
@@ -20,6 +21,7 @@ use openraft::errors::LeaderChanged;
 use openraft::storage::{IOFlushed, LeaderBoundedStreamError, RaftLogStorage};
 use openraft::{LogState, RaftLogReader};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::flusher::{Change, Done, DriveLog, Job};
 use super::keys;
@@ -31,6 +33,9 @@ use crate::seams::{Index, IndexError, IndexView, Keyspace};
 mod tests;
 
 /// Entries kept in memory a replica, by the size of their values. What is not yet written is kept besides.
+/// Memberships that are remembered: a change takes two.
+const MEMBERSHIPS_MAX: usize = 4;
+
 const RECENT_BYTES_MAX: usize = 1 << 20;
 
 /// Entries read at once.
@@ -48,6 +53,9 @@ pub(crate) struct GroupLog {
     term: AtomicU64,
     membership_mark: AtomicU64,
     stopped: OnceLock<String>,
+    stopping: Notify,
+    /// Images of the state that are on their way to others.
+    images: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -64,8 +72,18 @@ struct Inner {
     recent_bytes: usize,
     /// The first index that may not be in the drive's index yet.
     unwritten: u64,
-    /// The membership that is in effect, and the index of its entry; `None` where a truncation took it away.
-    membership: Option<(u64, Configs)>,
+    /// The newest memberships and the indices of their entries; the last one is in effect, and the one before it if a
+    /// truncation takes that away.
+    memberships: Vec<(u64, Configs)>,
+}
+
+/// A log that is kept for who gets an image.
+pub(crate) struct Kept(Arc<GroupLog>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.images.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl GroupLog {
@@ -98,6 +116,8 @@ impl GroupLog {
             term: AtomicU64::new(vote.map_or(0, |vote: Vote| vote.leader_id.term)),
             membership_mark: AtomicU64::new(0),
             stopped: OnceLock::new(),
+            stopping: Notify::new(),
+            images: AtomicUsize::new(0),
             inner: Mutex::new(Inner {
                 vote,
                 purged,
@@ -152,7 +172,7 @@ impl GroupLog {
     /// The voters of the membership in effect, with the mark that it holds for; `None` where it is not known.
     pub fn voters(&self) -> Option<(u64, Configs)> {
         let inner = self.inner.lock();
-        let (_, configs) = inner.membership.as_ref()?;
+        let (_, configs) = inner.memberships.last()?;
         Some((self.membership_mark(), configs.clone()))
     }
 
@@ -160,8 +180,8 @@ impl GroupLog {
     pub fn membership_index(&self) -> Option<u64> {
         self.inner
             .lock()
-            .membership
-            .as_ref()
+            .memberships
+            .last()
             .map(|(index, _)| *index)
     }
 
@@ -191,17 +211,38 @@ impl GroupLog {
     /// stays.
     pub fn stop(&self, reason: &str) {
         let _first = self.stopped.set(reason.to_owned());
+        self.stopping.notify_waiters();
+    }
+
+    /// Has the log be kept for who gets an image of the state, until what is given is dropped.
+    pub fn keep(self: &Arc<Self>) -> Kept {
+        self.images.fetch_add(1, Ordering::Relaxed);
+        Kept(self.clone())
+    }
+
+    /// Whether it is.
+    pub fn is_kept(&self) -> bool {
+        self.images.load(Ordering::Relaxed) > 0
+    }
+
+    /// Completes when the replica has stopped; gives why.
+    pub async fn stopping(&self) -> &str {
+        loop {
+            let mut stopping = pin!(self.stopping.notified());
+            stopping.as_mut().enable();
+            if let Some(reason) = self.stopped() {
+                return reason;
+            }
+            stopping.await;
+        }
     }
 
     /// Takes note of a membership that came from elsewhere than an append: the state, or a snapshot.
     pub fn know_membership(&self, index: u64, membership: &Membership) {
         let mut inner = self.inner.lock();
-        if inner
-            .membership
-            .as_ref()
-            .is_none_or(|(known, _)| *known <= index)
-        {
-            inner.membership = Some((index, membership.get_joint_config().clone()));
+        let newest = inner.memberships.last();
+        if newest.is_none_or(|(known, _)| *known <= index) {
+            inner.note_membership(index, membership);
             self.membership_mark.fetch_add(1, Ordering::AcqRel);
         }
     }
@@ -342,6 +383,14 @@ impl GroupLog {
 }
 
 impl Inner {
+    fn note_membership(&mut self, index: u64, membership: &Membership) {
+        if self.memberships.len() == MEMBERSHIPS_MAX {
+            self.memberships.remove(0);
+        }
+        let configs = membership.get_joint_config().clone();
+        self.memberships.push((index, configs));
+    }
+
     fn push(&mut self, entry: &Entry) {
         if self.last.is_none() {
             self.first = entry.log_id.index();
@@ -550,8 +599,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             for entry in &entries {
                 inner.push(entry);
                 if let Some(membership) = entry.payload.get_membership() {
-                    let configs = membership.get_joint_config().clone();
-                    inner.membership = Some((entry.log_id.index(), configs));
+                    inner.note_membership(entry.log_id.index(), &membership);
                     self.log.membership_mark.fetch_add(1, Ordering::AcqRel);
                 }
             }
@@ -582,12 +630,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             if inner.last.as_ref().is_some_and(|last| last.index() >= from) {
                 inner.last = last_log_id;
             }
-            if inner
-                .membership
-                .as_ref()
-                .is_some_and(|(index, _)| *index >= from)
-            {
-                inner.membership = None;
+            let known = inner.memberships.len();
+            inner.memberships.retain(|(index, _)| *index < from);
+            if inner.memberships.len() < known {
                 self.log.membership_mark.fetch_add(1, Ordering::AcqRel);
             }
         }

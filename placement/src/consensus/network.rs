@@ -19,6 +19,7 @@ use openraft::type_config::TypeConfigExt;
 use parking_lot::RwLock;
 use serde::{Deserialize, Serialize};
 
+use super::log_store::GroupLog;
 use super::patience::Patient;
 use super::raft_types::{SnapshotMeta, TypeConfig, Vote, term_of};
 use super::replica::Replica;
@@ -184,6 +185,8 @@ type Appended<'s> = BoxStream<'s, Result<StreamAppendResult<TypeConfig>, RPCErro
 pub(crate) struct Links {
     pub group: GroupId,
     pub transport: Arc<dyn Transport>,
+    /// Of the replica whose links they are.
+    pub log: Arc<GroupLog>,
 }
 
 impl RaftNetworkFactory<TypeConfig> for Links {
@@ -196,6 +199,7 @@ impl RaftNetworkFactory<TypeConfig> for Links {
                 drive: DriveId(target),
             },
             transport: self.transport.clone(),
+            log: self.log.clone(),
         }
     }
 }
@@ -204,6 +208,7 @@ impl RaftNetworkFactory<TypeConfig> for Links {
 pub(crate) struct Link {
     to: Address,
     transport: Arc<dyn Transport>,
+    log: Arc<GroupLog>,
 }
 
 impl RaftNetworkV2<TypeConfig> for Link {
@@ -254,6 +259,8 @@ impl RaftNetworkV2<TypeConfig> for Link {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        // Who gets the image needs what comes after it from the log.
+        let _log_is_kept = self.log.keep();
         let (meta, pieces) = snapshot
             .snapshot
             .open()

@@ -3,30 +3,39 @@
 //! A question goes on reading after the moment at which its replica was found to lead: it may scan, or wait for a thread.
 //! What takes the state away or puts another in its place meanwhile waits until such readers are done; else they would
 //! find a part of it, or nothing, and take that for the truth.
+//!
+//! A reader may also find that the drive gives back other bytes than it was given. Where the other voters can do without the
+//! replica, it ends then, and the question is asked again of the one that leads in its place.
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, Semaphore};
 
+use super::log_store::GroupLog;
 use crate::seams::{Batch, Cursor, Durability, Index, IndexError, IndexView, Keyspace};
 
 /// The readers of a state.
 pub(crate) struct Readers {
     state: Arc<dyn Index>,
+    log: Arc<GroupLog>,
     reading: AtomicUsize,
     done: Notify,
+    can_be_spared: AtomicBool,
 }
 
 impl Readers {
-    pub fn new(state: Arc<dyn Index>) -> Arc<Self> {
+    /// `log` is that of the replica whose state it is.
+    pub fn new(state: Arc<dyn Index>, log: Arc<GroupLog>) -> Arc<Self> {
         Arc::new(Self {
             state,
+            log,
             reading: AtomicUsize::new(0),
             done: Notify::new(),
+            can_be_spared: AtomicBool::new(false),
         })
     }
 
@@ -55,6 +64,40 @@ impl Readers {
             done.await;
         }
     }
+
+    /// Says whether the other voters are a quorum that answers.
+    pub fn spare(&self, can_be_spared: bool) {
+        self.can_be_spared.store(can_be_spared, Ordering::Relaxed);
+    }
+
+    /// Takes note of what a reader met. Where others can answer in the replica's stead, damage is made an error of this
+    /// drive alone; elsewhere what is damaged is not to be had, and the rest is.
+    fn note(&self, error: IndexError) -> IndexError {
+        let what = match &error {
+            IndexError::Corrupt(what) => what,
+            // What a drive says of sectors that it cannot read.
+            IndexError::Io(what) if what.contains("Input/output error") => what,
+            IndexError::Io(_) | IndexError::Full => return error,
+        };
+        if !self.can_be_spared.load(Ordering::Relaxed) {
+            return error;
+        }
+        let reason = format!("its state is damaged: {what}");
+        self.log.stop(&reason);
+        IndexError::Io(reason)
+    }
+
+    fn watch<T>(&self, read: Result<T, IndexError>) -> Result<T, IndexError> {
+        read.map_err(|error| self.note(error))
+    }
+
+    fn watch_cursor<'a>(
+        &'a self,
+        cursor: Result<Box<dyn Cursor + 'a>, IndexError>,
+    ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        let (cursor, readers) = (self.watch(cursor)?, self);
+        Ok(Box::new(WatchedCursor { cursor, readers }))
+    }
 }
 
 /// A state that somebody reads.
@@ -70,7 +113,7 @@ impl Drop for Lent {
 
 impl IndexView for Lent {
     fn get(&self, space: Keyspace, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
-        self.0.state.get(space, key)
+        self.0.watch(self.0.state.get(space, key))
     }
 
     fn cursor<'a>(
@@ -79,7 +122,7 @@ impl IndexView for Lent {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
-        self.0.state.cursor(space, from, to)
+        self.0.watch_cursor(self.0.state.cursor(space, from, to))
     }
 
     fn scan<'a>(
@@ -88,7 +131,7 @@ impl IndexView for Lent {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
-        self.0.state.scan(space, from, to)
+        self.0.watch_cursor(self.0.state.scan(space, from, to))
     }
 }
 
@@ -102,7 +145,10 @@ impl Index for Lent {
     }
 
     fn view(&self) -> Box<dyn IndexView + '_> {
-        self.0.state.view()
+        Box::new(WatchedView {
+            view: self.0.state.view(),
+            readers: &self.0,
+        })
     }
 
     fn readers(&self) -> Option<Arc<Semaphore>> {
@@ -111,5 +157,58 @@ impl Index for Lent {
 
     fn flush_time(&self) -> Option<BoxFuture<'static, ()>> {
         self.0.state.flush_time()
+    }
+}
+
+/// A state at one moment.
+struct WatchedView<'a> {
+    view: Box<dyn IndexView + 'a>,
+    readers: &'a Readers,
+}
+
+impl IndexView for WatchedView<'_> {
+    fn get(&self, space: Keyspace, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
+        self.readers.watch(self.view.get(space, key))
+    }
+
+    fn cursor<'a>(
+        &'a self,
+        space: Keyspace,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        self.readers.watch_cursor(self.view.cursor(space, from, to))
+    }
+
+    fn scan<'a>(
+        &'a self,
+        space: Keyspace,
+        from: &[u8],
+        to: &[u8],
+    ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        self.readers.watch_cursor(self.view.scan(space, from, to))
+    }
+}
+
+struct WatchedCursor<'a> {
+    cursor: Box<dyn Cursor + 'a>,
+    readers: &'a Readers,
+}
+
+impl Cursor for WatchedCursor<'_> {
+    fn seek(&mut self, key: &[u8]) -> Result<(), IndexError> {
+        self.readers.watch(self.cursor.seek(key))
+    }
+
+    fn seek_back(&mut self, key: &[u8]) -> Result<(), IndexError> {
+        self.readers.watch(self.cursor.seek_back(key))
+    }
+
+    fn next(&mut self) -> Result<(), IndexError> {
+        self.readers.watch(self.cursor.next())
+    }
+
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        self.cursor.entry()
     }
 }

@@ -140,6 +140,7 @@ impl Replica {
         let links = Links {
             group,
             transport: around.transport.clone(),
+            log: log.clone(),
         };
         let alone = match log.voters() {
             Some((_, configs)) => configs.iter().all(|voters| voters.len() == 1),
@@ -187,9 +188,10 @@ impl Replica {
         let machine = (around.machines)(group, drive);
         let (end_tx, end) = watch::channel(());
         let state = around.state.clone();
-        let readers = Readers::new(state);
+        let readers = Readers::new(state, log.clone());
         let applier = Applier::open(
             log.clone(),
+            around.log.clone(),
             readers.clone(),
             machine,
             applied_next.clone(),
@@ -240,6 +242,31 @@ impl Replica {
     /// The state for a reader; see [`Readers::lend`].
     pub fn lend(&self) -> Arc<dyn Index> {
         self.readers.lend()
+    }
+
+    /// Says whether the other voters are a quorum that answers; see [`Readers::spare`].
+    pub fn spare(&self, can_be_spared: bool) {
+        self.readers.spare(can_be_spared);
+    }
+
+    /// Whether this leader has heard of the voter on another drive within `time`, as far as it knows.
+    pub fn has_heard_of(&self, voter: u64, time: Duration) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let heard = metrics.heartbeat.as_ref().and_then(|all| *all.get(&voter)?);
+        heard.is_some_and(|heard| heard.elapsed() < time)
+    }
+
+    /// Whether the replica on another drive has, by the word of this leader, all but the last `lag` entries of the log.
+    pub fn is_close(&self, other: DriveId, lag: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics
+            .replication
+            .as_ref()
+            .and_then(|all| *all.get(&other.0)?);
+        let end = self.log.last().map_or(0, |last| last.index());
+        matched.map_or(0, |matched| matched.index()) + lag >= end
     }
 
     /// Why the replica has stopped, if it has.

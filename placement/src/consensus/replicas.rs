@@ -1,7 +1,7 @@
 //! All replicas of this process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const CATCH_UP_STALL: Duration = Duration::from_secs(30);
 
 /// How long a failed drive's replicas may take to end before they are left to themselves.
 const END_TIME: Duration = Duration::from_secs(2);
+
+/// Entries that a replica may lack that is to vote, or to lead.
+pub(super) const LAG_MAX: u64 = 256;
 
 /// Pause between two looks at the progress of a replica.
 const CATCH_UP_PAUSE: Duration = Duration::from_millis(10);
@@ -62,6 +65,8 @@ pub struct Replicas {
     pub(super) changes: tokio::sync::Mutex<()>,
     ended: AtomicBool,
     pub(super) has_wrong_clock: AtomicBool,
+    /// By how many milliseconds the wall clock is ahead of the monotonic one.
+    pub(super) clock_offset: AtomicI64,
 }
 
 #[derive(Clone)]
@@ -113,11 +118,12 @@ impl Replicas {
         peers: Option<Peers>,
     ) -> Changed<Arc<Self>> {
         let replicas = Arc::new(Self {
-            alone: Arc::new(raft_config(&config, true)?),
+            // A group of one voter may grow where there are other nodes, and must not purge what the new ones still need.
+            alone: Arc::new(raft_config(&config, peers.is_none())?),
             among_others: Arc::new(raft_config(&config, false)?),
             config,
             opened: clock.monotonic(),
-            clock,
+            clock: clock.clone(),
             machines,
             transport: Arc::default(),
             remote: peers.map(|peers| Arc::new(Remote { peers })),
@@ -129,6 +135,7 @@ impl Replicas {
             changes: tokio::sync::Mutex::new(()),
             ended: AtomicBool::new(false),
             has_wrong_clock: AtomicBool::new(false),
+            clock_offset: AtomicI64::new(offset_of(&*clock)),
         });
         let starts = drives.into_iter().map(|drive| {
             let replicas = replicas.clone();
@@ -158,13 +165,14 @@ impl Replicas {
             .collect()
     }
 
-    /// The drives that were given up, and why.
+    /// The drives that were given up, and those whose log or state cannot be written any more and that have to be; and why.
     pub fn failed_drives(&self) -> Vec<(DriveId, String)> {
         let drives = self.drives.lock();
-        drives
-            .iter()
-            .filter_map(|(id, drive)| Some((*id, drive.failed.clone()?)))
-            .collect()
+        let failed = drives.iter().filter_map(|(id, drive)| {
+            let reason = drive.failed.as_deref().or_else(|| drive.log.failed())?;
+            Some((*id, reason.to_owned()))
+        });
+        failed.collect()
     }
 
     /// Takes in a drive, with the replicas that it holds.
@@ -635,7 +643,8 @@ impl Replicas {
                     None => return Err(refused(group.id(), "the leader has changed")),
                 }
             };
-            if matched >= goal {
+            // What came meanwhile counts as well: as a voter it is counted on.
+            if matched >= goal && leader.is_close(drive, LAG_MAX) {
                 return Ok(());
             }
             // A snapshot under way shows no matched entry: what the replica has applied counts as well.
@@ -716,6 +725,11 @@ impl Replicas {
             if self.clock.monotonic() >= until {
                 return Err(refused(group.id(), format!("{to} did not take the lead")));
             }
+            // It would let the time for taking over pass, and what is being sent to it would be sent anew.
+            if !asked && !leader.is_close(to, LAG_MAX) {
+                group.wait().await;
+                continue;
+            }
             // Where others may be asked to move the lead too, once is enough: who insists makes it go to and fro.
             if !(asked && group.is_spread()) {
                 let handed = leader.hand_to(to).await;
@@ -725,6 +739,12 @@ impl Replicas {
             group.wait().await;
         }
     }
+}
+
+/// By how many milliseconds the wall clock is ahead of the monotonic one.
+pub(super) fn offset_of(clock: &dyn Clock) -> i64 {
+    let monotonic = clock.monotonic().as_millis() as i64;
+    (clock.wall().0 as i64).wrapping_sub(monotonic)
 }
 
 pub(super) fn refused(group: GroupId, reason: impl std::fmt::Display) -> ChangeError {
@@ -781,7 +801,9 @@ fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
         let metrics = replica.raft().server_metrics();
         let metrics = metrics.borrow_watched();
         let membership = metrics.membership_config.membership();
-        status.voters = membership.voter_ids().map(DriveId).collect();
+        // While membership changes, who votes in both of its halves is named twice.
+        let configs = membership.get_joint_config().iter().flatten();
+        status.voters = configs.copied().map(DriveId).collect();
         status.learners = membership.learner_ids().map(DriveId).collect();
     }
     status

@@ -6,9 +6,11 @@
 //! the rest happen at the next start. A crash or a broken transfer before the record leaves the old state as it
 //! was, and staged keys that the next start or transfer removes.
 
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::{self, Either};
 use tokio::sync::{mpsc, oneshot};
 
 use super::STATE_KEYSPACES;
@@ -167,10 +169,11 @@ pub(crate) async fn stage(
 ) -> Result<(), IndexError> {
     state.write(unstage(replica.group()), Durability::Unsynced)?;
     loop {
-        if let Some(reason) = replica.stopped() {
-            return Err(IndexError::Io(reason.to_owned()));
-        }
-        match pieces.recv().await {
+        let piece = match future::select(pin!(replica.stopping()), pin!(pieces.recv())).await {
+            Either::Left((reason, _)) => return Err(IndexError::Io(reason.to_owned())),
+            Either::Right((piece, _)) => piece,
+        };
+        match piece {
             Some(Ok(Piece::Chunk(entries))) => {
                 let mut batch = Batch::new();
                 for (space, key, value) in entries {

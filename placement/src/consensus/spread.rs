@@ -14,12 +14,15 @@ use super::remote::{
     self, IMAGE, Order, PROPOSE, Proposed, QUERY, Queried, RAFT, REPLICAS, RaftMessage, Remote,
 };
 use super::replica::Replica;
-use super::replicas::{Changed, Replicas, refused, voters_of};
+use super::replicas::{Changed, LAG_MAX, Replicas, offset_of, refused, voters_of};
 use super::{Groups, ProposeError, QueryError, QueryRunner, ReadError, Reading};
 use crate::ids::{DriveId, GroupId, NodeId};
 use crate::planted::{Bug, planted};
 use crate::rpc::{self, Answer, CallError, PeerServer};
 use crate::seams::spawn;
+
+/// By how much the wall clock may run away from the monotonic one without being distrusted.
+const JUMP_MAX_MS: u32 = 60_000;
 
 /// Pause before all voters are asked again who leads.
 const ELSEWHERE_PAUSE: Duration = Duration::from_millis(20);
@@ -34,8 +37,10 @@ impl Replicas {
         let groups = self.groups.load_full();
         let handing = join_all(groups.values().map(|group| async {
             let leader = group.leader()?;
-            let elsewhere =
-                |drive: &DriveId| self.elsewhere(*drive).is_some() && self.may_lead(group, *drive);
+            let elsewhere = |drive: &DriveId| {
+                let may_lead = self.elsewhere(*drive).is_some() && self.may_lead(group, *drive);
+                may_lead && leader.is_close(*drive, LAG_MAX)
+            };
             let mut heirs = voters_of(&leader)
                 .into_iter()
                 .map(DriveId)
@@ -128,9 +133,28 @@ impl Replicas {
         );
     }
 
-    /// Says whether commands of this process are dated wrongly: then none is proposed. Gives whether that is news.
+    /// Says whether commands of this process are dated wrongly: then none is proposed. Gives whether that is news. To be
+    /// called again and again: from when the clock was set until the next call nothing is proposed either.
     pub fn distrust_clock(&self, is_wrong: bool) -> bool {
+        let offset = offset_of(&*self.clock);
+        self.clock_offset.store(offset, Ordering::Relaxed);
         self.has_wrong_clock.swap(is_wrong, Ordering::Relaxed) != is_wrong
+    }
+
+    /// Whether commands would be dated wrongly, or may be because the wall clock was set.
+    fn has_wrong_clock(&self) -> bool {
+        let offset = offset_of(&*self.clock);
+        let before = self.clock_offset.load(Ordering::Relaxed);
+        if offset.abs_diff(before) > u64::from(JUMP_MAX_MS) {
+            if !self.distrust_clock(true) {
+                return true;
+            }
+            tracing::warn!(
+                seconds = offset.wrapping_sub(before) / 1000,
+                "the clock was set: nothing is written until it was compared with those of others"
+            );
+        }
+        self.has_wrong_clock.load(Ordering::Relaxed)
     }
 
     /// Whether voters here may have promised, before this process began, not to vote yet: they do not remember.
@@ -371,7 +395,7 @@ fn answer<T: serde::Serialize>(answer: &T) -> Result<Answer, String> {
 impl Groups for Replicas {
     async fn propose(&self, group: GroupId, command: Bytes) -> Result<Bytes, ProposeError> {
         // Commands are dated by who proposes them.
-        if self.has_wrong_clock.load(Ordering::Relaxed) {
+        if self.has_wrong_clock() {
             return Err(ProposeError::WrongClock);
         }
         let in_doubt = AtomicBool::new(false);

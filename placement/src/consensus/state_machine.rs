@@ -15,6 +15,7 @@ use openraft::{EntryPayload, RaftSnapshotBuilder, Snapshot};
 use tokio::sync::watch;
 
 use super::StateMachine;
+use super::flusher::DriveLog;
 use super::keys;
 use super::log_store::GroupLog;
 use super::pending::Pending;
@@ -33,6 +34,10 @@ pub(crate) struct Growth {
     pub bytes: u64,
 }
 
+/// So many times the usual amount of log is kept while an image is on its way: who gets it goes on from the log, and would need
+/// another image if that was purged meanwhile.
+const KEPT_FOR_IMAGES: u64 = 64;
+
 /// Applies a group's committed entries to a drive's state index.
 pub(crate) struct Applier {
     group: GroupId,
@@ -42,6 +47,7 @@ pub(crate) struct Applier {
     pending: Pending,
     machine: Box<dyn StateMachine>,
     log: Arc<GroupLog>,
+    drive: Arc<DriveLog>,
     applied: Option<LogId>,
     membership: StoredMembership,
     /// The index of `applied`, plus one, for those who look on.
@@ -59,6 +65,7 @@ impl Applier {
     /// The state as it is, which must be whole: see [`snapshot::recover`].
     pub fn open(
         log: Arc<GroupLog>,
+        drive: Arc<DriveLog>,
         readers: Arc<Readers>,
         mut machine: Box<dyn StateMachine>,
         applied_next: Arc<AtomicU64>,
@@ -80,6 +87,7 @@ impl Applier {
             readers,
             machine,
             log,
+            drive,
             applied: head.applied,
             membership: head.membership,
             applied_next,
@@ -165,8 +173,12 @@ impl Applier {
         }
     }
 
-    /// Ends the replica: what cannot be applied cannot be read either.
+    /// Ends the replica: what cannot be applied cannot be read either. A state that cannot be read or written at all is that
+    /// of all groups on the drive.
     fn fail(&self, error: IndexError) -> io::Error {
+        if !matches!(error, IndexError::Corrupt(_)) {
+            self.drive.fail(&format!("its state: {error}"));
+        }
         self.log.stop(&error.to_string());
         io::Error::other(error)
     }
@@ -199,7 +211,11 @@ impl RaftStateMachine<TypeConfig> for Applier {
     }
 
     async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<DurablePoint> {
-        let (grown, enough) = (self.since_point, self.point_every);
+        let (grown, mut enough) = (self.since_point, self.point_every);
+        if self.log.is_kept() {
+            enough.entries = enough.entries.saturating_mul(KEPT_FOR_IMAGES);
+            enough.bytes = enough.bytes.saturating_mul(KEPT_FOR_IMAGES);
+        }
         if !force && grown.entries < enough.entries && grown.bytes < enough.bytes {
             return None;
         }

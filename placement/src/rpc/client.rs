@@ -21,8 +21,8 @@ use super::health::Health;
 use super::line::{LINE, LINE_HEAD_LEN_MAX, LineKeys, Lines, NONCE_LEN, PROTOCOL};
 use super::reply::{Haul, Link, Reply, Rest};
 use super::{CallError, ClusterSecret, HEAD_LEN_MAX, NOBODY, PATH, Payload, Service, Verdict};
-use crate::ids::{Epoch, NodeId};
-use crate::map::{ClusterMap, SharedMap};
+use crate::ids::{ClusterId, Epoch, NodeId};
+use crate::map::{ClusterMap, SEALED_FOR_CLUSTERS, SharedMap};
 use crate::seams::{Clock, Connection, Net, Rng, spawn};
 
 /// Idle connections kept to a node.
@@ -279,7 +279,8 @@ impl Peers {
         match answered.verdict {
             Verdict::Done => self.inner.health.note_report(to, answered.reply.head),
             Verdict::Stale => self.take_map(&answered.reply.head),
-            Verdict::Failed | Verdict::Refused => {}
+            Verdict::Failed => {}
+            Verdict::Refused => self.inner.health.missed(to),
         }
     }
 
@@ -337,7 +338,10 @@ impl Peers {
             };
             match attempted {
                 Ok(answered) => {
-                    self.inner.health.heard(to);
+                    // Who refuses may be another node, which has come to the address of one that is gone.
+                    if answered.verdict != Verdict::Refused {
+                        self.inner.health.heard(to);
+                    }
                     return Ok(answered);
                 }
                 // The other side had closed an idle connection: the next one.
@@ -385,6 +389,7 @@ impl Peers {
                 head_len: head.len() as u32,
                 digest: *blake3::hash(head).as_bytes(),
             },
+            self.inner.cluster_for(to),
         );
         let request = request(address, service, sealed, head.clone(), payload)
             .map_err(|error| unreachable(error.to_string(), false))?;
@@ -611,6 +616,13 @@ impl Inner {
             .map_err(|error| unreachable_at(to, address, &error))
     }
 
+    /// The cluster that calls to a node are meant for, if it looks at that.
+    fn cluster_for(&self, to: NodeId) -> Option<ClusterId> {
+        let map = self.map.load();
+        let node = map.node(to)?;
+        (node.feature >= SEALED_FOR_CLUSTERS).then_some(map.cluster)
+    }
+
     /// The envelope of an answer.
     fn open_envelope<B>(
         &self,
@@ -624,7 +636,7 @@ impl Inner {
             // Nobody who knows the secret has answered, so nobody has done anything.
             let reason = match response.status() {
                 StatusCode::UNAUTHORIZED => {
-                    "it does not take our token: the cluster's secret differs"
+                    "it does not take our token: the cluster's secret differs, or it belongs to another cluster"
                 }
                 _ => "what answers there is no node of this cluster",
             };
@@ -641,20 +653,30 @@ impl Inner {
         to: NodeId,
         address: String,
     ) -> Result<(Box<dyn Connection>, LineKeys), CallError> {
+        let opened = self.open_in_time(to, &address, LINE, PROTOCOL).await?;
+        opened.ok_or_else(|| unreachable_at(to, &address, &"it opens no line for us"))
+    }
+
+    /// [`negotiate_line`](Inner::negotiate_line), unless the node takes too long: it may be out of connections.
+    async fn open_in_time(
+        &self,
+        to: NodeId,
+        address: &str,
+        service: Service,
+        protocol: &'static str,
+    ) -> Result<Option<(Box<dyn Connection>, LineKeys)>, CallError> {
         let timeout = self.clock.sleep(self.config.connect_timeout * 2);
-        let opening = std::pin::pin!(self.negotiate_line(to, &address, LINE, PROTOCOL));
+        let opening = std::pin::pin!(self.negotiate_line(to, address, service, protocol));
         match future::select(opening, timeout).await {
-            Either::Left((opened, _)) => {
-                opened?.ok_or_else(|| unreachable_at(to, &address, &"it opens no line for us"))
-            }
-            Either::Right(_) => Err(unreachable_at(to, &address, &"no line was opened in time")),
+            Either::Left((opened, _)) => opened,
+            Either::Right(_) => Err(unreachable_at(to, address, &"no line was opened in time")),
         }
     }
 
     /// A new freight line to a node; `None` if it opens none. Nothing was done where this fails.
     async fn open_freight(&self, to: NodeId, address: &str) -> Result<Option<End>, CallError> {
         let negotiated = self
-            .negotiate_line(to, address, FREIGHT, FREIGHT_PROTOCOL)
+            .open_in_time(to, address, FREIGHT, FREIGHT_PROTOCOL)
             .await?;
         Ok(negotiated
             .map(|(connection, keys)| End::of_caller(connection, &keys, self.clock.clone())))
@@ -681,6 +703,7 @@ impl Inner {
                 head_len: head.len() as u32,
                 digest: *blake3::hash(&head).as_bytes(),
             },
+            self.cluster_for(to),
         );
         let mut request = request(address, service, sealed, head, Payload::None)
             .map_err(|error| unreachable_at(to, address, &error))?;

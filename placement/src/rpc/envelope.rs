@@ -1,6 +1,6 @@
 //! The header of calls and answers, and its MAC.
 
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{ClusterId, Epoch, NodeId};
 use crate::rpc::line::{LineKeys, NONCE_LEN};
 use crate::rpc::{ClusterSecret, HEAD_LEN_MAX, Verdict};
 
@@ -50,31 +50,51 @@ impl Sealer {
         }
     }
 
-    /// The header's value and its MAC.
-    pub fn seal_call(&self, service: &str, envelope: &CallEnvelope) -> (String, Mac) {
+    /// The header's value and its MAC. `cluster` is the one that the call is meant for, where the other side looks at that: a
+    /// secret may be that of two clusters, one of them begun by mistake.
+    pub fn seal_call(
+        &self,
+        service: &str,
+        envelope: &CallEnvelope,
+        cluster: Option<ClusterId>,
+    ) -> (String, Mac) {
         let mut bytes = [0; CALL_LEN + 32];
         bytes[..CALL_LEN].copy_from_slice(&envelope.bytes());
-        let mac = self.call_mac(service, &bytes[..CALL_LEN]);
+        let mac = self.call_mac(service, &bytes[..CALL_LEN], cluster);
         bytes[CALL_LEN..].copy_from_slice(&mac);
         (hex::encode(bytes), mac)
     }
 
-    /// `None`: not by somebody who knows the secret.
-    pub fn open_call(&self, service: &str, text: &[u8]) -> Option<(CallEnvelope, Mac)> {
+    /// `None`: not by somebody who knows the secret, or meant for another cluster than `cluster`. Who has no cluster yet, and
+    /// nodes of earlier versions, mean none.
+    pub fn open_call(
+        &self,
+        service: &str,
+        text: &[u8],
+        cluster: ClusterId,
+    ) -> Option<(CallEnvelope, Mac)> {
         let mut bytes = [0; CALL_LEN + 32];
         hex::decode_to_slice(text, &mut bytes).ok()?;
         let (sealed, mac) = bytes.split_at(CALL_LEN);
-        let expected = self.call_mac(service, sealed);
-        // Compared in constant time by `blake3::Hash`.
         let mac: Mac = mac.try_into().ok()?;
-        (blake3::Hash::from_bytes(expected) == blake3::Hash::from_bytes(mac)).then_some(())?;
+        // Compared in constant time by `blake3::Hash`.
+        let is_right = |cluster| {
+            let expected = self.call_mac(service, sealed, cluster);
+            blake3::Hash::from_bytes(expected) == blake3::Hash::from_bytes(mac)
+        };
+        (is_right(Some(cluster)) || is_right(None)).then_some(())?;
         Some((CallEnvelope::parse(sealed)?, mac))
     }
 
-    fn call_mac(&self, service: &str, sealed: &[u8]) -> Mac {
+    fn call_mac(&self, service: &str, sealed: &[u8], cluster: Option<ClusterId>) -> Mac {
         let mut hasher = blake3::Hasher::new_keyed(&self.calls);
         hasher.update(sealed);
         hasher.update(service.as_bytes());
+        if let Some(cluster) = cluster {
+            // No service's name has such a byte.
+            hasher.update(&[0]);
+            hasher.update(&cluster.0);
+        }
         *hasher.finalize().as_bytes()
     }
 
@@ -196,17 +216,21 @@ mod tests {
     fn what_was_sealed_is_opened_and_nothing_else() {
         let sealer = Sealer::new(&ClusterSecret::random(&SeededRng::new(1)));
         let other = Sealer::new(&ClusterSecret::random(&SeededRng::new(2)));
-        let (text, mac) = sealer.seal_call("raft", &call());
-        assert_eq!(
-            sealer.open_call("raft", text.as_bytes()),
-            Some((call(), mac))
-        );
-        assert_eq!(sealer.open_call("shard", text.as_bytes()), None);
-        assert_eq!(other.open_call("raft", text.as_bytes()), None);
+        let (ours, theirs) = (ClusterId([1; 16]), ClusterId([2; 16]));
+        let (text, mac) = sealer.seal_call("raft", &call(), Some(ours));
+        let opened = Some((call(), mac));
+        assert_eq!(sealer.open_call("raft", text.as_bytes(), ours), opened);
+        assert_eq!(sealer.open_call("raft", text.as_bytes(), theirs), None);
+        assert_eq!(sealer.open_call("shard", text.as_bytes(), ours), None);
+        assert_eq!(other.open_call("raft", text.as_bytes(), ours), None);
+        // Of who knows no cluster yet.
+        let (open, mac) = sealer.seal_call("raft", &call(), None);
+        let opened = Some((call(), mac));
+        assert_eq!(sealer.open_call("raft", open.as_bytes(), theirs), opened);
         for place in 0..text.len() {
             let mut broken = text.clone().into_bytes();
             broken[place] = if broken[place] == b'0' { b'1' } else { b'0' };
-            assert_eq!(sealer.open_call("raft", &broken), None, "{place}");
+            assert_eq!(sealer.open_call("raft", &broken, ours), None, "{place}");
         }
         let answer = AnswerEnvelope {
             verdict: Verdict::Stale,

@@ -36,9 +36,6 @@ const IDLE_MAX: Duration = Duration::from_secs(30);
 /// How long an answerer waits for a call.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
-/// How long nothing may come of a payload.
-const STALL_MAX: Duration = Duration::from_secs(60);
-
 /// What is said where a payload is longer than was wanted.
 pub(super) const TOO_MUCH: &str = "more came than was asked for";
 

@@ -25,12 +25,17 @@ mod secret;
 mod server;
 
 use std::fmt;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{self, BoxFuture, Either};
 use tokio::sync::mpsc;
 
 use crate::ids::{Epoch, NodeId};
+use crate::seams::Clock;
 
 pub use client::{Peers, PeersConfig};
 pub use envelope::ENVELOPE;
@@ -155,6 +160,20 @@ impl Verdict {
             3 => Self::Refused,
             _ => return None,
         })
+    }
+}
+
+/// How long nothing may come of a message that has begun, and how long an answer may take to begin.
+const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// Waits for the other side, which may have gone without a word.
+async fn in_time<T>(
+    clock: &Arc<dyn Clock>,
+    waiting: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    match future::select(pin!(waiting), clock.sleep(STALL_MAX)).await {
+        Either::Left((done, _)) => done,
+        Either::Right(_) => Err(format!("nothing came for {STALL_MAX:?}")),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Reply {
 /// What still comes of an answer.
 pub(super) enum Rest {
     Nothing,
+    /// More was to come, and does not.
+    Lost,
     Http {
         ahead: Bytes,
         body: Incoming,
@@ -48,8 +50,12 @@ pub(super) struct Link {
 impl Reply {
     /// The next bytes of the payload; `None` at its end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
-        let next = match std::mem::replace(&mut self.rest, Rest::Nothing) {
-            Rest::Nothing => return Ok(None),
+        let next = match std::mem::replace(&mut self.rest, Rest::Lost) {
+            Rest::Nothing => {
+                self.rest = Rest::Nothing;
+                return Ok(None);
+            }
+            Rest::Lost => Err("it was not read to its end".to_owned()),
             Rest::Http {
                 ahead,
                 mut body,
@@ -61,7 +67,10 @@ impl Reply {
                 };
                 match &next {
                     Ok(Some(_)) => self.rest = Rest::of_http(Bytes::new(), body, link),
-                    Ok(None) => link.release(),
+                    Ok(None) => {
+                        link.release();
+                        self.rest = Rest::Nothing;
+                    }
                     Err(_) => {}
                 }
                 next
@@ -85,7 +94,7 @@ impl Reply {
             reason: TOO_MUCH.to_owned(),
         };
         if let Rest::Freight(_) = &self.rest
-            && let Rest::Freight(mut haul) = std::mem::replace(&mut self.rest, Rest::Nothing)
+            && let Rest::Freight(mut haul) = std::mem::replace(&mut self.rest, Rest::Lost)
         {
             let suspicion = haul.suspicion(self.to);
             let landed = unless_gone(haul.end.land(landing), suspicion).await;

@@ -14,18 +14,20 @@ use super::body::{CallBody, next_bytes, read_exactly};
 use super::client::is_stale;
 use super::envelope::{AnswerEnvelope, ENVELOPE, Mac, Sealer};
 use super::freight::{Back, End, Landing, TOO_MUCH, put_down};
+use super::in_time;
 use super::line::{NONCE_LEN, Opener};
 use super::{Answer, Call, ClusterSecret, Handler, NOBODY, PATH, Payload, Service, Verdict};
 use crate::ids::{Epoch, NodeId};
 use crate::map::SharedMap;
 use crate::planted::{Bug, planted};
-use crate::seams::Rng;
+use crate::seams::{Clock, Rng};
 
 /// Who answers.
 pub struct PeerServerConfig {
     pub own: NodeId,
     pub secret: ClusterSecret,
     pub map: SharedMap,
+    pub clock: Arc<dyn Clock>,
     pub rng: Arc<dyn Rng>,
 }
 
@@ -34,6 +36,7 @@ pub struct PeerServer {
     own: NodeId,
     sealer: Sealer,
     map: SharedMap,
+    clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     services: HashMap<&'static str, (Service, Handler)>,
 }
@@ -52,6 +55,7 @@ enum Source {
     Http {
         rest: Bytes,
         body: Bytestream,
+        clock: Arc<dyn Clock>,
     },
     /// `None` where it broke off.
     Freight(Option<End>, Back),
@@ -72,9 +76,9 @@ impl CallPayload {
         }
     }
 
-    fn of_http(rest: Bytes, body: Bytestream) -> Self {
+    fn of_http(rest: Bytes, body: Bytestream, clock: Arc<dyn Clock>) -> Self {
         Self {
-            source: Source::Http { rest, body },
+            source: Source::Http { rest, body, clock },
         }
     }
 
@@ -83,7 +87,7 @@ impl CallPayload {
         match &mut self.source {
             Source::None => Ok(None),
             Source::Http { rest, .. } if !rest.is_empty() => Ok(Some(std::mem::take(rest))),
-            Source::Http { body, .. } => next_bytes(body).await,
+            Source::Http { body, clock, .. } => in_time(clock, next_bytes(body)).await,
             Source::Freight(end, _) => {
                 let line = end.as_mut().ok_or(BROKEN_OFF)?;
                 line.next().await.inspect_err(|_| *end = None)
@@ -124,6 +128,7 @@ impl PeerServer {
             own: config.own,
             sealer: Sealer::new(&config.secret),
             map: config.map,
+            clock: config.clock,
             rng: config.rng,
             services: HashMap::new(),
         }
@@ -168,7 +173,8 @@ impl PeerServer {
     {
         let name = request.uri().path().strip_prefix(PATH).unwrap_or_default();
         let sealed = request.headers().get(ENVELOPE);
-        let opened = sealed.and_then(|text| self.sealer.open_call(name, text.as_bytes()));
+        let cluster = self.map.load().cluster;
+        let opened = sealed.and_then(|text| self.sealer.open_call(name, text.as_bytes(), cluster));
         let Some((envelope, mac)) = opened.filter(|_| request.method() == Method::POST) else {
             return Err(StatusCode::UNAUTHORIZED);
         };
@@ -179,7 +185,8 @@ impl PeerServer {
         let name = name.to_owned();
         let opener = Opener::of(&name, &mut request);
         let mut body = request.into_body();
-        let read = read_exactly(&mut body, envelope.head_len as usize).await;
+        let reading = read_exactly(&mut body, envelope.head_len as usize);
+        let read = in_time(&self.clock, reading).await;
         let Ok((head, rest)) = read else {
             return Err(StatusCode::BAD_REQUEST);
         };
@@ -195,7 +202,7 @@ impl PeerServer {
             NOBODY => envelope.epoch.max(self.epoch()),
             _ => envelope.epoch,
         };
-        let payload = CallPayload::of_http(rest, body);
+        let payload = CallPayload::of_http(rest, body, self.clock.clone());
         let (verdict, answer) = self
             .decide(&name, envelope.from, epoch, head, payload)
             .await;

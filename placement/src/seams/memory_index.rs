@@ -167,10 +167,18 @@ impl Cursor for MemoryCursor {
 
 struct MemoryView {
     table: Arc<Table>,
+    failure: Option<IndexError>,
+}
+
+impl MemoryView {
+    fn check(&self) -> Result<(), IndexError> {
+        self.failure.clone().map_or(Ok(()), Err)
+    }
 }
 
 impl IndexView for MemoryView {
     fn get(&self, space: Keyspace, key: &[u8]) -> Result<Option<Bytes>, IndexError> {
+        self.check()?;
         Ok(get(&self.table, space, key))
     }
 
@@ -180,6 +188,7 @@ impl IndexView for MemoryView {
         from: &[u8],
         to: &[u8],
     ) -> Result<Box<dyn Cursor + 'a>, IndexError> {
+        self.check()?;
         let table = self.table.clone();
         Ok(Box::new(MemoryCursor::new(table, space, from, to)))
     }
@@ -225,8 +234,10 @@ impl Index for MemoryIndex {
     }
 
     fn view(&self) -> Box<dyn IndexView + '_> {
+        let state = self.state.lock();
         Box::new(MemoryView {
-            table: self.state.lock().now.clone(),
+            table: state.now.clone(),
+            failure: state.failure.clone(),
         })
     }
 }

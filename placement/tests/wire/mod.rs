@@ -91,6 +91,7 @@ impl Wire {
             own: self.own,
             secret: secret.clone(),
             map: self.map.clone(),
+            clock: Arc::new(SystemClock),
             rng: Arc::new(SystemRng),
         });
         server.offer(

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use holdfast_gateway::auth::{Authenticator, Credentials};
 use holdfast_gateway::body::{Bodies, BodiesConfig};
 use holdfast_gateway::events::{Courier, CourierConfig};
-use holdfast_gateway::server::{Front, Gateway, GatewayConfig, converse};
+use holdfast_gateway::server::{Admission, Front, Gateway, GatewayConfig, converse};
 use holdfast_placement::ids::DriveId;
 use holdfast_placement::rpc::ClusterSecret;
 use holdfast_placement::seams::{Clock, Rng, SeededRng, spawn};
@@ -217,7 +217,12 @@ async fn accept(
             return;
         };
         if let Ok(wire) = spec.wires.take(spec.host, stream) {
-            spawn(converse(front.clone(), wire, stopped.clone()));
+            spawn(converse(
+                front.clone(),
+                wire,
+                Admission::All,
+                stopped.clone(),
+            ));
         }
     }
 }

@@ -152,6 +152,20 @@ pub enum FilterForm {
     AndEmptyPrefix,
 }
 
+impl FilterForm {
+    /// From this format level of the cluster on all nodes can read all forms.
+    pub const LEVEL: u32 = 4;
+
+    /// A form that means the same to nodes of earlier versions.
+    pub fn for_all(self) -> Self {
+        match self {
+            Self::FilterEmptyPrefix => Self::Filter,
+            Self::AndEmptyPrefix => Self::And,
+            known => known,
+        }
+    }
+}
+
 /// When a current version goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Expiration {
@@ -292,6 +306,7 @@ mod tests {
         assert_eq!(form(&as_and), FilterForm::And);
         as_and[9] = 4;
         assert_eq!(form(&as_and), FilterForm::AndEmptyPrefix);
+        assert_eq!(FilterForm::AndEmptyPrefix.for_all(), FilterForm::And);
         lifecycle.rules[0].transitions.push(Transition {
             when: When::Days(30),
             class: StorageClass::GlacierIr,

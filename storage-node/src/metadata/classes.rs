@@ -213,6 +213,11 @@ fn put_together<P: Entries>(parts: Vec<Classed<P>>) -> Vec<PartPage<P>> {
 }
 
 impl Metadata {
+    /// Whether all nodes know the formats of that level.
+    pub fn all_speak(&self, level: u32) -> bool {
+        self.map.load().all_speak(level)
+    }
+
     /// Whether all nodes know storage classes as more than a header of the object.
     pub fn knows_classes(&self) -> bool {
         self.map.load().all_speak(LEVEL)

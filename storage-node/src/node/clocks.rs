@@ -6,17 +6,21 @@
 
 use std::time::Duration;
 
+use holdfast_placement::consensus::Replicas;
+
 use super::open::Inner;
+use super::others::Others;
 
 /// By how much the wall clocks of two nodes may differ. A client's may by fifteen minutes.
 pub(super) const DIFFERENCE_MAX: Duration = Duration::from_secs(300);
 
 /// By how many milliseconds this clock is ahead of that of others, if most of all nodes have another time. `others` says by
-/// how many milliseconds each other clock is ahead of this one.
-pub(super) fn wrong_by(others: &[i64]) -> Option<i64> {
+/// how many milliseconds each other clock is ahead of this one, `own` how many clocks this one counts for: one, and none
+/// where it is not that of a node.
+pub(super) fn wrong_by(others: &[i64], own: usize) -> Option<i64> {
     let differs = |ahead: &&i64| ahead.unsigned_abs() > DIFFERENCE_MAX.as_millis() as u64;
     let mut differing: Vec<i64> = others.iter().filter(differs).copied().collect();
-    if differing.len() * 2 <= others.len() + 1 {
+    if differing.len() * 2 <= others.len() + own {
         return None;
     }
     differing.sort_unstable();
@@ -34,41 +38,31 @@ pub(super) fn told(ahead: i64) -> String {
     }
 }
 
-impl Inner {
-    /// By how many milliseconds the clocks of the nodes that answer are ahead of this one.
-    pub(super) fn clocks(&self) -> Vec<(holdfast_placement::ids::NodeId, i64)> {
-        let map = self.map.load();
-        let health = self.peers.health();
-        let others = map.nodes.iter().map(|node| node.id);
-        let others = others.filter(|node| *node != self.own && !health.is_suspect(*node));
-        let ahead = others.filter_map(|node| {
-            let said = self.report_of(node)?.clock?;
-            let heard = health.reported_at(node)?;
-            Some((node, said.0 as i64 - heard.0 as i64))
-        });
-        ahead.collect()
-    }
-
-    /// Proposes nothing as long as this node's clock is not that of most.
-    pub(super) fn check_clock(&self) {
-        let others: Vec<i64> = self.clocks().into_iter().map(|(_, ahead)| ahead).collect();
-        let wrong = wrong_by(&others);
-        if self.replicas.distrust_clock(wrong.is_some()) {
-            match wrong {
-                Some(ahead) => tracing::error!(
-                    "this node's clock is {} that of most others: it takes no writes until the clock is set",
-                    told(ahead)
-                ),
-                None => tracing::info!("this node's clock is that of the others"),
-            }
+/// Has `replicas` propose nothing as long as this process's clock is not that of most; `own` as for [`wrong_by`].
+pub(super) fn check_clock(replicas: &Replicas, others: &Others, own: usize) {
+    let ahead: Vec<i64> = others
+        .clocks()
+        .into_iter()
+        .map(|(_, ahead)| ahead)
+        .collect();
+    let wrong = wrong_by(&ahead, own);
+    if replicas.distrust_clock(wrong.is_some()) {
+        match wrong {
+            Some(ahead) => tracing::error!(
+                "the clock here is {} that of most nodes: no writes are taken until it is set",
+                told(ahead)
+            ),
+            None => tracing::info!("the clock here is that of the nodes"),
         }
     }
+}
 
+impl Inner {
     /// What is to be done about clocks.
     pub(super) fn clock_problem(&self) -> Option<String> {
-        let clocks = self.clocks();
+        let clocks = Others::of(&self.peers).clocks();
         let others: Vec<i64> = clocks.iter().map(|(_, ahead)| *ahead).collect();
-        if let Some(ahead) = wrong_by(&others) {
+        if let Some(ahead) = wrong_by(&others, 1) {
             return Some(format!(
                 "the clock of {} is {} that of most nodes: it takes no writes until the clock is set (NTP)",
                 self.own,
@@ -104,7 +98,17 @@ mod tests {
             (&[YEAR, YEAR + 5, 0], None),
             (&[YEAR, YEAR + 5, YEAR + 9, 1], Some(-YEAR - 5)),
         ] {
-            assert_eq!(wrong_by(others), wrong, "{others:?}");
+            assert_eq!(wrong_by(others, 1), wrong, "{others:?}");
+        }
+        // A gateway that is no node goes by the clocks of those that are.
+        for (nodes, wrong) in [
+            (&[][..], None),
+            (&[200_000], None),
+            (&[YEAR], Some(-YEAR)),
+            (&[YEAR, 0], None),
+            (&[YEAR, YEAR, 0], Some(-YEAR)),
+        ] {
+            assert_eq!(wrong_by(nodes, 0), wrong, "{nodes:?}");
         }
         assert_eq!(told(-YEAR), "365 days behind");
         assert_eq!(told(420_000), "7 minutes ahead of");

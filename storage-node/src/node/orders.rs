@@ -249,7 +249,9 @@ fn is_drained(map: &ClusterMap, is_meant: impl Fn(DriveId, NodeId) -> bool) -> O
         .filter(|drive| is_meant(drive.id, drive.node))
         .peekable();
     meant.peek()?;
-    Some(meant.any(|drive| drive.state.is_draining()))
+    // What was given up for good is not to be had back.
+    let is_drained = |state: DriveState| state.is_draining() && state != DriveState::Lost;
+    Some(meant.any(|drive| is_drained(drive.state)))
 }
 
 /// Whether there was any such drive.
@@ -266,7 +268,7 @@ fn set_draining(
     {
         any = true;
         drive.state = match (draining, drive.state.is_up()) {
-            (true, _) if drive.state == DriveState::Lost => DriveState::Lost,
+            _ if drive.state == DriveState::Lost => DriveState::Lost,
             (true, true) => DriveState::Draining,
             (true, false) => DriveState::DrainingDown,
             (false, true) => DriveState::Up,

@@ -23,6 +23,16 @@ pub struct Report {
     pub webhooks: Vec<WebhookReport>,
     /// The node's wall clock. Not said by nodes of earlier versions.
     pub clock: Option<UnixMillis>,
+    /// Replicas that have ended on drives that are in use. Not said by nodes of earlier versions.
+    pub stopped: Vec<StoppedReplica>,
+}
+
+/// A replica that has ended, and why.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoppedReplica {
+    pub group: GroupId,
+    pub drive: DriveId,
+    pub reason: String,
 }
 
 /// How the search for shards that are bad or missing stands at a node.
@@ -44,17 +54,16 @@ impl Report {
         if let Ok(report) = rpc::decode(bytes) {
             return Some(report);
         }
+        let no_stopped = rpc::encode(&Vec::<StoppedReplica>::new()).ok()?;
         let no_clock = rpc::encode(&None::<UnixMillis>).ok()?;
         let no_webhooks = rpc::encode(&Vec::<WebhookReport>::new()).ok()?;
         let no_mending = rpc::encode(&Mending::default()).ok()?;
-        let unsaid: [&[&[u8]]; 3] = [
-            &[&no_clock],
-            &[&no_webhooks, &no_clock],
-            &[&no_mending, &no_webhooks, &no_clock],
-        ];
-        let mut older = unsaid
-            .iter()
-            .map(|rest| [&[bytes], *rest].concat().concat());
+        // What was said last in each version.
+        let rest = [&no_mending, &no_webhooks, &no_clock, &no_stopped];
+        let mut older = (0..rest.len()).rev().map(|said| {
+            let unsaid = rest[said..].iter().flat_map(|bytes| bytes.iter());
+            bytes.iter().chain(unsaid).copied().collect::<Vec<u8>>()
+        });
         older.find_map(|whole| rpc::decode(&whole).ok())
     }
 }
@@ -108,4 +117,37 @@ pub struct LedGroup {
     pub leader: DriveId,
     pub term: u64,
     pub voters: Vec<DriveId>,
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_placement::rpc;
+
+    use super::*;
+
+    #[test]
+    fn what_earlier_versions_say_is_understood() {
+        let report = Report {
+            full: true,
+            clock: Some(UnixMillis(5)),
+            ..Report::default()
+        };
+        let whole = rpc::encode(&report).unwrap();
+        // What the versions did not say yet, the newest first.
+        let unsaid = [
+            rpc::encode(&report.stopped).unwrap(),
+            rpc::encode(&report.clock).unwrap(),
+            rpc::encode(&report.webhooks).unwrap(),
+            rpc::encode(&report.mending).unwrap(),
+        ];
+        let mut len = whole.len();
+        assert!(Report::decode(&whole).unwrap().clock.is_some());
+        for (version, rest) in unsaid.iter().enumerate() {
+            len -= rest.len();
+            let read = Report::decode(&whole[..len]).unwrap();
+            assert!(read.full, "{version}");
+            assert_eq!(read.clock.is_some(), version == 0, "{version}");
+        }
+        assert!(Report::decode(&whole[..1]).is_none());
+    }
 }

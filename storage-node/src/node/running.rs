@@ -14,7 +14,7 @@ use super::config::NodeConfig;
 use super::identity::write_map;
 use super::join::{self, change_map};
 use super::open::{Inner, Node};
-use super::report::{DriveReport, LedGroup, Mending, Report, WebhookReport};
+use super::report::{DriveReport, LedGroup, Mending, Report, StoppedReplica, WebhookReport};
 use super::space::SpaceGauge;
 use super::{steward, watch};
 use crate::buffer::BufferPool;
@@ -113,6 +113,7 @@ impl Node {
             shards: inner.shards.clone(),
             map: self.map(),
             clock: config.clock.clone(),
+            unowned: inner.scrub.unowned(),
         };
         spawn(spoiled.run(stopped.clone()));
         let asking = Arc::downgrade(inner);
@@ -239,8 +240,23 @@ impl Node {
 impl Inner {
     /// What this node says of itself to those who probe it.
     pub(super) fn report(&self) -> Report {
-        let drives = self.drives.lock().iter().map(DriveReport::from).collect();
-        let leads = self.replicas.status().into_iter().filter_map(|group| {
+        let drives: Vec<_> = self.drives.lock().iter().map(DriveReport::from).collect();
+        let groups = self.replicas.status();
+        let is_used = |id: DriveId| {
+            drives
+                .iter()
+                .any(|drive| drive.drive == id && drive.failure.is_none())
+        };
+        let stopped = groups.iter().flat_map(|group| {
+            let stopped = group.stopped.iter().filter(|(drive, _)| is_used(*drive));
+            stopped.map(|(drive, reason)| StoppedReplica {
+                group: group.group,
+                drive: *drive,
+                reason: reason.clone(),
+            })
+        });
+        let stopped = stopped.collect();
+        let leads = groups.into_iter().filter_map(|group| {
             let leader = group.leader?;
             let here = group.applied.iter().any(|(drive, _)| *drive == leader);
             here.then_some(LedGroup {
@@ -252,12 +268,13 @@ impl Inner {
         });
         Report {
             drives,
-            full: self.space.is_full(),
+            full: self.space.is_full_here(),
             leads: leads.collect(),
             redundancy: *self.redundancy.lock(),
             mending: self.mending(),
             webhooks: self.webhooks.lock().clone(),
             clock: Some(self.clock.wall()),
+            stopped,
         }
     }
 

@@ -4,27 +4,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Tells writers to stop before RocksDB meets a full disk: what is left then is for deletes, compaction and the log.
+///
+/// A log goes to all voters of its group, so it is as full as the fullest of them: where one node has no room, no node takes
+/// more.
 #[derive(Clone, Debug, Default)]
 pub struct SpaceGauge {
-    full: Arc<AtomicBool>,
+    here: Arc<AtomicBool>,
+    elsewhere: Arc<AtomicBool>,
 }
 
 impl SpaceGauge {
     /// Whether a write that adds data is to be refused.
     pub fn is_full(&self) -> bool {
-        self.full.load(Ordering::Relaxed)
+        self.is_full_here() || self.elsewhere.load(Ordering::Relaxed)
+    }
+
+    /// Whether it is this process's own drives that are full.
+    pub(super) fn is_full_here(&self) -> bool {
+        self.here.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of whether another node says that its drives are full.
+    pub(super) fn note_elsewhere(&self, is_full: bool) {
+        self.elsewhere.store(is_full, Ordering::Relaxed);
     }
 
     /// Takes note of the tightest drive that holds metadata.
     pub(super) fn note(&self, free_bytes: u64, total_bytes: u64) {
         let reserve = reserve_bytes(total_bytes);
         // Opens again only with some room to spare, so that it does not flap at the edge.
-        let limit = if self.is_full() {
+        let limit = if self.is_full_here() {
             reserve + reserve / 4
         } else {
             reserve
         };
-        self.full.store(free_bytes < limit, Ordering::Relaxed);
+        self.here.store(free_bytes < limit, Ordering::Relaxed);
     }
 }
 
@@ -48,6 +62,15 @@ mod tests {
         gauge.note(65 << 20, total);
         assert!(gauge.is_full());
         gauge.note(81 << 20, total);
+        assert!(!gauge.is_full());
+    }
+
+    #[test]
+    fn where_another_node_is_full_no_more_is_taken_and_nobody_is_told_that_it_is_this_one() {
+        let gauge = SpaceGauge::default();
+        gauge.note_elsewhere(true);
+        assert!(gauge.is_full() && !gauge.is_full_here());
+        gauge.note_elsewhere(false);
         assert!(!gauge.is_full());
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use super::mending::MendingStatus;
 use super::open::Node;
-use super::report::{DriveReport, LedGroup, Redundancy, Report, WebhookReport};
-use super::steward::wanted_voters;
+use super::report::{DriveReport, LedGroup, Redundancy, Report, StoppedReplica, WebhookReport};
+use super::steward::{same_drives, wanted_voters};
 
 /// The answer of `/-/status`.
 #[derive(Clone, Debug, Serialize)]
@@ -173,6 +173,11 @@ impl Node {
                 redundancy.repairs_open
             ));
         }
+        let answering = || reports.iter().filter(|(node, _)| is_node_up(**node));
+        let stopped: Vec<&StoppedReplica> = answering()
+            .flat_map(|(_, report)| report.stopped.iter())
+            .collect();
+        problems.extend(stopped.iter().map(|replica| stopped_problem(replica)));
         let mending = MendingStatus::of(&map, &reports, &is_node_up);
         problems.extend(mending.problem());
         problems.extend(inner.clock_problem());
@@ -188,7 +193,12 @@ impl Node {
             let wanted = wanted_voters(&seen);
             wanted.iter().all(|(group, voters)| {
                 let actual = groups.iter().find(|known| known.group == group.0);
+                let votes = |drive: &DriveId| {
+                    let is_it = |it: &&StoppedReplica| it.group == *group && it.drive == *drive;
+                    !stopped.iter().any(is_it)
+                };
                 actual.is_some_and(|actual| same_drives(&actual.voters, voters))
+                    && voters.iter().all(votes)
             })
         };
         NodeStatus {
@@ -395,14 +405,16 @@ fn unsettled(map: &ClusterMap, groups: &[GroupSummary]) -> Vec<String> {
     problems
 }
 
-/// The same drives, in whatever order.
-fn same_drives(some: &[DriveId], others: &[DriveId]) -> bool {
-    let sorted = |drives: &[DriveId]| {
-        let mut drives = drives.to_vec();
-        drives.sort_unstable();
-        drives
-    };
-    sorted(some) == sorted(others)
+fn stopped_problem(replica: &StoppedReplica) -> String {
+    let StoppedReplica {
+        group,
+        drive,
+        reason,
+    } = replica;
+    format!(
+        "the replica of {group} on {drive} has ended, and others do without it: {reason}. If it does so again after a restart, drain the drive and make it anew: `holdfast admin drain --drive {}`",
+        drive.0
+    )
 }
 
 fn problems(

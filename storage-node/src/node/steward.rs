@@ -133,6 +133,8 @@ struct Seen {
     capacities: HashMap<DriveId, u64>,
     /// The most shards that a chunk of any body has, by group, of those whose leaders have said so.
     widest: HashMap<GroupId, u64>,
+    /// Who votes, by group, with the leader's term, of those whose leaders have said so.
+    voters: HashMap<GroupId, (u64, Vec<DriveId>)>,
 }
 
 impl Seen {
@@ -150,6 +152,7 @@ impl Seen {
             failed: BTreeSet::new(),
             capacities: HashMap::new(),
             widest: HashMap::new(),
+            voters: HashMap::new(),
         };
         seen.take(inner.report());
         for node in &inner.map.load().nodes {
@@ -164,7 +167,21 @@ impl Seen {
         seen
     }
 
+    /// Whether the drive votes in no group, by the word of all leaders.
+    fn has_no_vote(&self, map: &ClusterMap, drive: DriveId) -> bool {
+        (0..=map.metadata_groups).map(GroupId).all(|group| {
+            let said = self.voters.get(&group);
+            said.is_some_and(|(_, voters)| !voters.contains(&drive))
+        })
+    }
+
     fn take(&mut self, report: Report) {
+        for led in report.leads {
+            let known = self.voters.entry(led.group).or_default();
+            if led.term >= known.0 {
+                *known = (led.term, led.voters);
+            }
+        }
         for (group, slots) in &report.mending.widest {
             let widest = self.widest.entry(*group).or_default();
             *widest = (*widest).max(*slots);
@@ -197,7 +214,7 @@ fn improve(map: &mut ClusterMap, seen: &Seen) {
         renew_ring(map, site, seen);
     }
     forget_lost(map);
-    remove_drained(map);
+    remove_drained(map, seen);
     map.protection = wanted_protection(map);
     map.groups = wanted_voters(map);
 }
@@ -273,8 +290,9 @@ fn forget_lost(map: &mut ClusterMap) {
     }
 }
 
-/// A drive that was drained and that nothing is left on leaves the map.
-fn remove_drained(map: &mut ClusterMap) {
+/// A drive that was drained and that nothing is left on leaves the map. One that votes still is needed: what the map says of
+/// voters is what is wanted, and others find a voter by the map.
+fn remove_drained(map: &mut ClusterMap, seen: &Seen) {
     let used: BTreeSet<DriveId> = map
         .rings
         .iter()
@@ -293,8 +311,17 @@ fn remove_drained(map: &mut ClusterMap) {
         .filter(|drive| drive.state == DriveState::Lost)
         .map(|drive| drive.node)
         .collect();
-    map.drives
-        .retain(|drive| !drive.state.is_draining() || used.contains(&drive.id));
+    let voting: BTreeSet<DriveId> = map
+        .drives
+        .iter()
+        .filter(|drive| drive.state.is_draining() && drive.state != DriveState::Lost)
+        .map(|drive| drive.id)
+        .filter(|drive| !seen.has_no_vote(map, *drive))
+        .collect();
+    map.drives.retain(|drive| {
+        let is_needed = used.contains(&drive.id) || voting.contains(&drive.id);
+        !drive.state.is_draining() || is_needed
+    });
     // A node goes with the last of its drives, if that was lost: a drained one may be a gateway still.
     let drives = &map.drives;
     map.nodes.retain(|node| {
@@ -339,7 +366,7 @@ async fn give_voters(inner: &Arc<Inner>, done: &mut Done) {
             inner.replicas.heard_leader(led.group, node.id);
         }
         let wanted = map.voters(led.group);
-        if same(wanted, &led.voters) {
+        if same_drives(wanted, &led.voters) {
             done.voters.insert(led.group, wanted.to_vec());
         }
     }
@@ -419,10 +446,14 @@ fn reported(inner: &Inner, map: &ClusterMap) -> Vec<LedGroup> {
     reports.flat_map(|report| report.leads).collect()
 }
 
-/// Whether these are the same drives, in whatever order.
-fn same(some: &[DriveId], others: &[DriveId]) -> bool {
-    let set = |drives: &[DriveId]| drives.iter().copied().collect::<BTreeSet<_>>();
-    set(some) == set(others)
+/// Whether these are the same drives, in whatever order. A membership that is half changed names some twice.
+pub(super) fn same_drives(some: &[DriveId], others: &[DriveId]) -> bool {
+    let sorted = |drives: &[DriveId]| {
+        let mut drives = drives.to_vec();
+        drives.sort_unstable();
+        drives
+    };
+    sorted(some) == sorted(others)
 }
 
 #[cfg(test)]
@@ -445,7 +476,34 @@ mod tests {
             failed: BTreeSet::new(),
             capacities: HashMap::new(),
             widest: groups.zip(widest.iter().copied()).collect(),
+            voters: HashMap::new(),
         }
+    }
+
+    /// A drive holds nothing any more, and the groups have not got their new voters.
+    #[test]
+    fn a_drained_drive_stays_as_long_as_it_votes() {
+        let mut map = map(4);
+        let all = [1, 2, 3, 4];
+        improve(&mut map, &seen(&all, &[3, 3]));
+        map.drives[3].state = DriveState::Draining;
+        let mut now = seen(&all, &[3, 3]);
+        improve(&mut map, &now);
+        map.rings[0].1.settle(DriveId(4));
+        let votes = |drives: &[u64]| (5, drives.iter().copied().map(DriveId).collect());
+        now.voters = HashMap::from([
+            (GroupId(0), votes(&[1, 2, 3])),
+            (GroupId(1), votes(&[1, 2, 4])),
+            (GroupId(2), votes(&[1, 2, 3])),
+        ]);
+        improve(&mut map, &now);
+        assert!(map.drive(DriveId(4)).is_some(), "a group counts on it");
+        now.voters.remove(&GroupId(1));
+        improve(&mut map, &now);
+        assert!(map.drive(DriveId(4)).is_some(), "a group has not spoken");
+        now.voters.insert(GroupId(1), votes(&[1, 2, 3]));
+        improve(&mut map, &now);
+        assert!(map.drive(DriveId(4)).is_none());
     }
 
     fn targets(map: &ClusterMap) -> BTreeSet<u64> {

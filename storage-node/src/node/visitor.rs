@@ -10,9 +10,12 @@ use holdfast_placement::map::{ClusterMap, FEATURE, SharedMap};
 use holdfast_placement::rpc::{NOBODY, Peers, PeersConfig};
 use holdfast_placement::seams::{Clock, Net, Rng, spawn};
 
-use super::StartError;
+use super::clocks::check_clock;
 use super::config::JoinConfig;
 use super::join::{self, JoinRequest};
+use super::others::Others;
+use super::watch;
+use super::{SpaceGauge, StartError};
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::ClusterShards;
 use crate::metadata::{Metadata, metadata_machine};
@@ -37,6 +40,8 @@ pub struct Visitor {
     pub pool: BufferPool,
     pub site: SiteId,
     pub peers: Peers,
+    /// Whether nodes have room.
+    pub space: SpaceGauge,
     stop: Arc<tokio::sync::watch::Sender<bool>>,
 }
 
@@ -83,7 +88,8 @@ impl Visitor {
         )
         .await
         .map_err(|error| StartError::Consensus(error.to_string()))?;
-        let groups: Arc<dyn Groups> = replicas;
+        let space = SpaceGauge::default();
+        let groups: Arc<dyn Groups> = replicas.clone();
         let directory = Directory::new(groups.clone(), config.clock.clone(), config.rng.clone());
         let metadata = Metadata::new(
             groups,
@@ -93,7 +99,14 @@ impl Visitor {
         );
         let (stop, stopped) = tokio::sync::watch::channel(false);
         spawn(peers.clone().run_probes(stopped.clone()));
-        spawn(peers.clone().follow_map(stopped));
+        spawn(peers.clone().follow_map(stopped.clone()));
+        spawn(watch(
+            replicas,
+            peers.clone(),
+            space.clone(),
+            config.clock.clone(),
+            stopped,
+        ));
         Ok(Self {
             directory: Arc::new(directory),
             metadata,
@@ -105,6 +118,7 @@ impl Visitor {
             site: placed.site,
             map,
             peers,
+            space,
             stop: Arc::new(stop),
         })
     }
@@ -112,5 +126,25 @@ impl Visitor {
     /// Ends what goes on in the background.
     pub fn shutdown(&self) {
         let _nobody_listens = self.stop.send(true);
+    }
+}
+
+/// Looks at what the nodes say, until `stopped` changes: nothing is proposed by a clock that is not theirs, and nothing is added
+/// where one of them has no room.
+async fn watch(
+    replicas: Arc<Replicas>,
+    peers: Peers,
+    space: SpaceGauge,
+    clock: Arc<dyn Clock>,
+    mut stopped: tokio::sync::watch::Receiver<bool>,
+) {
+    loop {
+        let others = Others::of(&peers);
+        check_clock(&replicas, &others, 0);
+        space.note_elsewhere(others.any_is_full());
+        tokio::select! {
+            () = clock.sleep(watch::INTERVAL) => {}
+            _ = stopped.changed() => return,
+        }
     }
 }

@@ -8,13 +8,16 @@ use std::time::Duration;
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::map::DriveState;
 
+use super::clocks::check_clock;
 use super::open::Inner;
+use super::others::Others;
 use super::report::Redundancy;
 use super::space::reserve_bytes;
 use super::status::GIVEN_UP;
 use crate::repair::Floor;
 
-const INTERVAL: Duration = Duration::from_millis(500);
+/// Between two looks.
+pub(super) const INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
     loop {
@@ -33,7 +36,9 @@ pub(super) async fn look(inner: &Arc<Inner>) {
         inner.shards.fail(id);
         inner.replicas.fail_drive(id).await;
     }
-    inner.check_clock();
+    let others = Others::of(&inner.peers);
+    check_clock(&inner.replicas, &others, 1);
+    inner.space.note_elsewhere(others.any_is_full());
     note_space(inner);
     note_redundancy(inner).await;
     follow_orders(inner);

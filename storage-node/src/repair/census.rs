@@ -513,6 +513,8 @@ impl Census {
         let mut rebuilds = stream::iter(rebuilds).buffer_unordered(self.config.at_once.max(1));
         while let Some((shard, held, rebuilt)) = rebuilds.next().await {
             match rebuilt {
+                // Deleted meanwhile, which the next census knows; else all of it is lost.
+                Ok(Rebuilt::Gone) => count.left.too_few += 1,
                 Ok(done) => {
                     count.rebuilt += u64::from(done == Rebuilt::Written);
                     count.mended(held);

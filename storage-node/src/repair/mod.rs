@@ -27,7 +27,7 @@ pub use rebuild::{RebuildError, Rebuilder, Rebuilt};
 pub use reclaimer::{ReclaimConfig, Reclaimed, Reclaimer};
 pub use reencode::{ReencodeConfig, ReencodeControl, ReencodeProgress, ReencodeState, Reencoder};
 pub use scrubber::{DriveScrub, ScrubConfig, ScrubControl, Scrubber};
-pub use spoiled::{Spoiled, SpoiledDone};
+pub use spoiled::{Spoiled, SpoiledDone, Unowned};
 
 /// Says which groups this process leads: background work on a group is its leader's.
 pub type LedGroups =

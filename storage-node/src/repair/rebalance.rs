@@ -135,14 +135,11 @@ impl Rebalancer {
         config: RebalanceConfig,
         tell: TellMovedAway,
     ) -> Self {
-        // A drive may have been found done by the process before this one: what was planned by older maps is late.
+        // A drive may have been found done by the process before this one, and that may be said of it already: what was
+        // planned by older maps is late.
         let now = map.load();
-        for drive in gates.drives() {
-            if is_source(&now, drive)
-                && let Some(gate) = gates.gate(drive)
-            {
-                gate.fence(now.epoch);
-            }
+        for gate in gates.drives().into_iter().filter_map(|id| gates.gate(id)) {
+            gate.fence(now.epoch);
         }
         Self {
             shards,

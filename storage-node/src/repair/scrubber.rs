@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::Unowned;
 use crate::shard_store::{GetShardError, ScrubPass, ScrubState, ShardStore};
 use crate::shards::LocalShards;
 
@@ -49,7 +50,7 @@ impl Default for ScrubConfig {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DriveScrub {
     pub drive: DriveId,
-    /// Shards that are known to be bad, by scrubs and by reads, and are not replaced yet.
+    /// Shards that are known to be bad, by scrubs and by reads, and are not replaced yet; without those that no body has.
     pub bad: u64,
     pub state: ScrubState,
     /// A pass was asked for that has not begun.
@@ -61,6 +62,7 @@ pub struct DriveScrub {
 pub struct ScrubControl {
     asked: Arc<AtomicU64>,
     states: Arc<Mutex<BTreeMap<DriveId, (ScrubState, u64)>>>,
+    unowned: Unowned,
 }
 
 impl ScrubControl {
@@ -75,10 +77,15 @@ impl ScrubControl {
         let (state, begun) = known.unwrap_or_else(|| (store.scrub_state(), 0));
         DriveScrub {
             drive,
-            bad: store.bad().len() as u64,
+            bad: self.unowned.owned_of(drive, &store.bad()) as u64,
             state,
             asked: self.asked() > begun,
         }
+    }
+
+    /// Where it is noted which bad shards belong to nothing.
+    pub fn unowned(&self) -> Unowned {
+        self.unowned.clone()
     }
 
     fn asked(&self) -> u64 {

@@ -2,7 +2,7 @@
 //!
 //! A shard's record names its chunk set, and not whose body that is: so the groups are asked, each of them whether it has
 //! a body of these sets. What no group knows is an upload under way, or waits to be reclaimed, or is an orphan: it stays
-//! listed as bad until it is deleted.
+//! listed as bad until it is deleted, and is nobody's loss ([`Unowned`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt};
 use holdfast_placement::ids::{ChunkSetId, DriveId, GroupId};
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::Clock;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::rebuild::{Rebuilder, Rebuilt};
@@ -32,6 +33,19 @@ const BATCH_LEN: usize = 16_384;
 /// Shards that are rebuilt at a time.
 const AT_ONCE: usize = 2;
 
+/// Bad shards that no body had when that was looked at last. Clones share it.
+#[derive(Clone, Default)]
+pub struct Unowned(Arc<Mutex<BTreeSet<(DriveId, ShardId)>>>);
+
+impl Unowned {
+    /// How many of a drive's bad shards have a body, or may have one.
+    pub fn owned_of(&self, drive: DriveId, bad: &[ShardId]) -> usize {
+        let unowned = self.0.lock();
+        let is_owned = |id: &&ShardId| !unowned.contains(&(drive, **id));
+        bad.iter().filter(is_owned).count()
+    }
+}
+
 /// Rebuilds the bad shards of a process.
 pub struct Spoiled {
     pub metadata: Metadata,
@@ -39,6 +53,7 @@ pub struct Spoiled {
     pub shards: Arc<LocalShards>,
     pub map: SharedMap,
     pub clock: Arc<dyn Clock>,
+    pub unowned: Unowned,
 }
 
 /// What a round came to.
@@ -98,10 +113,13 @@ impl Spoiled {
     /// Deals with bad shards once.
     async fn mend(&self, bad: &BTreeSet<(DriveId, ShardId)>) -> Result<SpoiledDone, MetadataError> {
         let mut done = SpoiledDone::default();
+        let mut unowned = BTreeSet::new();
         let bad: Vec<(DriveId, ShardId)> = bad.iter().copied().collect();
         for some in bad.chunks(BATCH_LEN) {
             let sets: BTreeSet<ChunkSetId> = some.iter().map(|(_, id)| id.set).collect();
             let bodies = self.bodies_of(sets.into_iter().collect()).await?;
+            let has_none = |(_, id): &&(DriveId, ShardId)| !bodies.contains_key(&id.set);
+            unowned.extend(some.iter().filter(has_none));
             let mends: Vec<_> = some
                 .iter()
                 .map(|(drive, id)| self.mend_one(*drive, *id, bodies.get(&id.set).copied()))
@@ -115,6 +133,7 @@ impl Spoiled {
                 }
             }
         }
+        *self.unowned.0.lock() = unowned;
         if done.rebuilt > 0 {
             tracing::info!(rebuilt = done.rebuilt, "bad shards were made anew");
         }

@@ -108,7 +108,7 @@ impl Core {
         });
         let (mut sparse, rest): (Vec<_>, Vec<_>) =
             sealed.partition(|(_, extent)| self.is_sparse(extent));
-        let small_bytes = self.config.extent_len_max / 16;
+        let small_bytes = (self.config.extent_len_max / 16).min(self.extent_len / 4);
         let small = rest
             .into_iter()
             .filter(|(_, extent)| extent.high_water < small_bytes);
@@ -197,13 +197,14 @@ impl Core {
         }
         if bytes < extent.entry.live_bytes {
             // The header of some live record is damaged; the index has all that was in it.
-            live = self.entries_in(number).map_err(|e| self.put_failed(e))?;
+            let all = self.entries_in(number).await;
+            live = all.map_err(|e| self.put_failed(e))?;
         }
         Ok(live)
     }
 
     /// As [`live_entries`](Core::live_entries), by looking at the whole index.
-    fn entries_in(&self, number: u64) -> Result<Vec<ShardEntry>, IndexError> {
+    async fn entries_in(&self, number: u64) -> Result<Vec<ShardEntry>, IndexError> {
         let mut entries = Vec::new();
         let mut after = None;
         loop {
@@ -216,6 +217,8 @@ impl Core {
                 page.into_iter()
                     .filter(|entry| entry.location.extent == number),
             );
+            // There may be millions, and others have work for this thread.
+            tokio::task::yield_now().await;
         }
     }
 

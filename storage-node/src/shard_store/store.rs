@@ -59,7 +59,7 @@ pub(super) struct Core {
     files: Mutex<HashMap<u64, Arc<dyn DiskFile>>>,
     down: OnceLock<String>,
     pub reserve_bytes: u64,
-    extent_len: u64,
+    pub extent_len: u64,
 }
 
 /// Events since the store was opened.

@@ -175,6 +175,7 @@ async fn hold(listener: TcpListener, map: ClusterMap, secret: ClusterSecret, mem
         own: NodeId(2),
         secret,
         map: SharedMap::new(map),
+        clock: clock.clone(),
         rng: Arc::new(SystemRng),
     });
     cluster_shards::offer(&mut server, &local, &memory);
@@ -256,9 +257,10 @@ async fn shards_of_any_length_come_back_in_any_part() {
     pair.all_is_given_back().await;
 }
 
-/// Wherever in a shard something goes wrong on its way, it is an error, memory is given back, and the next try is right.
+/// Wherever in a shard something goes wrong on its way, memory is given back; a put is sent again and is right then, a get is an
+/// error and right the next time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_goes_wrong_on_the_way_is_an_error_and_the_next_try_is_right() {
+async fn what_goes_wrong_on_the_way_is_never_taken_for_a_shard() {
     let pair = Pair::new().await;
     let bytes = pattern(MIB + 12_345, 0);
     let len = bytes.len() as u32;
@@ -269,14 +271,11 @@ async fn what_goes_wrong_on_the_way_is_an_error_and_the_next_try_is_right() {
         for mishap in [Mishap::Flip, Mishap::Cut] {
             pair.arm(Direction::There, at, mishap);
             let put = pair.put(number, &bytes).await;
-            assert!(put.is_err(), "{mishap:?} at {at} there");
+            assert!(put.is_ok(), "{mishap:?} at {at} there: {put:?}");
             assert!(pair.mishap.happened.load(Ordering::Relaxed));
+            assert!(pair.get(number, 0..len).await.unwrap() == bytes);
+            pair.shards.delete(DRIVE, &[id(number)]).await.unwrap();
             pair.all_is_given_back().await;
-            let absent = pair.get(number, 0..len).await;
-            assert!(
-                matches!(absent, Err(GetShardError::NotFound)),
-                "{mishap:?} at {at}"
-            );
 
             pair.arm(Direction::Back, at, mishap);
             let get = pair.get(0, 0..len).await;

@@ -42,7 +42,8 @@ impl StoreBuilder<TypeConfig, LogStore, Applier> for Builder {
         let applied = Arc::new(AtomicU64::new(0));
         let applier = Applier::open(
             store.log.clone(),
-            Readers::new(state),
+            store.drive.clone(),
+            Readers::new(state, store.log.clone()),
             Box::new(NoMachine),
             applied,
             watch::channel(()).0,

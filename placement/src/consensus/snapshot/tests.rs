@@ -151,3 +151,18 @@ async fn an_image_that_breaks_off_is_no_image() {
     assert_eq!(recover(target.as_ref(), GROUP).unwrap(), None);
     assert_eq!(target.entries(), old_state().entries());
 }
+
+/// Its sender is gone without a word.
+#[tokio::test]
+async fn a_replica_that_ends_waits_for_no_image() {
+    let target = MemoryIndex::new();
+    let log = GroupLog::open(GROUP, DriveId(1), &target).unwrap();
+    let (_tx, pieces) = mpsc::channel(1);
+    let staging = stage(&target, &log, pieces);
+    let ending = async {
+        tokio::task::yield_now().await;
+        log.stop("the drive is taken out");
+    };
+    let (staged, ()) = future::join(staging, ending).await;
+    assert!(staged.is_err_and(|error| error.to_string().contains("taken out")));
+}

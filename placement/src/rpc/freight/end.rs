@@ -1,18 +1,16 @@
 //! One end of a freight line.
 
-use std::io;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
-use futures_util::future::{self, Either};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Landing, STALL_MAX};
+use super::Landing;
 use crate::ids::Epoch;
-use crate::rpc::HEAD_LEN_MAX;
 use crate::rpc::line::{Frame, FrameReader, FrameWriter, LINE_HEAD_LEN_MAX, LineKeys};
+use crate::rpc::{HEAD_LEN_MAX, in_time};
 use crate::seams::{Clock, Connection};
 
 /// Bytes that are read while the beginning of a frame is waited for: frames are short, and what is read of the payload behind
@@ -130,7 +128,9 @@ impl End {
             unsent: false,
             reason,
         };
-        let arrived = self.receive().await.map_err(silent)?;
+        let clock = self.clock.clone();
+        let arrived = in_time(&clock, self.receive()).await;
+        let arrived = arrived.map_err(silent)?;
         let arrived = arrived.ok_or_else(|| silent("the connection was closed".to_owned()))?;
         match arrived.call == call {
             true => Ok(arrived),
@@ -159,13 +159,18 @@ impl End {
         self.writer.push(&mut frame, fixed, name, &body);
         let mut rest = Buf::chain(&frame[..], payload);
         let len = rest.remaining();
-        let sent = match self.connection.write_all_buf(&mut rest).await {
-            Ok(()) => self.connection.flush().await,
-            Err(error) => Err(error),
-        };
-        sent.map_err(|error| Unanswered {
+        let (clock, connection) = (&self.clock, &mut self.connection);
+        let sent = in_time(clock, async {
+            match connection.write_all_buf(&mut rest).await {
+                Ok(()) => connection.flush().await,
+                Err(error) => Err(error),
+            }
+            .map_err(|error| error.to_string())
+        });
+        let sent = sent.await;
+        sent.map_err(|reason| Unanswered {
             unsent: rest.remaining() == len,
-            reason: error.to_string(),
+            reason,
         })
     }
 
@@ -250,18 +255,18 @@ impl End {
         let room = &mut room[..len];
         let ahead = &mut self.frames.buffer;
         let read = if ahead.is_empty() {
-            let stalled = self.clock.sleep(STALL_MAX);
-            let reading = std::pin::pin!(self.connection.read(room));
-            match future::select(reading, stalled).await {
-                Either::Left((read, _)) => read,
-                Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
-            }
+            let connection = &mut self.connection;
+            in_time(&self.clock, async {
+                let read = connection.read(room).await;
+                read.map_err(|error| error.to_string())
+            })
+            .await
         } else {
             let len = len.min(ahead.len());
             ahead.copy_to_slice(&mut room[..len]);
             Ok(len)
         };
-        match read.map_err(|error| error.to_string())? {
+        match read? {
             0 => Err("the payload broke off".to_owned()),
             len => {
                 self.coming -= len;

@@ -185,6 +185,14 @@ async fn nothing_is_called_whole_while_something_is_missing_or_away() {
     assert_eq!(found.left.too_few, 3);
     assert!(!world.is_whole());
 
+    // Nor is what has nothing left at all.
+    for (drive, id, _) in &left[3..] {
+        assert!(world.shards.lose(*drive, *id));
+    }
+    let found = world.take().await;
+    assert_eq!((found.missing_open(), found.left.too_few), (4, 4));
+    assert!(!world.is_whole());
+
     // A drive that does not answer has lost nothing that is known.
     let world = World::new();
     world.put("key").await;

@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use holdfast_placement::seams::{Clock, SystemClock};
 use rustix::fs::{FallocateFlags, Mode, OFlags};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
 use super::posix::ThreadEngine;
+use super::pulse::{Pass, Pulse};
 use super::uring::UringEngine;
 use super::{Disk, DiskError, DiskFile, DiskSpace};
 use crate::buffer::Buffer;
@@ -37,16 +39,19 @@ pub(super) enum Request {
         buffer: Buffer,
         offset: u64,
         len: usize,
+        pass: Pass,
         done: oneshot::Sender<Result<Buffer, DiskError>>,
     },
     Write {
         file: Arc<File>,
         buffer: Buffer,
         offset: u64,
+        pass: Pass,
         done: oneshot::Sender<Result<(), DiskError>>,
     },
     Sync {
         file: Arc<File>,
+        pass: Pass,
         done: oneshot::Sender<Result<(), DiskError>>,
     },
 }
@@ -55,12 +60,16 @@ pub(super) enum Request {
 pub(super) trait Engine: Send + Sync + 'static {
     /// Takes the request; answers it some time later, also when the engine is dropped meanwhile.
     fn submit(&self, request: Request);
+
+    /// Drops what waits, and all that comes: the drive does not answer.
+    fn give_up(&self);
 }
 
 /// A directory of files.
 pub struct LocalDisk {
     shared: Arc<Shared>,
     engine: Arc<dyn Engine>,
+    pulse: Arc<Pulse>,
     kind: DiskKind,
 }
 
@@ -104,6 +113,7 @@ impl LocalDisk {
                 direct: AtomicBool::new(true),
             }),
             engine,
+            pulse: Arc::default(),
             kind,
         };
         disk.check_present()?;
@@ -119,6 +129,7 @@ impl LocalDisk {
         Arc::new(LocalFile {
             file: Arc::new(file),
             engine: self.engine.clone(),
+            pulse: self.pulse.clone(),
         })
     }
 }
@@ -229,6 +240,10 @@ impl Disk for LocalDisk {
     }
 
     fn check_present(&self) -> Result<(), DiskError> {
+        if self.pulse.look(SystemClock.monotonic()) {
+            self.engine.give_up();
+        }
+        self.pulse.check()?;
         let shared = &self.shared;
         let gone = |path: &Path, why: &str| DiskError::Gone(format!("{}: {why}", path.display()));
         let path = &shared.directory;
@@ -250,18 +265,23 @@ fn c_path(path: &Path) -> CString {
 struct LocalFile {
     file: Arc<File>,
     engine: Arc<dyn Engine>,
+    pulse: Arc<Pulse>,
 }
 
 impl LocalFile {
     fn submit<T: Send + 'static>(
         &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, DiskError>>) -> Request,
+        request: impl FnOnce(Pass, oneshot::Sender<Result<T, DiskError>>) -> Request,
     ) -> impl Future<Output = Result<T, DiskError>> + Send + 'static {
         let (done, answer) = oneshot::channel();
-        self.engine.submit(request(done));
+        let pulse = self.pulse.clone();
+        self.engine.submit(request(pulse.pass(), done));
         async move {
-            let stopped = |_| Err(DiskError::Io("the drive's thread has stopped".to_owned()));
-            answer.await.unwrap_or_else(stopped)
+            let answer = async {
+                let stopped = |_| Err(DiskError::Gone("its thread has stopped".to_owned()));
+                answer.await.unwrap_or_else(stopped)
+            };
+            pulse.answer(answer).await
         }
     }
 }
@@ -298,10 +318,11 @@ impl DiskFile for LocalFile {
 
     fn write(&self, buffer: Buffer, offset: u64) -> BoxFuture<'static, Result<(), DiskError>> {
         let file = self.file.clone();
-        self.submit(|done| Request::Write {
+        self.submit(|pass, done| Request::Write {
             file,
             buffer,
             offset,
+            pass,
             done,
         })
         .boxed()
@@ -314,11 +335,12 @@ impl DiskFile for LocalFile {
         len: usize,
     ) -> BoxFuture<'static, Result<Buffer, DiskError>> {
         let file = self.file.clone();
-        self.submit(|done| Request::Read {
+        self.submit(|pass, done| Request::Read {
             file,
             buffer,
             offset,
             len,
+            pass,
             done,
         })
         .boxed()
@@ -326,8 +348,9 @@ impl DiskFile for LocalFile {
 
     fn sync(&self) -> BoxFuture<'static, Result<(), DiskError>> {
         let file = self.file.clone();
-        let synced = self.submit(|done| Request::Sync {
+        let synced = self.submit(|pass, done| Request::Sync {
             file: file.clone(),
+            pass,
             done,
         });
         async move {

@@ -6,6 +6,7 @@
 mod directory;
 mod memory;
 mod posix;
+mod pulse;
 mod uring;
 
 use std::ops::Range;

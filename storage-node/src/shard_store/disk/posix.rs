@@ -26,6 +26,7 @@ struct Queue {
 struct State {
     requests: VecDeque<Request>,
     closed: bool,
+    given_up: bool,
 }
 
 impl ThreadEngine {
@@ -45,8 +46,20 @@ impl ThreadEngine {
 
 impl Engine for ThreadEngine {
     fn submit(&self, request: Request) {
-        self.queue.state.lock().requests.push_back(request);
+        let mut state = self.queue.state.lock();
+        if state.given_up {
+            // Whoever waits for the answer sees that it was dropped.
+            return;
+        }
+        state.requests.push_back(request);
+        drop(state);
         self.queue.wake.notify_one();
+    }
+
+    fn give_up(&self) {
+        let mut state = self.queue.state.lock();
+        state.given_up = true;
+        state.requests.clear();
     }
 }
 
@@ -86,6 +99,7 @@ fn carry_out(request: Request) {
             offset,
             len,
             done,
+            pass: _pass,
         } => {
             buffer.set_len(len);
             let result = file.read_exact_at(buffer.payload_mut(), offset);
@@ -96,12 +110,17 @@ fn carry_out(request: Request) {
             buffer,
             offset,
             done,
+            pass: _pass,
         } => {
             let result = file.write_all_at(buffer.record(), offset);
             drop(buffer);
             let _ = done.send(result.map_err(io_error));
         }
-        Request::Sync { file, done } => {
+        Request::Sync {
+            file,
+            done,
+            pass: _pass,
+        } => {
             let _ = done.send(file.sync_data().map_err(io_error));
         }
     }

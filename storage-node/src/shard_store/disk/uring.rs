@@ -40,7 +40,7 @@ struct State {
     asleep: bool,
     /// No more requests will come.
     closed: bool,
-    /// The thread is gone: requests are refused.
+    /// The thread is gone, or the drive was given up: requests are refused.
     stopped: bool,
 }
 
@@ -98,6 +98,14 @@ impl Engine for UringEngine {
         if wake {
             self.queue.wake();
         }
+    }
+
+    fn give_up(&self) {
+        let mut state = self.queue.state.lock();
+        state.stopped = true;
+        state.requests.clear();
+        drop(state);
+        self.queue.wake();
     }
 }
 
@@ -175,6 +183,10 @@ impl Worker {
         let requests = std::mem::take(&mut state.requests);
         state.asleep = true;
         let closed = state.closed;
+        if state.stopped {
+            // The kernel has none of these.
+            self.waiting.clear();
+        }
         drop(state);
         let requests = requests.into_iter().rev().map(|request| InFlight {
             request,
