@@ -8,6 +8,7 @@ mod doomed;
 mod faults;
 mod hook;
 mod kept;
+mod late;
 mod logs;
 mod many;
 mod measured;

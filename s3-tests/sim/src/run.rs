@@ -18,6 +18,7 @@ use crate::client::Client;
 use crate::clock::EPOCH;
 use crate::doomed;
 use crate::faults::Faults;
+use crate::late;
 use crate::media::End;
 use crate::mending::mend;
 use crate::net::name;
@@ -243,6 +244,7 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
     }
 
     let troupe = Troupe::gather(stage, &mut client).await?;
+    let first_map = late::map(stage).await;
 
     *stage.phase.lock() = Phase::Faults;
     let end = shared.trace.now() + shape.faults_for;
@@ -298,6 +300,9 @@ async fn direct(stage: &Arc<Stage>) -> Result<(), String> {
         without(stage, &mut reader, away).await?;
         *stage.phase.lock() = Phase::Together;
         healthy(stage, "it does not become healthy with all nodes").await?;
+    }
+    if let Some(map) = first_map {
+        late::put(stage, &map).await;
     }
     watching.abort();
     take_census(stage, Look::Bytes).await?;
