@@ -1330,7 +1330,7 @@ fn arguments() -> Vec<Case> {
             let request = Request::put(&target).header("x-amz-copy-source", "/malformed/object");
             g.sign(request.header("x-amz-copy-source-range", "bytes=first"))
         }),
-        case("copied range past the end", 416, &["InvalidRange"], |g| {
+        case("copied range past the end", 400, &["InvalidRange"], |g| {
             let target = format!("/malformed/upload?partNumber=3&uploadId={}", g.upload);
             let request = Request::put(&target).header("x-amz-copy-source", "/malformed/object");
             g.sign(request.header("x-amz-copy-source-range", "bytes=0-1000"))
