@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -25,6 +25,9 @@ mod tests;
 
 /// Pause between attempts while a group has no leader; a change of leader ends it.
 const RETRY_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a successor may take to be elected, before another is asked.
+const SUCCESSION_TIME: Duration = Duration::from_millis(100);
 
 /// Heartbeat intervals that a leader may go without a quorum, once its time has run out.
 const SUSPICION_MAX: u32 = 3;
@@ -56,6 +59,8 @@ pub(crate) struct Group {
     suspicion: AtomicU32,
     /// Voters here may have promised, before this process began, not to vote yet.
     is_young: AtomicBool,
+    /// The newest term whose leader was found to have ended here.
+    succeeded: AtomicU64,
 }
 
 /// Readers that wait for the next read barrier.
@@ -86,6 +91,7 @@ impl Group {
             barrier: Mutex::default(),
             suspicion: AtomicU32::new(0),
             is_young: AtomicBool::new(is_young),
+            succeeded: AtomicU64::new(0),
         }
     }
 
@@ -437,19 +443,51 @@ impl Group {
     }
 
     /// A replica is known to have ended. If it led, another takes over at once rather than after a time-out.
-    pub async fn lost(&self, replica: &Replica) {
+    pub fn lost(self: &Arc<Self>, replica: &Replica) {
         self.update_leader();
-        let Some(vote) = replica.log().vote() else {
+        let Some(term) = led_in(replica) else {
             return;
         };
-        if !(vote.committed && vote.leader_id.voted_for == replica.drive().0) {
-            return;
+        // Two that stand for election at once split the votes: who notices the end second leaves it to the first.
+        if self.succeeded.fetch_max(term, Ordering::AcqRel) < term {
+            tracing::info!(group = %self.id, lost = %replica.drive(), "a leader is gone");
+            spawn(self.clone().find_successor(term));
         }
-        let follows = |other: &Replica| other.log().vote() == Some(vote) && is_voter(other);
-        if let Some(successor) = self.best(follows) {
-            let asked = successor.succeed(vote).await;
-            tracing::info!(group = %self.id, lost = %replica.drive(), to = %successor.drive(), asked, "a leader is gone");
+    }
+
+    /// Has one replica after the other stand for election, until one of them leads or all had their turn: what the old
+    /// leader had sent may still arrive, and then voters refuse whom it had not reached yet.
+    async fn find_successor(self: Arc<Self>, term: u64) {
+        // The old leader's lease binds nobody any more. Who knows of no later election stands in the next term at most,
+        // in which nobody can have voted for another leader and for this one.
+        let follows = |other: &Replica| {
+            let log = other.log();
+            log.term() <= term && log.is_complete() && is_voter(other)
+        };
+        for _ in 0..2 * self.here().len() {
+            if let Some(successor) = self.best(follows) {
+                successor.succeed().await;
+            } else if !self.is_young.load(Ordering::Relaxed)
+                && let Some(candidate) = self.best(is_voter)
+            {
+                // The votes were split, or there is a leader elsewhere.
+                stand(&candidate, true).await;
+            }
+            if self.is_led_within(SUCCESSION_TIME).await {
+                return;
+            }
         }
+    }
+
+    async fn is_led_within(&self, time: Duration) -> bool {
+        let until = self.clock.monotonic() + time;
+        while self.leader().is_none() {
+            if self.clock.monotonic() >= until {
+                return false;
+            }
+            self.wait().await;
+        }
+        true
     }
 
     /// The live replica with the most complete log among those that are `fit`; equals take turns by group, so that
@@ -477,6 +515,16 @@ async fn stand(candidate: &Replica, ask_first: bool) {
     if let Err(error) = candidate.raft().trigger().elect(ask_first).await {
         tracing::warn!(replica = ?candidate.address(), %error, "cannot stand for election");
     }
+}
+
+/// The term in which a replica leads, or led when it ended.
+fn led_in(replica: &Replica) -> Option<u64> {
+    let vote = replica.log().vote()?;
+    let elected = vote.committed && vote.leader_id.voted_for == replica.drive().0;
+    // It leads a moment before that is written down.
+    elected
+        .then_some(vote.leader_id.term)
+        .or_else(|| replica.leads())
 }
 
 fn is_voter(replica: &Replica) -> bool {
@@ -512,5 +560,5 @@ async fn follow(group: Arc<Group>, replica: Arc<Replica>) {
         tracing::error!(group = %group.id, drive = %replica.drive(), reason, "a replica has failed");
     }
     replica.log().stop(&reason);
-    group.lost(&replica).await;
+    group.lost(&replica);
 }

@@ -448,13 +448,14 @@ impl Replica {
     }
 
     /// Asks the replica to stand for election although its old leader's time has not run out: that leader is
-    /// known to have stopped. Gives whether it could be asked.
-    pub async fn succeed(&self, old: Vote) -> bool {
-        if !self.log.is_complete() {
-            return false;
-        }
-        let request = TransferLeaderRequest::new(old, self.drive().0, None);
-        matches!(self.raft.handle_transfer_leader(request).await, Ok(Ok(())))
+    /// known to have stopped.
+    pub async fn succeed(&self) {
+        let Some(vote) = self.log.vote() else {
+            return;
+        };
+        let request = TransferLeaderRequest::new(vote, self.drive().0, None);
+        // Where it cannot another is asked.
+        let _asked = self.raft.handle_transfer_leader(request).await;
     }
 
     /// Ends the replica. Nothing is read from it from the moment of the call, and nothing is written to its state

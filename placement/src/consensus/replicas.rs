@@ -217,7 +217,9 @@ impl Replicas {
         for (_, replica) in &lost {
             replica.log().stop(reason);
         }
-        join_all(lost.iter().map(|(group, replica)| group.lost(replica))).await;
+        for (group, replica) in &lost {
+            group.lost(replica);
+        }
         let replicas = self.clone();
         let end = spawn(async move {
             replicas.stop_replicas(id, reason).await;
