@@ -229,6 +229,9 @@ impl Gateway {
         if !self.config.administers_only
             && let Some(bucket) = website::is_website(self, &parts)
         {
+            if !is_preflight(&parts.method) {
+                seen.from_browser = cors::Ask::of(&parts).map(|ask| (ask, bucket.clone()));
+            }
             return Ok(Box::pin(website::serve(self, &parts, &bucket)).await);
         }
         let domain = self.config.domain.as_deref();
@@ -267,7 +270,7 @@ impl Gateway {
     ) -> Result<Response<Body>, S3Error> {
         if let Some(bucket) = target.bucket() {
             if is_preflight(&parts.method) {
-                return Box::pin(preflight(self, parts, bucket)).await;
+                return Box::pin(preflight(self, parts, target)).await;
             }
             if let Some(ask) = cors::Ask::of(parts) {
                 seen.from_browser = Some((ask, bucket.to_owned()));

@@ -376,6 +376,27 @@ async fn a_drive_whose_log_or_state_cannot_be_written_is_said_to_have_failed() {
     }
 }
 
+/// What else is on it can be read still.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drive_without_room_has_not_failed() {
+    for of_state in [false, true] {
+        let rig = Rig::new(3, config()).await;
+        let created = rig.replicas.create_group(GROUP, &voters(1..=3)).await;
+        created.unwrap();
+        rig.propose(GROUP, 0).await.unwrap();
+        match of_state {
+            true => rig.drives[&2].state.fail(Some(IndexError::Full)),
+            false => rig.drives[&2].log.fail(Some(IndexError::Full)),
+        }
+        for token in 1..20 {
+            let _perhaps = rig.propose(GROUP, token).await;
+        }
+        wait_for(|| !rig.replicas.status()[0].stopped.is_empty()).await;
+        assert_eq!(rig.replicas.failed_drives(), []);
+        rig.replicas.shutdown().await;
+    }
+}
+
 /// The system's clock, which somebody sets.
 #[derive(Default)]
 struct SetClock(AtomicU64);

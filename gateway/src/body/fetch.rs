@@ -52,6 +52,11 @@ pub(super) enum Memory {
 }
 
 impl Memory {
+    /// Whether it is everybody's: what was given up may then be in use for a moment yet.
+    pub(super) fn is_pool(&self) -> bool {
+        matches!(self, Memory::Pool(_))
+    }
+
     /// A buffer for a window, if it is there now.
     pub(super) fn try_buffer(&self, window: &Window) -> Option<Buffer> {
         let len = read_capacity(&window.range);

@@ -8,9 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use holdfast_placement::seams::spawn;
 use holdfast_storage_node::buffer::PoolError;
 use http_body::{Frame, SizeHint};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use super::fetch::{Lost, Memory, copy_lens};
 use super::plan::{Plan, Window};
@@ -22,7 +24,7 @@ use crate::error::S3Error;
 const WAITS_MAX: u32 = 6;
 
 /// A read under way: a body for the server, which asks for a frame when it can send one. Windows are read ahead
-/// while the last frame is being sent; there is no task and no channel.
+/// while the last frame is being sent.
 pub(super) struct BodyReader {
     shared: Arc<Shared>,
     memory: Memory,
@@ -44,6 +46,25 @@ enum State {
     Reading(BoxFuture<'static, Result<Bytes, Failure>>),
     Ready(Bytes),
     Failed(Failure),
+}
+
+/// A window that is read ahead in a task of its own: a reader is asked for frames when its client takes them, and how
+/// long that one takes must be no part of how late a drive is.
+struct Ahead(JoinHandle<Result<Bytes, Failure>>);
+
+impl Future for Ahead {
+    type Output = Result<Bytes, Failure>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let read = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(read.unwrap_or(Err(Failure::Lost)))
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 #[derive(Debug)]
@@ -230,24 +251,28 @@ impl BodyReader {
                 return self.plan.give_back(window);
             }
             let (shared, memory, w) = (self.shared.clone(), self.memory.clone(), window.clone());
-            let reading: BoxFuture<'static, _> = match shared
-                .place_of(&window)
-                .filter(|_| !window.lost)
-            {
-                Some(place) => match memory.try_buffer(&window) {
-                    Some(buffer) => {
-                        Box::pin(async move { Ok(shared.fetch(w, place, buffer, memory).await?) })
-                    }
-                    None => return self.plan.give_back(window),
-                },
-                None => match memory.try_rebuild(&window) {
-                    Some(rebuild) => {
-                        window.lost = true;
-                        Box::pin(async move { Ok(shared.reconstruct(w, rebuild).await?) })
-                    }
-                    None => return self.plan.give_back(window),
-                },
-            };
+            let reading: BoxFuture<'static, _> =
+                match shared.place_of(&window).filter(|_| !window.lost) {
+                    Some(place) => match memory.try_buffer(&window) {
+                        Some(buffer) => {
+                            let is_timed = memory.is_pool() && window.body.protection.parity > 0;
+                            let reading =
+                                async move { Ok(shared.fetch(w, place, buffer, memory).await?) };
+                            match is_timed {
+                                true => Box::pin(Ahead(spawn(reading))),
+                                false => Box::pin(reading),
+                            }
+                        }
+                        None => return self.plan.give_back(window),
+                    },
+                    None => match memory.try_rebuild(&window) {
+                        Some(rebuild) => {
+                            window.lost = true;
+                            Box::pin(async move { Ok(shared.reconstruct(w, rebuild).await?) })
+                        }
+                        None => return self.plan.give_back(window),
+                    },
+                };
             self.push(window, reading);
         }
     }

@@ -28,6 +28,9 @@ impl Call<'_> {
         let asked = self.version()?;
         let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, asked))?;
         let record = self.found(key, asked, found)?;
+        if let Some(response) = self.judge(&record)? {
+            return Ok(response);
+        }
 
         let root = "GetObjectAttributesResponse";
         let mut document = XmlWriter::new(root, 1024);
@@ -103,6 +106,9 @@ impl Call<'_> {
         let name = "x-amz-object-attributes";
         let mut wanted = Wanted::default();
         for value in self.parts.headers.get_all(name) {
+            if value.is_empty() {
+                continue;
+            }
             for attribute in value.to_str().unwrap_or("?").split(',') {
                 match attribute.trim() {
                     "ETag" => wanted.etag = true,

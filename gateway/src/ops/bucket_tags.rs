@@ -26,7 +26,10 @@ impl Call<'_> {
         let document = self.document(body, requests::SMALL_LEN_MAX).await?;
         let tags = requests::tagging(&document)?;
         tags::validate_for_bucket(&tags)?;
-        self.set(Setting::Tagging, &tags).await?;
+        match tags.is_empty() {
+            true => self.unset(Setting::Tagging).await?,
+            false => self.set(Setting::Tagging, &tags).await?,
+        };
         Ok(empty(StatusCode::NO_CONTENT))
     }
 

@@ -42,8 +42,15 @@ pub static COPY_SOURCE: ReadConditions = ReadConditions {
 
 impl ReadConditions {
     /// Judges an object. `If-Match` is stronger than `If-Unmodified-Since`, `If-None-Match` than
-    /// `If-Modified-Since` (API reference, GetObject, "Additional considerations about request headers").
-    pub fn judge(&self, headers: &HeaderMap, etag: &Etag, modified: UnixMillis) -> Verdict<'_> {
+    /// `If-Modified-Since` (API reference, GetObject, "Additional considerations about request headers"), of which a date
+    /// that is yet to come counts for nothing.
+    pub fn judge(
+        &self,
+        headers: &HeaderMap,
+        etag: &Etag,
+        modified: UnixMillis,
+        now: UnixMillis,
+    ) -> Verdict<'_> {
         let since = |name: &HeaderName| headers.get(name).and_then(parse_date);
         if let Some(list) = headers.get(&self.if_match) {
             if !etag_list_has(list, etag) {
@@ -56,7 +63,9 @@ impl ReadConditions {
             if etag_list_has(list, etag) {
                 return Verdict::NotModified(&self.if_none_match);
             }
-        } else if since(&self.if_modified_since).is_some_and(|date| modified.secs() <= date) {
+        } else if since(&self.if_modified_since)
+            .is_some_and(|date| modified.secs() <= date && date <= now.secs())
+        {
             return Verdict::NotModified(&self.if_modified_since);
         }
         Verdict::Go
@@ -203,6 +212,8 @@ mod tests {
     const ETAG: Etag = Etag::Md5([0x11; 16]);
     const MODIFIED: UnixMillis = UnixMillis(784_111_777_500);
     const THEN: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const NOW: UnixMillis = UnixMillis(784_111_787_500);
+    const TO_COME: &str = "Sun, 06 Nov 1994 08:49:48 GMT";
     const BEFORE: &str = "Sun, 06 Nov 1994 08:49:36 GMT";
 
     fn judge(headers: &[(HeaderName, &str)]) -> Verdict<'static> {
@@ -210,7 +221,7 @@ mod tests {
             (name.clone(), HeaderValue::from_str(value).unwrap())
         };
         let headers: HeaderMap = headers.iter().map(pair).collect();
-        READ.judge(&headers, &ETAG, MODIFIED)
+        READ.judge(&headers, &ETAG, MODIFIED, NOW)
     }
 
     #[test]
@@ -249,6 +260,7 @@ mod tests {
                 Verdict::NotModified(&IF_MODIFIED_SINCE),
             ),
             (&[(IF_MODIFIED_SINCE, BEFORE)], Verdict::Go),
+            (&[(IF_MODIFIED_SINCE, TO_COME)], Verdict::Go),
             (&[(IF_MODIFIED_SINCE, "nonsense")], Verdict::Go),
             (&[(IF_UNMODIFIED_SINCE, THEN)], Verdict::Go),
             (

@@ -53,7 +53,8 @@ struct Named {
     version: Option<VersionRef>,
 }
 
-/// Reads `x-amz-copy-source`: `bucket/key` or `/bucket/key`, URL-encoded, perhaps with `?versionId=`.
+/// Reads `x-amz-copy-source`: `bucket/key` or `/bucket/key`, URL-encoded, perhaps with `?versionId=`. Any other question mark
+/// is one of a key that was not encoded.
 fn parse(header: &[u8]) -> Result<Named, S3Error> {
     let wrong = |value: &str| {
         failure::invalid_argument(
@@ -68,9 +69,9 @@ fn parse(header: &[u8]) -> Result<Named, S3Error> {
             "Copying from an access point",
         ));
     }
-    let (path, query) = match text.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (text, None),
+    let (path, query) = match text.rsplit_once('?') {
+        Some((path, query)) if query.starts_with("versionId=") => (path, Some(query)),
+        _ => (text, None),
     };
     let version = Query::parse(query)?
         .get("versionId")
@@ -141,7 +142,8 @@ impl Call<'_> {
         let source = self.found(&key, version, found)?;
         may_read(permit, &self.auth.identity, &source.record)?;
         let summary = &source.record.summary;
-        match conditions::COPY_SOURCE.judge(headers, &summary.etag, summary.modified) {
+        let now = self.gateway.clock.wall();
+        match conditions::COPY_SOURCE.judge(headers, &summary.etag, summary.modified, now) {
             Verdict::Go => {}
             Verdict::NotModified(condition) | Verdict::Failed(condition) => {
                 return Err(failure::precondition_failed(condition));

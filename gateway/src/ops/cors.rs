@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::response::{empty, set, xml};
 use super::{Call, Reply, failure, settings};
 use crate::error::{Code, S3Error};
+use crate::router::Target;
 use crate::server::Gateway;
 use crate::xml::{XmlWriter, requests};
 
@@ -80,6 +81,12 @@ impl CorsRule {
         {
             return refuse(format!(
                 "ExposeHeader \"{value}\" contains wildcard. We currently do not support wildcard for ExposeHeader."
+            ));
+        }
+        let mut exposed = self.expose_headers.iter();
+        if let Some(value) = exposed.find(|value| !value.bytes().all(is_of_header_name)) {
+            return refuse(format!(
+                "ExposeHeader \"{value}\" contains invalid character."
             ));
         }
         Ok(())
@@ -226,11 +233,29 @@ async fn rules_of(gateway: &Gateway, name: &str) -> Result<Option<Vec<CorsRule>>
 }
 
 /// OPTIONS: may the request that a browser is about to make be made? Nobody signs that.
-pub async fn preflight(gateway: &Gateway, parts: &Parts, bucket: &str) -> Reply {
+pub async fn preflight(gateway: &Gateway, parts: &Parts, target: &Target) -> Reply {
+    let (bucket, kind) = match target {
+        Target::Service => return Err(Code::MethodNotAllowed.into()),
+        Target::Bucket(bucket) => (bucket, "BUCKET"),
+        Target::Object(bucket, _) => (bucket, "OBJECT"),
+    };
     let refuse = |what: &'static str| S3Error::with(Code::BadRequest, what);
     let ask = Ask::of(parts)
         .ok_or_else(|| refuse("Insufficient information. Origin request header needed."))?;
     let asks_method = parts.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
+    let forbidden = |what: &'static str| {
+        S3Error::with(Code::AccessForbidden, what)
+            .detail("Method", ask.method.clone())
+            .detail("ResourceType", kind)
+    };
+    let rules = match rules_of(gateway, bucket).await {
+        Err(error) if error.code == Code::NoSuchBucket => {
+            return Err(forbidden("CORSResponse: Bucket not found"));
+        }
+        rules => rules?,
+    };
+    let rules =
+        rules.ok_or_else(|| forbidden("CORSResponse: CORS is not enabled for this bucket."))?;
     if !asks_method || !METHODS.contains(&ask.method.as_str()) {
         let shown = if asks_method { &ask.method } else { "null" };
         return Err(S3Error::with(
@@ -249,14 +274,6 @@ pub async fn preflight(gateway: &Gateway, parts: &Parts, bucket: &str) -> Reply 
             format!("Invalid Access-Control-Request-Headers: {names}"),
         ));
     }
-    let forbidden = |what: &'static str| {
-        S3Error::with(Code::AccessForbidden, what)
-            .detail("Method", ask.method.clone())
-            .detail("ResourceType", "BUCKET")
-    };
-    let rules = rules_of(gateway, bucket).await?;
-    let rules =
-        rules.ok_or_else(|| forbidden("CORSResponse: CORS is not enabled for this bucket."))?;
     let allowed = ask.judge(&rules).ok_or_else(|| {
         forbidden(
             "CORSResponse: This CORS request is not allowed. This is usually because the evalution of Origin, request \

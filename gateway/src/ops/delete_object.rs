@@ -158,7 +158,10 @@ impl Call<'_> {
         };
         // An empty one is what some clients send for "none".
         let version = key.version.as_deref().filter(|version| !version.is_empty());
-        let version = version.map(|version| versions::parse_version("VersionId", version));
+        let version = version.map(|version| {
+            let parsed = versions::parse_version("VersionId", version);
+            parsed.map_err(|_| S3Error::new(Code::NoSuchVersion))
+        });
         Ok(Deletion {
             key: key.key.clone(),
             version: version.transpose()?,

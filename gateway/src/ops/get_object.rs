@@ -4,7 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, UploadId};
 use holdfast_storage_node::metadata::{
-    self, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
+    self, ChecksumKind, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
 };
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -124,10 +124,11 @@ impl Call<'_> {
     }
 
     /// Checks the conditions: the response if it is "not modified".
-    fn judge(&self, record: &VersionRecord) -> Result<Option<Response<Body>>, S3Error> {
+    pub(super) fn judge(&self, record: &VersionRecord) -> Result<Option<Response<Body>>, S3Error> {
         let summary = &record.summary;
         let headers = &self.parts.headers;
-        match conditions::READ.judge(headers, &summary.etag, summary.modified) {
+        let now = self.gateway.clock.wall();
+        match conditions::READ.judge(headers, &summary.etag, summary.modified, now) {
             Verdict::Go => Ok(None),
             Verdict::Failed(condition) => Err(failure::precondition_failed(condition)),
             Verdict::NotModified(_) => {
@@ -229,6 +230,9 @@ impl Call<'_> {
         let is_whole = selection.range == (0..summary.size);
         if checksums::wanted(&self.parts.headers) {
             match (&selection.part, &record.checksum) {
+                // Parts of a whole that has one checksum have none of their own.
+                (Some(_), Some(whole))
+                    if whole.kind == ChecksumKind::FullObject && part_count > Some(1) => {}
                 (Some(part), _) => {
                     if let Some(checksum) = &part.checksum {
                         // The type is the object's: whether its checksum is made of those of its parts.

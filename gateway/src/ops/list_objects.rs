@@ -23,7 +23,7 @@ const TOKEN_FORMAT: u8 = 1;
 /// Whether names are to be percent-encoded (`encoding-type=url`).
 pub(super) fn wants_uri(query: &Query) -> Result<bool, S3Error> {
     match query.get("encoding-type") {
-        None | Some("") => Ok(false),
+        None => Ok(false),
         Some("url") => Ok(true),
         Some(other) => Err(invalid_argument(
             "encoding-type",
@@ -104,7 +104,7 @@ impl Call<'_> {
         if let Some(next) = &page.next {
             document.text("NextContinuationToken", &continuation_token(next));
         }
-        if let Some(start_after) = start_after {
+        if let Some(start_after) = start_after.filter(|_| given.is_none()) {
             document.key("StartAfter", start_after, uri);
         }
         let count = page.entries.len() + page.common_prefixes.len();

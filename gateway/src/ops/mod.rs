@@ -137,12 +137,18 @@ pub fn hoist_headers(parts: &mut Parts, query: &Query) {
             "X-Amz-Content-Sha256",
             "X-Amz-Sdk-Checksum-Algorithm",
         ];
+        // Some SDKs presign the conditions of a write in the query too.
+        let is_condition = ["if-match", "if-none-match"]
+            .iter()
+            .any(|own| name.eq_ignore_ascii_case(own))
+            && parts.method == http::Method::PUT;
         let is_checksum = || !matches!(checksum::by_header(&name.to_ascii_lowercase()), Ok(None));
-        if !is_header
-            || is_signature
-                .iter()
-                .any(|own| name.eq_ignore_ascii_case(own))
-            || is_checksum()
+        if !is_condition
+            && (!is_header
+                || is_signature
+                    .iter()
+                    .any(|own| name.eq_ignore_ascii_case(own))
+                || is_checksum())
         {
             continue;
         }

@@ -118,8 +118,7 @@ impl Policy {
                 ),
                 Condition::StartsWith { field, prefix } => (
                     field,
-                    value_of(field).unwrap_or_default().starts_with(prefix)
-                        && (prefix.is_empty() || value_of(field).is_some()),
+                    begins(field, value_of(field), prefix),
                     format!("[\"starts-with\", \"${field}\", \"{prefix}\"]"),
                 ),
                 Condition::Length { .. } => continue,
@@ -161,6 +160,19 @@ impl Policy {
         ranges.fold((0, u64::MAX), |(least, most), (min, max)| {
             (least.max(min), most.min(max))
         })
+    }
+}
+
+/// Whether a field's value begins with `prefix`; of a list of content types each has to.
+fn begins(field: &str, value: Option<&str>, prefix: &str) -> bool {
+    let Some(value) = value else {
+        return prefix.is_empty();
+    };
+    match field {
+        "content-type" => value
+            .split(',')
+            .all(|one| one.trim_ascii().starts_with(prefix)),
+        _ => value.starts_with(prefix),
     }
 }
 
@@ -265,6 +277,10 @@ mod tests {
         assert_eq!(check(starts, &[("key", "u")]), denied);
         assert_eq!(check(starts, &[]), denied);
         assert_eq!(check("[\"starts-with\", \"$key\", \"\"]", &[]), Ok(()));
+        let text = "[\"starts-with\", \"$Content-Type\", \"text/\"]";
+        let with = |types| check(text, &[("content-type", types)]);
+        assert_eq!(with("text/plain, text/html"), Ok(()));
+        assert_eq!(with("text/plain, image/jpeg"), denied);
         assert_eq!(check("[\"eq\", \"key\", \"k\"]", &[("key", "k")]), denied);
         assert_eq!(check("{\"bucket\": \"b\"}", &[]), Ok(()));
         assert_eq!(check("{\"bucket\": \"c\"}", &[]), denied);

@@ -33,7 +33,7 @@ use crate::xml::{XmlWriter, encode_uri_into};
 struct Fields {
     /// By lower-case name, in order.
     all: Vec<(String, String)>,
-    file_name: String,
+    file_name: Option<String>,
 }
 
 impl Fields {
@@ -42,7 +42,7 @@ impl Fields {
         while let Some(part) = form.next_part().await? {
             let name = part.name.to_ascii_lowercase();
             if name == "file" {
-                let file_name = part.file_name.unwrap_or_default();
+                let file_name = part.file_name;
                 return Ok(Self { all, file_name });
             }
             let value = form.field().await?;
@@ -73,7 +73,9 @@ impl Fields {
             .detail("ArgumentName", "key")
             .detail("ArgumentValue", "")
         })?;
-        *key = key.replace("${filename}", file_name);
+        if let Some(file_name) = file_name {
+            *key = key.replace("${filename}", file_name);
+        }
         if key.is_empty() {
             return Err(failure::invalid_argument(
                 "key",
@@ -114,10 +116,11 @@ impl Fields {
 
     /// The fields that a PUT would have as headers.
     fn headers(&self) -> Result<HeaderMap, S3Error> {
-        const CONTENT: [&str; 6] = [
+        const CONTENT: [&str; 7] = [
             "cache-control",
             "content-disposition",
             "content-encoding",
+            "content-language",
             "content-md5",
             "content-type",
             "expires",

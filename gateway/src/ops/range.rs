@@ -22,6 +22,8 @@ pub fn asked(header: &str, size: u64) -> Result<Asked, S3Error> {
         (Some(first), Some(last)) if first > last => return Ok(Asked::Whole),
         (Some(first), Some(last)) => first..size.min(last.saturating_add(1)),
         (Some(first), None) => first..size,
+        // The last bytes of nothing are all that there are.
+        (None, Some(1..)) if size == 0 => return Ok(Asked::Whole),
         (None, Some(suffix)) => size.saturating_sub(suffix)..size,
         (None, None) => return Ok(Asked::Whole),
     };
@@ -116,7 +118,8 @@ mod tests {
             ("bytes=10-20", 10, Err(Code::InvalidRange)),
             ("bytes=-0", 10, Err(Code::InvalidRange)),
             ("bytes=0-", 0, Err(Code::InvalidRange)),
-            ("bytes=-1", 0, Err(Code::InvalidRange)),
+            ("bytes=-1", 0, Ok(Asked::Whole)),
+            ("bytes=-0", 0, Err(Code::InvalidRange)),
             ("bytes=5-2", 10, Ok(Asked::Whole)),
             ("bytes=-", 10, Ok(Asked::Whole)),
             ("bytes=", 10, Ok(Asked::Whole)),

@@ -11,6 +11,7 @@ use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::cors::{is_preflight, preflight};
 use super::response::{empty, set, xml};
 use super::{Call, Reply, failure, settings};
 use crate::error::{Code, S3Error};
@@ -93,15 +94,25 @@ impl RoutingRule {
 }
 
 impl Host {
-    /// The URL of a key there.
+    /// The URL of a key there, with the query of the request.
     fn url(&self, parts: &Parts, key: &str) -> String {
         let own = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
         let name = self.name.as_deref().or(own).unwrap_or_default();
         let protocol = self.protocol.as_deref().unwrap_or("http");
         let mut url = format!("{protocol}://{name}/").into_bytes();
         encode_uri_into(&mut url, key);
+        if let Some(query) = parts.uri.query() {
+            url.push(b'?');
+            url.extend_from_slice(query.as_bytes());
+        }
         String::from_utf8(url).unwrap_or_default()
     }
+}
+
+/// Where a page leads, if its object says so.
+fn redirected(page: &Response<Body>) -> Option<Response<Body>> {
+    let location = page.headers().get(&REDIRECT_LOCATION)?.to_str().ok()?;
+    Some(redirect(StatusCode::MOVED_PERMANENTLY, location))
 }
 
 fn redirect(status: StatusCode, location: &str) -> Response<Body> {
@@ -124,6 +135,10 @@ pub async fn serve(gateway: &Gateway, parts: &Parts, bucket: &str) -> Response<B
 }
 
 async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
+    if is_preflight(&parts.method) {
+        let target = Target::Object(name.to_owned(), String::new());
+        return preflight(gateway, parts, &target).await;
+    }
     if parts.method != Method::GET && parts.method != Method::HEAD {
         return Err(S3Error::new(Code::MethodNotAllowed));
     }
@@ -153,10 +168,8 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
     };
     let error = match fetch(gateway, parts, name, &key).await {
         Ok(mut response) => {
-            let headers = response.headers();
-            let location = headers.get(&REDIRECT_LOCATION).map(HeaderValue::to_str);
-            if let Some(Ok(location)) = location {
-                return Ok(redirect(StatusCode::MOVED_PERMANENTLY, location));
+            if let Some(elsewhere) = redirected(&response) {
+                return Ok(elsewhere);
             }
             response.headers_mut().remove("x-amz-expiration");
             return Ok(response);
@@ -173,6 +186,10 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
             let mut path = b"/".to_vec();
             encode_uri_into(&mut path, &asked);
             path.push(b'/');
+            if let Some(query) = parts.uri.query() {
+                path.push(b'?');
+                path.extend_from_slice(query.as_bytes());
+            }
             let path = String::from_utf8(path).unwrap_or_default();
             return Ok(redirect(StatusCode::FOUND, &path));
         }
@@ -186,6 +203,9 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
         let mut plain = parts.clone();
         forget_conditions(&mut plain);
         if let Ok(mut response) = fetch(gateway, &plain, name, page).await {
+            if let Some(elsewhere) = redirected(&response) {
+                return Ok(elsewhere);
+            }
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND);
             response.headers_mut().remove(ACCEPT_RANGES);
             return Ok(response);
@@ -239,6 +259,8 @@ fn error_page(error: &S3Error) -> Response<Body> {
     );
     // Code and message are of our own making, and no text of a request.
     let (code, message) = (error.code.as_str(), error.code.message());
+    headers.insert("x-amz-error-code", HeaderValue::from_static(code));
+    headers.insert("x-amz-error-message", HeaderValue::from_static(message));
     *response.body_mut() = Body::from(format!(
         "<html>\n<head><title>{status}</title></head>\n<body>\n<h1>{status}</h1>\n<ul>\n<li>Code: {code}</li>\n\
          <li>Message: {message}</li>\n</ul>\n</body>\n</html>\n"

@@ -177,6 +177,7 @@ impl Operation {
             Operation::GetObject
                 | Operation::HeadObject
                 | Operation::DeleteObject
+                | Operation::CreateMultipartUpload
                 | Operation::CompleteMultipartUpload
                 | Operation::AbortMultipartUpload
                 | Operation::ListParts
@@ -607,6 +608,31 @@ const KNOWN_HEADERS: &[&str] = &[
     "x-amz-website-redirect-location",
 ];
 
+/// Whether a bucket may be made with this ownership, and its list beside it.
+fn may_own(operation: Operation, value: &[u8], headers: &HeaderMap) -> Result<(), S3Error> {
+    let known: [&[u8]; 3] = [
+        b"BucketOwnerEnforced",
+        b"BucketOwnerPreferred",
+        b"ObjectWriter",
+    ];
+    if operation != Operation::CreateBucket {
+        return Ok(());
+    }
+    if !known.contains(&value) {
+        let value = String::from_utf8_lossy(value);
+        let message = format!("Invalid x-amz-object-ownership header: {value}");
+        return Err(S3Error::with(Code::InvalidArgument, message)
+            .detail("ArgumentName", "x-amz-object-ownership")
+            .detail("ArgumentValue", value));
+    }
+    let list = headers.get("x-amz-acl").map(|list| list.as_bytes());
+    match list {
+        None | Some(b"private") => Ok(()),
+        Some(_) if value == known[0] => Err(Code::InvalidBucketAclWithObjectOwnership.into()),
+        Some(_) => Ok(()),
+    }
+}
+
 /// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, and all that is not known. A request must never get less than it asked for without a word.
 pub fn refuse_unsupported_headers(
     operation: Operation,
@@ -651,7 +677,10 @@ pub fn refuse_unsupported_headers(
             "x-amz-transition-default-minimum-object-size" => {
                 operation == Operation::PutBucketLifecycleConfiguration
             }
-            "x-amz-object-ownership" => value == b"BucketOwnerEnforced",
+            "x-amz-object-ownership" => {
+                may_own(operation, value, headers)?;
+                value == b"BucketOwnerEnforced"
+            }
             _ => false,
         };
         if !harmless {

@@ -154,7 +154,11 @@ fn named_part(part: &Element<'_>) -> Result<NamedPart, S3Error> {
         let text = child.text.trim();
         match child.name.as_ref() {
             "PartNumber" if !has_number => {
-                named.number = text.parse().map_err(|_| malformed())?;
+                named.number = match text.parse::<i64>() {
+                    // What is out of range is no number of a part, and 0 is none either.
+                    Ok(number) => u32::try_from(number).unwrap_or(0),
+                    Err(_) => return Err(malformed()),
+                };
                 has_number = true;
             }
             "ETag" if !has_etag => {
@@ -191,7 +195,7 @@ fn named_part(part: &Element<'_>) -> Result<NamedPart, S3Error> {
 pub fn tagging(document: &[u8]) -> Result<Vec<(String, String)>, S3Error> {
     let root = parse(document, "Tagging", SMALL)?;
     root.expect_only(&["TagSet"])?;
-    tag_set(root.child("TagSet")?.ok_or_else(malformed)?)
+    root.child("TagSet")?.map_or(Ok(Vec::new()), tag_set)
 }
 
 /// The tags in an element.
@@ -366,7 +370,8 @@ mod tests {
             tagging(document).unwrap(),
             [("k".to_owned(), String::new())]
         );
-        assert!(tagging(b"<Tagging/>").is_err());
+        assert_eq!(tagging(b"<Tagging/>").unwrap(), []);
+        assert!(tagging(b"<Tagging><Tag/></Tagging>").is_err());
         assert!(tagging(b"<Tagging><TagSet><Tag><Key>k</Key></Tag></TagSet></Tagging>").is_err());
         assert_eq!(tagging(b"<Tagging><TagSet/></Tagging>").unwrap(), []);
     }

@@ -62,8 +62,8 @@ struct Shared {
     /// For the writer, thread or task.
     wake: Condvar,
     wake_task: Notify,
-    /// Why nothing is written any more.
-    failed: OnceLock<String>,
+    /// Why nothing is written any more, and whether the drive can still be read.
+    failed: OnceLock<(String, bool)>,
 }
 
 #[derive(Default)]
@@ -158,12 +158,13 @@ impl DriveLog {
 
     /// Refuses everything from now on that has not been written. The first reason stays.
     pub fn fail(&self, reason: &str) {
-        let _first = self.shared.failed.set(reason.to_owned());
+        let _first = self.shared.failed.set((reason.to_owned(), false));
     }
 
-    /// Why nothing is written any more, if that is so: the drive has to be given up.
+    /// Why nothing is written any more, if that is so: the drive has to be given up. Not if it only had no room.
     pub fn failed(&self) -> Option<&str> {
-        self.shared.failed.get().map(String::as_str)
+        let failed = self.shared.failed.get();
+        failed.and_then(|(reason, is_readable)| (!is_readable).then_some(reason.as_str()))
     }
 }
 
@@ -236,7 +237,13 @@ impl Shared {
 
     fn finish(&self, jobs: impl IntoIterator<Item = Job>, result: Result<(), IndexError>) {
         if let Err(error) = &result
-            && self.failed.set(format!("its log: {error}")).is_ok()
+            && self
+                .failed
+                .set((
+                    format!("its log: {error}"),
+                    matches!(error, IndexError::Full),
+                ))
+                .is_ok()
         {
             tracing::error!(drive = %self.drive, %error, "the log cannot be written");
         }
@@ -246,7 +253,7 @@ impl Shared {
     }
 
     fn write(&self, jobs: &[Job], durability: Durability) -> Result<(), IndexError> {
-        if let Some(reason) = self.failed.get() {
+        if let Some((reason, _)) = self.failed.get() {
             return Err(IndexError::Io(format!("it has failed before: {reason}")));
         }
         self.index.write(batch_of(jobs), durability)

@@ -466,7 +466,7 @@ impl Group {
         };
         for _ in 0..2 * self.here().len() {
             if let Some(successor) = self.best(follows) {
-                successor.succeed().await;
+                successor.succeed(term).await;
             } else if !self.is_young.load(Ordering::Relaxed)
                 && let Some(candidate) = self.best(is_voter)
             {

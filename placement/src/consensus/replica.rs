@@ -447,10 +447,11 @@ impl Replica {
             })
     }
 
-    /// Asks the replica to stand for election although its old leader's time has not run out: that leader is
-    /// known to have stopped.
-    pub async fn succeed(&self) {
-        let Some(vote) = self.log.vote() else {
+    /// Asks the replica to stand for election although its old leader's time has not run out: the leader of `term` is
+    /// known to have stopped. Not if it has heard of a newer term by now.
+    pub async fn succeed(&self, term: u64) {
+        let vote = self.log.vote();
+        let Some(vote) = vote.filter(|vote| vote.leader_id.term <= term) else {
             return;
         };
         let request = TransferLeaderRequest::new(vote, self.drive().0, None);

@@ -29,6 +29,9 @@ use crate::seams::{Clock, Index, blocking, spawn};
 /// How long a replica that is to vote may go without any progress towards the leader's log.
 const CATCH_UP_STALL: Duration = Duration::from_secs(30);
 
+/// How long one that has what the leader had when it began may take to be close to it.
+const CATCH_UP_CLOSE: Duration = Duration::from_secs(60);
+
 /// How long a failed drive's replicas may take to end before they are left to themselves.
 const END_TIME: Duration = Duration::from_secs(2);
 
@@ -173,6 +176,14 @@ impl Replicas {
             Some((*id, reason.to_owned()))
         });
         failed.collect()
+    }
+
+    /// Whether the drive has replicas of groups.
+    pub fn is_host(&self, drive: DriveId) -> bool {
+        let groups = self.groups.load();
+        groups
+            .values()
+            .any(|group| group.replica_on(drive).is_some())
     }
 
     /// Takes in a drive, with the replicas that it holds.
@@ -580,15 +591,19 @@ impl Replicas {
         })
     }
 
-    /// The group's leader, waiting for one.
+    /// The group's leader, waiting for one. Where another node is known to lead, who asks had better ask there soon.
     async fn leader(&self, group: &Group) -> Changed<Arc<Replica>> {
-        let until = self.clock.monotonic() + self.config.deadline;
+        let began = self.clock.monotonic();
         loop {
             if let Some(leader) = group.leader() {
                 return Ok(leader);
             }
-            if self.clock.monotonic() >= until {
-                return Err(refused(group.id(), "it has no leader"));
+            let (patience, why) = match self.leader_elsewhere(group) {
+                Some(other) => (self.config.heartbeat, format!("{other} leads it")),
+                None => (self.config.deadline, "it has no leader".to_owned()),
+            };
+            if self.clock.monotonic() - began >= patience {
+                return Err(refused(group.id(), why));
             }
             group.wait().await;
         }
@@ -629,6 +644,7 @@ impl Replicas {
             .await?;
         let goal = leader.log().last().map(|last| last.index());
         let (mut best, mut since) = (None, self.clock.monotonic());
+        let mut reached = None;
         loop {
             if let Some(reason) = leader.stopped() {
                 return Err(refused(group.id(), reason));
@@ -660,7 +676,12 @@ impl Replicas {
             if best.as_ref() != Some(&progress) {
                 (best, since) = (Some(progress), now);
             }
-            if now - since > CATCH_UP_STALL {
+            // Under a steady load one that is slower than the others would keep them waiting for ever.
+            if matched >= goal {
+                reached = reached.or(Some(now));
+            }
+            let is_slow = reached.is_some_and(|reached| now - reached > CATCH_UP_CLOSE);
+            if is_slow || now - since > CATCH_UP_STALL {
                 return Err(refused(group.id(), format!("{drive} does not catch up")));
             }
             self.clock.sleep(CATCH_UP_PAUSE).await;
@@ -687,6 +708,12 @@ impl Replicas {
         }
     }
 
+    /// The leader on another node, by the word of the replicas here. They may go on naming a drive of this one that was lost.
+    fn leader_elsewhere(&self, group: &Group) -> Option<DriveId> {
+        let leader = group.leader_elsewhere();
+        leader.filter(|drive| self.elsewhere(*drive).is_some())
+    }
+
     /// The way to a drive that is on another node.
     pub(super) fn elsewhere(&self, drive: DriveId) -> Option<(&Arc<Remote>, NodeId)> {
         let remote = self.remote.as_ref()?;
@@ -707,7 +734,7 @@ impl Replicas {
         let until = self.clock.monotonic() + self.config.deadline;
         let mut asked = false;
         loop {
-            let elsewhere = group.leader_elsewhere();
+            let elsewhere = self.leader_elsewhere(group);
             if elsewhere == Some(to) {
                 return Ok(());
             }

@@ -174,9 +174,9 @@ impl Applier {
     }
 
     /// Ends the replica: what cannot be applied cannot be read either. A state that cannot be read or written at all is that
-    /// of all groups on the drive.
+    /// of all groups on the drive; one that only has no room can be read yet, and so can the shards beside it.
     fn fail(&self, error: IndexError) -> io::Error {
-        if !matches!(error, IndexError::Corrupt(_)) {
+        if matches!(error, IndexError::Io(_)) {
             self.drive.fail(&format!("its state: {error}"));
         }
         self.log.stop(&error.to_string());

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use crate::ids::NodeId;
-use crate::seams::{Clock, UnixMillis};
+use crate::seams::Clock;
 
 /// What is known of all nodes.
 pub struct Health {
@@ -25,7 +25,7 @@ pub(super) struct NodeHealth {
     heard: AtomicU64,
     suspect: watch::Sender<bool>,
     /// What it said of itself, and when that was heard.
-    report: Mutex<(Bytes, Option<UnixMillis>)>,
+    report: Mutex<(Bytes, Option<Duration>)>,
 }
 
 impl NodeHealth {
@@ -122,13 +122,14 @@ impl Health {
             .unwrap_or_default()
     }
 
-    /// When that was heard, by the wall clock here.
-    pub fn reported_at(&self, node: NodeId) -> Option<UnixMillis> {
-        self.nodes.read().get(&node)?.report.lock().1
+    /// How long ago that was heard.
+    pub fn report_age(&self, node: NodeId) -> Option<Duration> {
+        let heard = self.nodes.read().get(&node)?.report.lock().1?;
+        Some(self.clock.monotonic().saturating_sub(heard))
     }
 
     pub(super) fn note_report(&self, node: NodeId, report: Bytes) {
-        *self.of(node).report.lock() = (report, Some(self.clock.wall()));
+        *self.of(node).report.lock() = (report, Some(self.clock.monotonic()));
     }
 
     /// How long ago the node answered anything.

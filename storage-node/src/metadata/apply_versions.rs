@@ -438,6 +438,8 @@ impl Change<'_, '_> {
         let Some(Placed { found, noncurrent }) = placed else {
             return Ok(Outcome::Refused(match version {
                 Some(_) => Refusal::NoSuchVersion,
+                // Where versions are and none of them is an object in its place, the newest is a delete marker.
+                None if self.newest_noncurrent(at)?.is_some() => Refusal::IsDeleteMarker,
                 None => Refusal::NoSuchKey,
             }));
         };

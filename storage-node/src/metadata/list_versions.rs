@@ -189,7 +189,8 @@ impl ListVersionLanes<'_> {
                 key: text(&key)?,
                 summary,
                 class: values::storage_class(rest)?,
-                latest: !newest_seen,
+                // An object that is the newest has its place, also where the page begins after a version that is gone.
+                latest: object_first || !newest_seen,
             });
             newest_seen = true;
             match object_first {

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use holdfast_placement::consensus::Replicas;
+use holdfast_placement::seams::UnixMillis;
 
 use super::open::Inner;
 use super::others::Others;
@@ -39,9 +40,9 @@ pub(super) fn told(ahead: i64) -> String {
 }
 
 /// Has `replicas` propose nothing as long as this process's clock is not that of most; `own` as for [`wrong_by`].
-pub(super) fn check_clock(replicas: &Replicas, others: &Others, own: usize) {
+pub(super) fn check_clock(replicas: &Replicas, others: &Others, wall: UnixMillis, own: usize) {
     let ahead: Vec<i64> = others
-        .clocks()
+        .clocks(wall)
         .into_iter()
         .map(|(_, ahead)| ahead)
         .collect();
@@ -60,7 +61,7 @@ pub(super) fn check_clock(replicas: &Replicas, others: &Others, own: usize) {
 impl Inner {
     /// What is to be done about clocks.
     pub(super) fn clock_problem(&self) -> Option<String> {
-        let clocks = Others::of(&self.peers).clocks();
+        let clocks = Others::of(&self.peers).clocks(self.clock.wall());
         let others: Vec<i64> = clocks.iter().map(|(_, ahead)| *ahead).collect();
         if let Some(ahead) = wrong_by(&others, 1) {
             return Some(format!(

@@ -1,5 +1,6 @@
 //! Start of a node.
 
+use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -62,7 +63,7 @@ pub(super) struct Inner {
     pub(super) rebalancer: Arc<Rebalancer>,
     pub(super) reencode: ReencodeControl,
     pub(super) reencoding: AtomicBool,
-    pub(super) redundancy: Mutex<Redundancy>,
+    pub(super) redundancy_of: Mutex<HashMap<GroupId, Redundancy>>,
     /// The most shards that a chunk of any body has, by group that is led here.
     pub(super) widest: Mutex<Vec<(GroupId, u64)>>,
     pub(super) scrub: ScrubControl,
@@ -194,7 +195,7 @@ impl Node {
                 rebalancer,
                 reencode: ReencodeControl::default(),
                 reencoding: AtomicBool::new(false),
-                redundancy: Mutex::default(),
+                redundancy_of: Mutex::default(),
                 widest: Mutex::default(),
                 scrub: ScrubControl::default(),
                 census: CensusControl::default(),

@@ -1,13 +1,15 @@
 //! What the other nodes say of themselves.
 
+use std::time::Duration;
+
 use holdfast_placement::ids::NodeId;
 use holdfast_placement::rpc::Peers;
 use holdfast_placement::seams::UnixMillis;
 
 use super::report::Report;
 
-/// The reports of the nodes that answer, with when they came by this process's wall clock.
-pub(super) struct Others(Vec<(NodeId, Report, Option<UnixMillis>)>);
+/// The reports of the nodes that answer, with how old they are.
+pub(super) struct Others(Vec<(NodeId, Report, Option<Duration>)>);
 
 impl Others {
     /// As they are now.
@@ -18,7 +20,7 @@ impl Others {
         let reports = nodes.filter_map(|node| {
             let said = health.report(node);
             let report = Report::decode(&said).filter(|_| !said.is_empty())?;
-            Some((node, report, health.reported_at(node)))
+            Some((node, report, health.report_age(node)))
         });
         Self(reports.collect())
     }
@@ -28,12 +30,35 @@ impl Others {
         self.0.iter().any(|(_, report, _)| report.full)
     }
 
-    /// By how many milliseconds their clocks are ahead of this process's.
-    pub fn clocks(&self) -> Vec<(NodeId, i64)> {
-        let ahead = self.0.iter().filter_map(|(node, report, heard)| {
-            let (said, heard) = (report.clock?, (*heard)?);
-            Some((*node, said.0 as i64 - heard.0 as i64))
+    /// By how many milliseconds their clocks are ahead of this process's, which shows `wall` now. It may have been set
+    /// since they were heard.
+    pub fn clocks(&self, wall: UnixMillis) -> Vec<(NodeId, i64)> {
+        let ahead = self.0.iter().filter_map(|(node, report, age)| {
+            let (said, age) = (report.clock?, (*age)?);
+            Some((
+                *node,
+                said.0 as i64 + age.as_millis() as i64 - wall.0 as i64,
+            ))
         });
         ahead.collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_was_set_is_seen_in_what_was_heard_before() {
+        let said = UnixMillis(1_000_000_000);
+        let report = Report {
+            clock: Some(said),
+            ..Report::default()
+        };
+        let others = Others(vec![(NodeId(2), report, Some(Duration::from_millis(400)))]);
+        let ahead = |wall| others.clocks(UnixMillis(wall))[0].1;
+        assert_eq!(ahead(said.0 + 400), 0);
+        assert_eq!(ahead(said.0 + 400 + 3_600_000), -3_600_000);
+        assert_eq!(ahead(said.0 + 400 - 3_600_000), 3_600_000);
     }
 }

@@ -14,7 +14,9 @@ use super::config::NodeConfig;
 use super::identity::write_map;
 use super::join::{self, change_map};
 use super::open::{Inner, Node};
-use super::report::{DriveReport, LedGroup, Mending, Report, StoppedReplica, WebhookReport};
+use super::report::{
+    DriveReport, LedGroup, Mending, Redundancy, Report, StoppedReplica, WebhookReport,
+};
 use super::space::SpaceGauge;
 use super::{steward, watch};
 use crate::buffer::BufferPool;
@@ -239,6 +241,15 @@ impl Node {
 
 impl Inner {
     /// What this node says of itself to those who probe it.
+    /// How safe what the groups hold is that are led here.
+    fn redundancy(&self) -> Redundancy {
+        let mut sum = Redundancy::default();
+        for of_group in self.redundancy_of.lock().values() {
+            sum.add(*of_group);
+        }
+        sum
+    }
+
     pub(super) fn report(&self) -> Report {
         let drives: Vec<_> = self.drives.lock().iter().map(DriveReport::from).collect();
         let groups = self.replicas.status();
@@ -270,7 +281,7 @@ impl Inner {
             drives,
             full: self.space.is_full_here(),
             leads: leads.collect(),
-            redundancy: *self.redundancy.lock(),
+            redundancy: self.redundancy(),
             mending: self.mending(),
             webhooks: self.webhooks.lock().clone(),
             clock: Some(self.clock.wall()),

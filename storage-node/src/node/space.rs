@@ -29,8 +29,12 @@ impl SpaceGauge {
         self.elsewhere.store(is_full, Ordering::Relaxed);
     }
 
-    /// Takes note of the tightest drive that holds metadata.
-    pub(super) fn note(&self, free_bytes: u64, total_bytes: u64) {
+    /// Takes note of free and of all bytes of the tightest drive that holds metadata, if there is one.
+    pub(super) fn note(&self, tightest: Option<(u64, u64)>) {
+        let Some((free_bytes, total_bytes)) = tightest else {
+            self.here.store(false, Ordering::Relaxed);
+            return;
+        };
         let reserve = reserve_bytes(total_bytes);
         // Opens again only with some room to spare, so that it does not flap at the edge.
         let limit = if self.is_full_here() {
@@ -55,14 +59,17 @@ mod tests {
     fn a_full_drive_refuses_until_there_is_room_to_spare() {
         let gauge = SpaceGauge::default();
         let total = 1 << 30;
-        gauge.note(65 << 20, total);
+        gauge.note(Some((65 << 20, total)));
         assert!(!gauge.is_full());
-        gauge.note(63 << 20, total);
+        gauge.note(Some((63 << 20, total)));
         assert!(gauge.is_full());
-        gauge.note(65 << 20, total);
+        gauge.note(Some((65 << 20, total)));
         assert!(gauge.is_full());
-        gauge.note(81 << 20, total);
+        gauge.note(Some((81 << 20, total)));
         assert!(!gauge.is_full());
+        gauge.note(Some((63 << 20, total)));
+        gauge.note(None);
+        assert!(!gauge.is_full(), "no metadata, no log that could fill");
     }
 
     #[test]

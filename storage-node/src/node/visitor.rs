@@ -140,7 +140,7 @@ async fn watch(
 ) {
     loop {
         let others = Others::of(&peers);
-        check_clock(&replicas, &others, 0);
+        check_clock(&replicas, &others, clock.wall(), 0);
         space.note_elsewhere(others.any_is_full());
         tokio::select! {
             () = clock.sleep(watch::INTERVAL) => {}

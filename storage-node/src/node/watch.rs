@@ -37,7 +37,7 @@ pub(super) async fn look(inner: &Arc<Inner>) {
         inner.replicas.fail_drive(id).await;
     }
     let others = Others::of(&inner.peers);
-    check_clock(&inner.replicas, &others, 1);
+    check_clock(&inner.replicas, &others, inner.clock.wall(), 1);
     inner.space.note_elsewhere(others.any_is_full());
     note_space(inner);
     note_redundancy(inner).await;
@@ -77,6 +77,8 @@ fn newly_lost(inner: &Inner) -> Vec<(DriveId, String)> {
 
 fn note_space(inner: &Inner) {
     let mut tightest: Option<(u64, u64)> = None;
+    let mut of_metadata: Option<(u64, u64)> = None;
+    let is_tighter = |than: Option<(u64, u64)>, free| than.is_none_or(|(least, _)| free < least);
     for drive in inner.drives.lock().iter_mut() {
         if drive.failure.is_some() {
             continue;
@@ -84,12 +86,15 @@ fn note_space(inner: &Inner) {
         let (total, free) = inner.media.room(&drive.path);
         drive.total_bytes = total;
         drive.free_bytes = free;
-        if tightest.is_none_or(|(least, _)| free < least) {
+        if is_tighter(tightest, free) {
             tightest = Some((free, total));
         }
+        if is_tighter(of_metadata, free) && inner.replicas.is_host(drive.id) {
+            of_metadata = Some((free, total));
+        }
     }
+    inner.space.note(of_metadata);
     if let Some((free, total)) = tightest {
-        inner.space.note(free, total);
         // Shards are refused before metadata is: what was deleted has to make room soon, not at the next slow round.
         if free < 3 * reserve_bytes(total) {
             inner.reclaimer.wake();
@@ -97,10 +102,11 @@ fn note_space(inner: &Inner) {
     }
 }
 
-/// Sums up what the groups that are led here hold. One that cannot be read now counts at the next look.
+/// Sums up what the groups that are led here hold; one that cannot be read now, what it held before.
 async fn note_redundancy(inner: &Inner) {
     let floor = Floor::of(&inner.map.load());
-    let mut sum = Redundancy::default();
+    let before = std::mem::take(&mut *inner.redundancy_of.lock());
+    let mut now = HashMap::new();
     let mut widest = Vec::new();
     for group in inner.replicas.led_here() {
         if group == GroupId::PLACEMENT {
@@ -111,14 +117,17 @@ async fn note_redundancy(inner: &Inner) {
             let classes = usage.chunked.iter().filter(|(_, tally)| tally.bodies > 0);
             let slots = classes.map(|(class, _)| class.protection.slots() as u64);
             widest.push((group, slots.max().unwrap_or(0)));
-            sum.add(Redundancy {
+            let found = Redundancy {
                 repairs_open: usage.repairs_open,
                 below_protection_bytes: below.bytes,
                 below_protection_bodies: below.bodies,
-            });
+            };
+            now.insert(group, found);
+        } else if let Some(known) = before.get(&group) {
+            now.insert(group, *known);
         }
     }
-    *inner.redundancy.lock() = sum;
+    *inner.redundancy_of.lock() = now;
     *inner.widest.lock() = widest;
 }
 

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
-use holdfast_placement::ids::{DriveId, GroupId, NodeId, SiteId};
+use holdfast_placement::ids::{ChunkSetId, DriveId, GroupId, NodeId, SiteId};
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::seams::{Clock, UnixMillis};
@@ -289,6 +289,9 @@ impl Wanted {
     }
 }
 
+/// Shards of chunks that have nothing left which are remembered until a census ends; more are lost, not deleted meanwhile.
+const GONE_MAX: usize = 10_000;
+
 /// How often newest versions are gone over again because some came back to be the newest.
 const AGAIN_MAX: u32 = 3;
 
@@ -389,6 +392,7 @@ impl Census {
     /// `None`: the group is not led here any more.
     async fn walk(&self, group: GroupId) -> Result<Option<CensusCount>, MetadataError> {
         let mut count = CensusCount::default();
+        let mut gone = Vec::new();
         let mut at = Some(Seen::default());
         let mut promotions = None;
         let mut again = 0;
@@ -414,7 +418,7 @@ impl Census {
                 if some.is_empty() {
                     break;
                 }
-                self.check(some, &mut count).await;
+                self.check(some, &mut count, &mut gone).await;
                 self.control
                     .change(group, |state| state.census.now = Some(count));
                 self.clock.sleep(self.config.pause).await;
@@ -431,11 +435,41 @@ impl Census {
                 at = Some(Seen::Versions(Vec::new()));
             }
         }
+        self.judge_gone(group, gone, &mut count).await?;
         Ok(Some(count))
     }
 
-    /// Looks for some shards and rebuilds those that are not there.
-    async fn check(&self, wanted: Vec<Wanted>, count: &mut CensusCount) {
+    /// Tells shards of bodies that were deleted while the census was on its way from those of bodies that have lost all.
+    async fn judge_gone(
+        &self,
+        group: GroupId,
+        gone: Vec<(ChunkSetId, Held)>,
+        count: &mut CensusCount,
+    ) -> Result<(), MetadataError> {
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut sets: Vec<ChunkSetId> = gone.iter().map(|(set, _)| *set).collect();
+        sets.sort_unstable();
+        sets.dedup();
+        let kept = self.metadata.bodies_of(group, &sets).await?;
+        let kept: BTreeSet<ChunkSetId> = kept.into_iter().map(|body| body.set).collect();
+        for (set, held) in gone {
+            match kept.contains(&set) {
+                true => count.left.too_few += 1,
+                false => count.mended(held),
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks for some shards and rebuilds those that are not there. Adds to `gone` those of chunks of which nothing is left.
+    async fn check(
+        &self,
+        wanted: Vec<Wanted>,
+        count: &mut CensusCount,
+        gone: &mut Vec<(ChunkSetId, Held)>,
+    ) {
         count.shards += wanted.len() as u64;
         let map = self.map.load();
         let mut unfound: Vec<(Wanted, Held)> = Vec::new();
@@ -513,7 +547,7 @@ impl Census {
         let mut rebuilds = stream::iter(rebuilds).buffer_unordered(self.config.at_once.max(1));
         while let Some((shard, held, rebuilt)) = rebuilds.next().await {
             match rebuilt {
-                // Deleted meanwhile, which the next census knows; else all of it is lost.
+                Ok(Rebuilt::Gone) if gone.len() < GONE_MAX => gone.push((shard.body.set, held)),
                 Ok(Rebuilt::Gone) => count.left.too_few += 1,
                 Ok(done) => {
                     count.rebuilt += u64::from(done == Rebuilt::Written);

@@ -33,6 +33,10 @@ async fn a_preflight_is_answered_by_the_rules() {
     };
     let none = store.send_raw(asks("GET", "")).await;
     none.expect_error(403, "AccessForbidden");
+    // What it wants to do does not matter before there are rules.
+    let vague = options("/bucket/key").header("origin", "http://a.test");
+    let none = store.send_raw(nothing(vague)).await;
+    none.expect_error(403, "AccessForbidden");
     let put = ask("PUT", "/bucket?cors").body(RULES);
     store.send(put).await.expect(200);
     let allowed = store
@@ -60,7 +64,7 @@ async fn a_preflight_is_answered_by_the_rules() {
         .header("origin", "http://a.test")
         .header("access-control-request-method", "GET");
     let gone = store.send_raw(nothing(gone)).await;
-    gone.expect_error(404, "NoSuchBucket");
+    gone.expect_error(403, "AccessForbidden");
     store.send(ask("DELETE", "/bucket?cors")).await.expect(204);
     let none = store.send_raw(asks("GET", "")).await;
     none.expect_error(403, "AccessForbidden");
@@ -109,6 +113,9 @@ async fn rules_are_kept_as_they_were_given() {
     assert_eq!(shown.elements("AllowedOrigin"), ["http://a.test", "*"]);
     assert_eq!(shown.element("MaxAgeSeconds"), Some("60"));
     let wrong = "<CORSConfiguration><CORSRule><AllowedOrigin>*</AllowedOrigin><AllowedMethod>PATCH</AllowedMethod></CORSRule></CORSConfiguration>";
+    let wrong = ask("PUT", "/bucket?cors").body(wrong);
+    one.send(wrong).await.expect_error(400, "InvalidRequest");
+    let wrong = RULES.replace("<ExposeHeader>ETag<", "<ExposeHeader>X (a)<");
     let wrong = ask("PUT", "/bucket?cors").body(wrong);
     one.send(wrong).await.expect_error(400, "InvalidRequest");
 }
@@ -163,13 +170,14 @@ async fn a_form_of_either_version_stores_its_file() {
         "[\"starts-with\", \"$key\", \"up/\"], {\"x-amz-meta-a\": \"b\"}, [\"content-length-range\", 1, 2000000], \
          {\"x-amz-algorithm\": \"AWS4-HMAC-SHA256\"}, [\"starts-with\", \"$x-amz-credential\", \"\"], \
          [\"starts-with\", \"$x-amz-date\", \"\"], {\"success_action_status\": \"201\"}, \
-         [\"starts-with\", \"$Content-Type\", \"text/\"]",
+         [\"starts-with\", \"$Content-Type\", \"text/\"], {\"content-language\": \"de\"}",
     );
     for len in [1, 1000, 100_000, 1_500_000] {
         let file = pattern(len, 3);
         let fields = [
             ("key", "up/${filename}"),
             ("Content-Type", "text/css"),
+            ("Content-Language", "de"),
             ("x-amz-meta-a", "b"),
             ("success_action_status", "201"),
             ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
@@ -194,6 +202,7 @@ async fn a_form_of_either_version_stores_its_file() {
             (12, crc)
         );
         assert_eq!(get.header("content-type"), "text/css");
+        assert_eq!(get.header("content-language"), "de");
         assert_eq!(get.header("x-amz-meta-a"), "b");
         assert_eq!(get.header("etag"), format!("\"{}\"", md5_hex(&file)));
     }

@@ -87,6 +87,12 @@ async fn buckets_are_made_with_tags() {
     assert_eq!(tags.elements("Value"), ["v"]);
     let other = store.send(with("w")).await;
     other.expect_error(409, "BucketAlreadyOwnedByYou");
+    for nothing in ["<Tagging><TagSet/></Tagging>", "<Tagging/>"] {
+        let put = ask("PUT", "/bucket?tagging").body(nothing);
+        store.send(put).await.expect(204);
+        let none = store.get("/bucket?tagging").await;
+        none.expect_error(404, "NoSuchTagSet");
+    }
 }
 
 #[tokio::test]
@@ -230,6 +236,25 @@ async fn what_is_so_anyway_may_be_set() {
     store.send(public).await.expect(200);
     let refused = store.send(owns("BucketOwnerEnforced")).await;
     refused.expect_error(400, "InvalidBucketAclWithObjectOwnership");
+    for (owner, list, status, code) in [
+        (
+            "BucketOwnerEnforced",
+            "public-read",
+            400,
+            "InvalidBucketAclWithObjectOwnership",
+        ),
+        ("ObjectWriter", "public-read", 501, "NotImplemented"),
+        ("Nobody", "private", 400, "InvalidArgument"),
+        ("BucketOwnerEnforced", "private", 200, ""),
+    ] {
+        let create = ask("PUT", "/owned").header("x-amz-object-ownership", owner);
+        let answer = store.send(create.header("x-amz-acl", list)).await;
+        assert_eq!(
+            (answer.status, answer.code()),
+            (status, code),
+            "{owner} {list}"
+        );
+    }
 }
 
 /// All buckets are in the region of the cluster, whatever it was called when they were made.

@@ -98,8 +98,18 @@ async fn conditions() {
             .await;
         assert_eq!(answer.status, status, "{name}: {value} {answer:?}");
     }
+    // A client that encodes nothing means the key that it says.
+    store.put("/bucket/a%3Fb", "questioned").await;
+    store
+        .send(copy("/bucket/c", "bucket/a?b"))
+        .await
+        .expect(200);
+    assert_eq!(store.get("/bucket/c").await.body, "questioned");
+    let versioned = copy("/bucket/c", "bucket/a?b?versionId=null");
+    store.send(versioned).await.expect(200);
     for (from, status, code) in [
         ("bucket/none", 404, "NoSuchKey"),
+        ("bucket/a?other=x", 404, "NoSuchKey"),
         ("nobucket/a", 404, "NoSuchBucket"),
         ("bucket", 400, "InvalidArgument"),
         ("bucket/a?versionId=x", 400, "InvalidArgument"),
@@ -114,6 +124,7 @@ async fn conditions() {
         ("HEAD", "/bucket/b"),
         ("DELETE", "/bucket/b"),
         ("POST", "/bucket/b?uploadId=x"),
+        ("POST", "/bucket/b?uploads"),
     ] {
         let other = ask(method, path).header("x-amz-copy-source", "bucket/a");
         let other = store.send(other).await.expect(400);

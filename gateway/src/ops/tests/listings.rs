@@ -161,7 +161,7 @@ async fn mass_deletion() {
     );
     assert_eq!(
         answer.elements("Code"),
-        ["PreconditionFailed", "InvalidArgument"]
+        ["PreconditionFailed", "NoSuchVersion"]
     );
     let quiet = "<Delete><Quiet>true</Quiet><Object><Key>b</Key></Object></Delete>";
     let answer = store.send(delete(quiet)).await.expect(200);

@@ -117,6 +117,11 @@ async fn from_beginning_to_end() {
         second.header("content-range"),
         format!("bytes {}-{}/{}", 5 * MIB, 5 * MIB + 999, whole.len())
     );
+    // The object has one checksum, and its parts none of their own.
+    let part = ask("GET", "/bucket/key?partNumber=3").header("x-amz-checksum-mode", "ENABLED");
+    let part = store.send(part).await.expect(206);
+    assert_eq!(part.header("x-amz-checksum-crc64nvme"), "");
+    assert_eq!(part.header("x-amz-checksum-type"), "");
     let head = store.head("/bucket/key?partNumber=1").await.expect(206);
     assert_eq!(head.header("content-length"), (5 * MIB).to_string());
     let none = store.get("/bucket/key?partNumber=2").await;
@@ -177,6 +182,28 @@ async fn refuses_wrong_completions() {
             .send(complete(&id, parts))
             .await
             .expect_error(400, code);
+    }
+    let named = |number: &str, checksum: &str| {
+        let part = format!("<PartNumber>{number}</PartNumber><ETag>{one}</ETag>{checksum}");
+        let document =
+            format!("<CompleteMultipartUpload><Part>{part}</Part></CompleteMultipartUpload>");
+        ask("POST", format!("/bucket/key?uploadId={id}")).body(document)
+    };
+    for (number, checksum, code) in [
+        ("-4", "", "InvalidArgument"),
+        (
+            "1",
+            "<ChecksumCRC32C>AAAAAA==</ChecksumCRC32C>",
+            "InvalidPart",
+        ),
+        (
+            "1",
+            "<ChecksumCRC64NVME>AAAAAAAAAAA=</ChecksumCRC64NVME>",
+            "InvalidPart",
+        ),
+    ] {
+        let refused = store.send(named(number, checksum)).await;
+        refused.expect_error(400, code);
     }
     let size = complete(&id, &[(1, &one)]).header("x-amz-mp-object-size", "11");
     store.send(size).await.expect_error(400, "InvalidRequest");

@@ -395,6 +395,16 @@ async fn attributes() {
     assert_eq!(all.header("last-modified"), THEN);
     let none = ask("GET", "/bucket/key?attributes");
     store.send(none).await.expect_error(400, "InvalidRequest");
+    for (name, value, status) in [
+        ("if-match", "\"no\"".to_owned(), 412),
+        ("if-none-match", md5_hex(&data), 304),
+    ] {
+        let size = ask("GET", "/bucket/key?attributes").header(name, value);
+        let size = size.header("x-amz-object-attributes", "ObjectSize");
+        store.send(size).await.expect(status);
+    }
+    let empty = ask("GET", "/bucket/key?attributes").header("x-amz-object-attributes", "");
+    store.send(empty).await.expect_error(400, "InvalidRequest");
     let wrong = ask("GET", "/bucket/key?attributes").header("x-amz-object-attributes", "Age");
     store.send(wrong).await.expect_error(400, "InvalidArgument");
 }
@@ -499,4 +509,22 @@ async fn large_bodies_at_once_get_their_own_etags() {
             _ => assert_eq!(get.expect(200).body, *body, "{index}"),
         }
     }
+}
+
+/// SDKs presign the conditions of a write as headers, or in the query.
+#[test]
+fn conditions_in_a_query_count_for_writes() {
+    let hoisted = |method: &str| {
+        let uri = "/bucket/key?If-None-Match=*&X-Amz-Meta-A=b&Content-Type=c&X-Amz-Signature=d";
+        let request = Request::builder().method(method).uri(uri).body(());
+        let (mut parts, ()) = request.unwrap().into_parts();
+        let query = crate::router::Query::parse(parts.uri.query()).unwrap();
+        crate::ops::hoist_headers(&mut parts, &query);
+        parts.headers
+    };
+    let put = hoisted("PUT");
+    assert_eq!(put["if-none-match"], "*");
+    assert_eq!(put["x-amz-meta-a"], "b");
+    assert_eq!(put.len(), 2);
+    assert_eq!(hoisted("GET").len(), 1);
 }

@@ -254,6 +254,19 @@ async fn versions_are_listed_in_pages() {
 }
 
 #[tokio::test]
+async fn the_newest_is_known_after_a_marker_that_is_gone() {
+    let store = Store::versioned().await;
+    let one = store.put_version("/bucket/key", "one").await;
+    let two = store.put_version("/bucket/key", "two").await;
+    let three = store.put_version("/bucket/key", "three").await;
+    let path = format!("/bucket/key?versionId={three}");
+    store.delete(&path).await.expect(204);
+    let page = format!("&key-marker=key&version-id-marker={three}");
+    let versions = [entry("key", &two, true), entry("key", &one, false)];
+    assert_eq!(store.versions(&page).await, versions);
+}
+
+#[tokio::test]
 async fn versions_are_copied_tagged_and_described() {
     let store = Store::versioned().await;
     let first = store.put_version("/bucket/key", "one").await;
@@ -293,8 +306,13 @@ async fn versions_are_copied_tagged_and_described() {
     store.send(copy).await.expect_error(400, "InvalidRequest");
     let put = ask("PUT", format!("/bucket/key?tagging&versionId={marker}")).body(tags);
     let put = store.send(put).await;
+    let newest = store
+        .send(ask("PUT", "/bucket/key?tagging").body(tags))
+        .await;
     for (refused, method) in [
         (put, "PUT"),
+        (newest, "PUT"),
+        (store.delete("/bucket/key?tagging").await, "DELETE"),
         (store.get("/bucket/key?tagging").await, "GET"),
     ] {
         let refused = refused.expect_error(405, "MethodNotAllowed");
@@ -329,7 +347,7 @@ async fn versions_are_deleted_by_the_thousand() {
     assert_eq!(answer.elements("Deleted").len(), 2);
     assert_eq!(answer.elements("DeleteMarker"), ["true"]);
     let marker = answer.element("DeleteMarkerVersionId").unwrap().to_owned();
-    assert_eq!(answer.elements("Code"), ["InvalidArgument"]);
+    assert_eq!(answer.elements("Code"), ["NoSuchVersion"]);
     let versions = [entry("key", &marker, true), entry("key", &two, false)];
     assert_eq!(store.versions("").await, versions);
     let answer = delete(format!(

@@ -67,14 +67,16 @@ async fn pages_are_served_to_anybody() {
         let page = browse_with(&store, "GET", "/", &headers).await;
         page.expect(status);
     }
-    let directory = browse(&store, "GET", "/dir").await.expect(302);
-    assert_eq!(directory.header("location"), "/dir/");
+    let directory = browse(&store, "GET", "/dir?a=1").await.expect(302);
+    assert_eq!(directory.header("location"), "/dir/?a=1");
     let moved = browse(&store, "GET", "/moved").await.expect(301);
     assert_eq!(moved.header("location"), "/dir/");
-    let rule = browse(&store, "GET", "/old/a%20b").await.expect(302);
+    let rule = browse(&store, "GET", "/old/a%20b?c=d%20e")
+        .await
+        .expect(302);
     assert_eq!(
         rule.header("location"),
-        "http://bucket.web.test:9000/new/a%20b"
+        "http://bucket.web.test:9000/new/a%20b?c=d%20e"
     );
     let rule = browse(&store, "GET", "/gone/x").await.expect(301);
     assert_eq!(rule.header("location"), "https://b.test/why");
@@ -84,6 +86,13 @@ async fn pages_are_served_to_anybody() {
     }
     let wrong = browse(&store, "PUT", "/index.html").await.expect(405);
     assert_eq!(wrong.header("content-type"), "text/html; charset=utf-8");
+    assert_eq!(wrong.header("x-amz-error-code"), "MethodNotAllowed");
+    let moved = ask("PUT", "/bucket/error.html")
+        .header("x-amz-acl", "public-read")
+        .header("x-amz-website-redirect-location", "/sorry");
+    store.send(moved).await.expect(200);
+    let led = browse(&store, "GET", "/none").await.expect(301);
+    assert_eq!(led.header("location"), "/sorry");
     // As an object it says where it leads.
     let object = store.head("/bucket/moved").await.expect(200);
     assert_eq!(object.header("x-amz-website-redirect-location"), "/dir/");
@@ -99,8 +108,8 @@ async fn a_website_is_set_and_dropped() {
         .send(ask("PUT", "/bucket?website").body(all))
         .await
         .expect(200);
-    let elsewhere = browse(&store, "GET", "/a/b").await.expect(301);
-    assert_eq!(elsewhere.header("location"), "http://a.test/a/b");
+    let elsewhere = browse(&store, "GET", "/a/b?c").await.expect(301);
+    assert_eq!(elsewhere.header("location"), "http://a.test/a/b?c");
     store
         .send(ask("DELETE", "/bucket?website"))
         .await
@@ -113,4 +122,34 @@ async fn a_website_is_set_and_dropped() {
         .send(wrong)
         .await
         .expect_error(400, "InvalidRedirectLocation");
+}
+
+/// Scripts of other sites load pages too, if the bucket's rules let them.
+#[tokio::test]
+async fn pages_are_shared_with_other_origins() {
+    let store = site().await;
+    let origin = ("origin", "http://a.test");
+    let before = browse_with(&store, "GET", "/", &[origin]).await;
+    assert_eq!(before.header("access-control-allow-origin"), "");
+    let rules = "<CORSConfiguration><CORSRule><AllowedOrigin>http://a.test</AllowedOrigin>\
+        <AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>";
+    let put = ask("PUT", "/bucket?cors").body(rules);
+    store.send(put).await.expect(200);
+    for (path, status) in [("/", 200), ("/none", 403)] {
+        let page = browse_with(&store, "GET", path, &[origin])
+            .await
+            .expect(status);
+        assert_eq!(page.header("access-control-allow-origin"), "http://a.test");
+    }
+    let method = ("access-control-request-method", "GET");
+    let may = browse_with(&store, "OPTIONS", "/", &[origin, method])
+        .await
+        .expect(200);
+    assert_eq!(may.header("access-control-allow-methods"), "GET");
+    let other = ("access-control-request-method", "PUT");
+    for (headers, status) in [(&[origin, other][..], 403), (&[method], 400)] {
+        browse_with(&store, "OPTIONS", "/", headers)
+            .await
+            .expect(status);
+    }
 }

@@ -194,6 +194,12 @@ impl Model {
         }
     }
 
+    /// Whether the newest version is a delete marker.
+    fn is_marked(&self, key: &str) -> bool {
+        let newest = self.keys.get(key).and_then(|versions| versions.last());
+        newest.is_some_and(|newest| newest.marker)
+    }
+
     /// Makes a version the newest; a null version replaces the one before.
     fn write(&mut self, key: &str, version: ModelObject) {
         let is_null = version.name == VersionRef::Null;
@@ -706,10 +712,12 @@ impl Run {
             .set_lock(BUCKET, &key, version, change, bypass);
         let set = set.await;
         let (closed, locks) = (self.model.closed, self.model.versioning.lock.is_some());
+        let marked = self.model.is_marked(&key);
         let expected = match self.model.version(&key, version) {
             _ if closed => Err("NoSuchBucket"),
             _ if !locks => Err("NotLockable"),
             None if version.is_some() => Err("NoSuchVersion"),
+            None if marked => Err("IsDeleteMarker"),
             None => Err("NoSuchKey"),
             Some(found) if found.marker => Err("IsDeleteMarker"),
             Some(found) => match change {
@@ -860,9 +868,11 @@ impl Run {
             .set_version_tags(BUCKET, &key, version, tags.clone());
         let set = set.await;
         let closed = self.model.closed;
+        let marked = self.model.is_marked(&key);
         let expected = match self.model.version(&key, version) {
             None if closed => Err("NoSuchBucket"),
             None if version.is_some() => Err("NoSuchVersion"),
+            None if marked => Err("IsDeleteMarker"),
             None => Err("NoSuchKey"),
             Some(found) if found.marker => Err("IsDeleteMarker"),
             Some(found) => {

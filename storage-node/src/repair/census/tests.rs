@@ -193,6 +193,38 @@ async fn nothing_is_called_whole_while_something_is_missing_or_away() {
     assert_eq!((found.missing_open(), found.left.too_few), (4, 4));
     assert!(!world.is_whole());
 
+    // What was deleted on the way has lost nothing.
+    let world = World::new();
+    world.put("key").await;
+    let mut census = world.census();
+    census.config.pause = Duration::from_millis(20);
+    let taking = async {
+        for group in world.groups() {
+            census.take(group).await;
+        }
+    };
+    let deleting = async {
+        let seen = || {
+            let report = world.control.report(&world.groups());
+            let now = report.iter().filter_map(|census| census.now);
+            now.map(|count| count.shards).sum::<u64>()
+        };
+        while seen() == 0 {
+            SystemClock.sleep(Duration::from_millis(1)).await;
+        }
+        let condition = Condition::default();
+        let deleted = world.test.metadata.delete(BUCKET, "key", &condition);
+        deleted.await.unwrap();
+        for (drive, id, _) in world.contents() {
+            assert!(world.shards.lose(drive, id));
+        }
+    };
+    tokio::join!(taking, deleting);
+    let found = world.sum();
+    assert!(found.missing > 0, "it was met");
+    assert_eq!((found.missing_open(), found.left.too_few), (0, 0));
+    assert!(world.is_whole());
+
     // A drive that does not answer has lost nothing that is known.
     let world = World::new();
     world.put("key").await;
