@@ -125,7 +125,7 @@ impl Call<'_> {
             // Both are in ascending order.
             let part = stored
                 .find(|part| u32::from(part.number) >= named_part.number)
-                .filter(|part| is_meant(part, named_part))
+                .filter(|part| is_meant(part, named_part, upload))
                 .ok_or_else(|| wrong(Code::InvalidPart, named_part))?;
             chosen.push(part);
         }
@@ -280,12 +280,13 @@ fn in_order(mut named: Vec<NamedPart>) -> Result<Vec<NamedPart>, S3Error> {
 }
 
 /// Whether `part` is what the client means by `named`: number, etag and, if it names one, checksum.
-fn is_meant(part: &PartRecord, named: &NamedPart) -> bool {
+fn is_meant(part: &PartRecord, named: &NamedPart, upload: &UploadRecord) -> bool {
     let etag_fits = hex::encode(part.md5).eq_ignore_ascii_case(&named.etag);
-    // A part of an upload without an algorithm has the default checksum and no other, whatever it came with.
+    // A part of an upload without an algorithm is kept with the default checksum only; SDKs name the one that they sent it
+    // with, which was checked then.
     let checksum_fits = match (&named.checksum, &part.checksum) {
-        (Some(named), Some(own)) => named.algorithm == own.algorithm && named.value == own.value,
-        (Some(_), None) => false,
+        (Some(named), Some(own)) if named.algorithm == own.algorithm => named.value == own.value,
+        (Some(_), _) => upload.checksum.is_none(),
         (None, _) => true,
     };
     u32::from(part.number) == named.number && etag_fits && checksum_fits

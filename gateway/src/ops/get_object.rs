@@ -4,7 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, UploadId};
 use holdfast_storage_node::metadata::{
-    self, ChecksumKind, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
+    self, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
 };
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -230,9 +230,6 @@ impl Call<'_> {
         let is_whole = selection.range == (0..summary.size);
         if checksums::wanted(&self.parts.headers) {
             match (&selection.part, &record.checksum) {
-                // Parts of a whole that has one checksum have none of their own.
-                (Some(_), Some(whole))
-                    if whole.kind == ChecksumKind::FullObject && part_count > Some(1) => {}
                 (Some(part), _) => {
                     if let Some(checksum) = &part.checksum {
                         // The type is the object's: whether its checksum is made of those of its parts.

@@ -104,7 +104,7 @@ impl Call<'_> {
         if let Some(next) = &page.next {
             document.text("NextContinuationToken", &continuation_token(next));
         }
-        if let Some(start_after) = start_after.filter(|_| given.is_none()) {
+        if let Some(start_after) = start_after {
             document.key("StartAfter", start_after, uri);
         }
         let count = page.entries.len() + page.common_prefixes.len();
