@@ -70,6 +70,7 @@ codes! {
     InvalidURI = 400, "The specified URI could not be parsed.";
     InvalidWriteOffset = 400, "The write offset value that you specified does not match the current object size.";
     KeyTooLongError = 400, "Your key is too long";
+    MalformedACLError = 400, "The XML you provided was not well-formed or did not validate against our published schema";
     MalformedPOSTRequest = 400, "The body of your POST request is not well-formed multipart/form-data.";
     MalformedTrailerError = 400, "The request contained trailing data that was not well-formed or did not conform to the announced trailer.";
     MalformedXML = 400, "The XML you provided was not well-formed or did not validate against our published schema";

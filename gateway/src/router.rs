@@ -9,4 +9,4 @@ mod target;
 pub use operation::BUCKET_ABSENT;
 pub use operation::{Needs, Operation, not_implemented, refuse_unsupported_headers, route};
 pub use query::{Query, percent_decode};
-pub use target::{Target, validate_bucket_name, validate_key, virtual_bucket};
+pub use target::{KEY_LEN_MAX, Target, validate_bucket_name, validate_key, virtual_bucket};

@@ -1454,7 +1454,18 @@ fn unsupported() -> Vec<Case> {
             &["InvalidRedirectLocation"],
             header("x-amz-website-redirect-location", "x"),
         ),
-        case("grant", 501, NOT, header("x-amz-grant-read", "id=\"x\"")),
+        case(
+            "grant to nobody",
+            400,
+            &["InvalidArgument"],
+            header("x-amz-grant-read", "id=\"x\""),
+        ),
+        case(
+            "grant in an e-mail",
+            501,
+            NOT,
+            header("x-amz-grant-read", "emailAddress=\"a@b.c\""),
+        ),
         case(
             "ACL of logs",
             501,

@@ -5,7 +5,10 @@ use holdfast_placement::directory::Directory;
 
 use super::claim::Credential;
 use super::sig_v4::{self, ALGORITHM};
-use super::{Authenticated, Authenticator, PayloadFraming, SERVICE, TERMINAL, Trouble, sig_v2};
+use super::{
+    Authenticated, Authenticator, PayloadFraming, SERVICE, TERMINAL, Trouble, does_not_match,
+    sig_v2,
+};
 use crate::error::{Code, S3Error};
 
 /// What the fields of a form say of its signature.
@@ -58,7 +61,7 @@ impl Authenticator {
                 }
                 let entry = self.entry(access_key)?;
                 if !sig_v2::matches(&entry.secret, policy.as_bytes(), signature) {
-                    return Err(mismatch(access_key, policy, signature).into());
+                    return Err(does_not_match(access_key, policy.as_bytes(), signature).into());
                 }
                 entry
             }
@@ -88,7 +91,9 @@ impl Authenticator {
                 let key = entry.signing_key(scope.date, &self.region);
                 let computed = key.sign(&[policy.as_bytes()]);
                 if !sig_v4::matches(&computed, signature.as_bytes()) {
-                    return Err(mismatch(scope.access_key, policy, signature).into());
+                    return Err(
+                        does_not_match(scope.access_key, policy.as_bytes(), signature).into(),
+                    );
                 }
                 entry
             }
@@ -104,11 +109,4 @@ fn wrong(name: &str, value: &str) -> S3Error {
     )
     .detail("ArgumentName", name)
     .detail("ArgumentValue", value)
-}
-
-fn mismatch(access_key: &str, policy: &str, signature: &str) -> S3Error {
-    S3Error::new(Code::SignatureDoesNotMatch)
-        .detail("AWSAccessKeyId", access_key)
-        .detail("StringToSign", policy)
-        .detail("SignatureProvided", signature)
 }

@@ -292,6 +292,9 @@ impl Authenticator {
     }
 
     fn check(&self, parts: &Parts) -> Result<Authenticated, Trouble> {
+        if parts.headers.contains_key(http::header::AUTHORIZATION) && is_presigned(parts) {
+            return Err(two_mechanisms(parts).into());
+        }
         if self.sig_v2
             && let Some(claim) = find_v2(parts)?
         {
@@ -301,9 +304,6 @@ impl Authenticator {
         let in_query;
         let claim = match QueryClaim::find(parts)? {
             None => in_header?.ok_or(Code::AccessDenied)?,
-            Some(_) if parts.headers.contains_key(http::header::AUTHORIZATION) => {
-                return Err(two_mechanisms().into());
-            }
             Some(query) => {
                 in_query = query;
                 in_query.claim()?
@@ -358,18 +358,11 @@ impl Authenticator {
         refuse_session_token(parts)?;
         let framing = unsigned_framing(parts)?;
         let domain = self.domain.as_deref();
-        let message = sig_v2::string_to_sign(parts, &claim.when, domain, false);
-        let fits = |message: &[u8]| sig_v2::matches(&entry.secret, message, &claim.signature);
-        let fits_with_slash = || {
-            sig_v2::has_two_forms(parts, domain)
-                && fits(&sig_v2::string_to_sign(parts, &claim.when, domain, true))
-        };
-        if !(fits(&message) || fits_with_slash()) {
-            return Err(S3Error::new(Code::SignatureDoesNotMatch)
-                .detail("AWSAccessKeyId", claim.access_key.clone())
-                .detail("StringToSign", String::from_utf8_lossy(&message))
-                .detail("SignatureProvided", claim.signature.clone())
-                .into());
+        let message = |form| sig_v2::string_to_sign(parts, &claim.when, domain, form);
+        let fits = |form| sig_v2::matches(&entry.secret, &message(form), &claim.signature);
+        if !sig_v2::forms(parts, domain).any(fits) {
+            let message = message(sig_v2::Form::default());
+            return Err(does_not_match(&claim.access_key, &message, &claim.signature).into());
         }
         Ok(self.admit(&entry, framing))
     }
@@ -487,35 +480,44 @@ fn iso(unix_secs: i64) -> String {
     })
 }
 
-fn two_mechanisms() -> S3Error {
+/// Whether the query holds one of these parameters, in whatever case.
+fn query_has(parts: &Parts, wanted: &[&str]) -> bool {
+    let query = parts.uri.query().unwrap_or_default();
+    query.split('&').any(|pair| {
+        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+        wanted
+            .iter()
+            .any(|wanted| name.eq_ignore_ascii_case(wanted))
+    })
+}
+
+/// Whether the query holds a signature of either version.
+fn is_presigned(parts: &Parts) -> bool {
+    query_has(parts, &["X-Amz-Algorithm", "X-Amz-Signature"])
+        || (query_has(parts, &["AWSAccessKeyId"]) && query_has(parts, &["Signature"]))
+}
+
+fn two_mechanisms(parts: &Parts) -> S3Error {
+    let header = parts.headers.get(http::header::AUTHORIZATION);
+    // Its kind only: the rest may hold a secret.
+    let kind = header.and_then(|value| value.to_str().ok()?.split_whitespace().next());
     S3Error::with(
         Code::InvalidArgument,
         "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
          query string parameter or the Authorization header should be specified",
     )
     .detail("ArgumentName", "Authorization")
+    .detail("ArgumentValue", kind.unwrap_or_default())
 }
 
 /// A signature of version 2, where there is none of version 4.
 fn find_v2(parts: &Parts) -> Result<Option<sig_v2::Claim>, S3Error> {
-    let has_v4_query = || {
-        let query = parts.uri.query().unwrap_or_default();
-        query.split('&').any(|pair| {
-            let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-            name.eq_ignore_ascii_case("X-Amz-Signature")
-                || name.eq_ignore_ascii_case("X-Amz-Algorithm")
-        })
-    };
-    if let Some(claim) = sig_v2::Claim::from_header(parts)? {
-        return match has_v4_query() || sig_v2::Claim::from_query(parts)?.is_some() {
-            true => Err(two_mechanisms()),
-            false => Ok(Some(claim)),
-        };
+    let claim = sig_v2::Claim::from_header(parts)?;
+    let has_header = parts.headers.contains_key(http::header::AUTHORIZATION);
+    match has_header || query_has(parts, &["X-Amz-Algorithm", "X-Amz-Signature"]) {
+        true => Ok(claim),
+        false => sig_v2::Claim::from_query(parts),
     }
-    if parts.headers.contains_key(http::header::AUTHORIZATION) || has_v4_query() {
-        return Ok(None);
-    }
-    sig_v2::Claim::from_query(parts)
 }
 
 /// No session is ever given out, so none can be valid.
@@ -638,11 +640,25 @@ fn mismatch(claim: &Claim<'_>, canonical: &[u8]) -> S3Error {
         claim.credential.scope,
         String::from_utf8_lossy(&hash)
     );
-    S3Error::new(Code::SignatureDoesNotMatch)
-        .detail("AWSAccessKeyId", claim.credential.access_key)
-        .detail("StringToSign", string_to_sign)
-        .detail("SignatureProvided", claim.signature)
+    let (key, signed) = (claim.credential.access_key, string_to_sign.as_bytes());
+    does_not_match(key, signed, claim.signature)
         .detail("CanonicalRequest", String::from_utf8_lossy(canonical))
+        .detail("CanonicalRequestBytes", spelled(canonical))
+}
+
+/// `SignatureDoesNotMatch`, with what the signature should have been of.
+fn does_not_match(access_key: &str, string_to_sign: &[u8], signature: &str) -> S3Error {
+    S3Error::new(Code::SignatureDoesNotMatch)
+        .detail("AWSAccessKeyId", access_key)
+        .detail("StringToSign", String::from_utf8_lossy(string_to_sign))
+        .detail("SignatureProvided", signature)
+        .detail("StringToSignBytes", spelled(string_to_sign))
+}
+
+/// Bytes as hex digits, a space between each two: what a text of them cannot show.
+fn spelled(bytes: &[u8]) -> String {
+    let each: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    each.join(" ")
 }
 
 #[cfg(test)]

@@ -219,8 +219,17 @@ fn decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// The string that is signed. `slash`: with one after the path.
-pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>, slash: bool) -> Vec<u8> {
+/// How the resource is written, of which clients have different notions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Form {
+    /// With a slash after the path.
+    pub slash: bool,
+    /// Parameters that are sent as `name=` are signed as `name`.
+    pub bare: bool,
+}
+
+/// The string that is signed.
+pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>, form: Form) -> Vec<u8> {
     // Clients that presign put headers into the query, and sign them as headers.
     let in_query = matches!(when, When::Expires(..));
     let from_query = |wanted: &str| {
@@ -245,7 +254,7 @@ pub fn string_to_sign(parts: &Parts, when: &When, domain: Option<&str>, slash: b
     }
     out.push(b'\n');
     write_amz_headers(&mut out, parts, in_query);
-    write_resource(&mut out, parts, domain, slash);
+    write_resource(&mut out, parts, domain, form);
     out
 }
 
@@ -284,20 +293,27 @@ fn write_amz_headers(out: &mut Vec<u8>, parts: &Parts, in_query: bool) {
     }
 }
 
-/// Whether the path is that of a bucket without a slash at its end: some clients sign it with one.
-pub fn has_two_forms(parts: &Parts, domain: Option<&str>) -> bool {
+/// The forms in which clients may have signed a request: first as it was sent; with a slash after a bucket that has none; with
+/// empty parameters bare.
+pub fn forms(parts: &Parts, domain: Option<&str>) -> impl Iterator<Item = Form> {
     let path = parts.uri.path();
-    path.len() > 1 && !path[1..].contains('/') && virtual_bucket(parts, domain).is_none()
+    let may_slash =
+        path.len() > 1 && !path[1..].contains('/') && virtual_bucket(parts, domain).is_none();
+    let may_bare = parameters(parts)
+        .any(|(name, value)| value == Some("") && SIGNED_PARAMETERS.binary_search(&name).is_ok());
+    let all = [(false, false), (true, false), (false, true), (true, true)];
+    let forms = all.into_iter().map(|(slash, bare)| Form { slash, bare });
+    forms.filter(move |form| (may_slash || !form.slash) && (may_bare || !form.bare))
 }
 
 /// The path as it was sent, with the bucket before it if that is in the host, and the parameters that matter.
-fn write_resource(out: &mut Vec<u8>, parts: &Parts, domain: Option<&str>, slash: bool) {
+fn write_resource(out: &mut Vec<u8>, parts: &Parts, domain: Option<&str>, form: Form) {
     if let Some(bucket) = virtual_bucket(parts, domain) {
         out.push(b'/');
         out.extend_from_slice(bucket.as_bytes());
     }
     out.extend_from_slice(parts.uri.path().as_bytes());
-    if slash {
+    if form.slash {
         out.push(b'/');
     }
     let mut signed: Vec<_> = parameters(parts)
@@ -307,7 +323,7 @@ fn write_resource(out: &mut Vec<u8>, parts: &Parts, domain: Option<&str>, slash:
     for (at, (name, value)) in signed.into_iter().enumerate() {
         out.push(if at == 0 { b'?' } else { b'&' });
         out.extend_from_slice(name.as_bytes());
-        if let Some(value) = value {
+        if let Some(value) = value.filter(|value| !(form.bare && value.is_empty())) {
             out.push(b'=');
             out.extend_from_slice(decoded(value).as_bytes());
         }

@@ -691,7 +691,7 @@ async fn many_writers_and_readers_share_a_tiny_pool() {
         task.await.unwrap();
     }
     assert!(world.pool.high_water_bytes() <= budget);
-    assert_eq!(world.pool.in_use_bytes(), 0);
+    all_comes_back(&world.pool).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -735,7 +735,18 @@ async fn many_degraded_readers_and_copies_share_a_tiny_pool() {
         task.await.unwrap();
     }
     assert!(world.bodies.counters().windows_rebuilt > 100);
-    assert_eq!(world.pool.in_use_bytes(), 0);
+    all_comes_back(&world.pool).await;
+}
+
+/// What was read ahead for readers that are gone ends on threads of its own: soon, not at once.
+async fn all_comes_back(pool: &BufferPool) {
+    let ended = async {
+        while pool.in_use_bytes() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(10), ended).await;
+    assert!(ended.is_ok(), "{} bytes are lost", pool.in_use_bytes());
 }
 
 /// Every second window lies on the drive, and the one after it too.

@@ -1,5 +1,5 @@
 //! Canned access control lists (user guide, "Access control list (ACL) overview"). They are the only ones there are: a
-//! bucket or an object has one of them, and grants of any other kind are not implemented.
+//! bucket or an object has one of them, whether by its name or by grants that say the same.
 
 use axum::body::Body;
 use holdfast_placement::directory::Setting;
@@ -8,14 +8,15 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::response::{empty, xml};
-use super::{Call, Reply, in_bucket, on_bucket, versions};
+use super::{Call, Reply, grants, in_bucket, on_bucket, versions};
 use crate::auth::Identity;
 use crate::error::{Code, S3Error};
 use crate::router::not_implemented;
 use crate::xml::{XmlWriter, requests};
 
-const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
-const AUTHENTICATED_USERS: &str = "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
+pub(super) const ALL_USERS: &str = "http://acs.amazonaws.com/groups/global/AllUsers";
+pub(super) const AUTHENTICATED_USERS: &str =
+    "http://acs.amazonaws.com/groups/global/AuthenticatedUsers";
 
 /// A canned list. The order of variants is persisted: append only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,13 @@ pub enum Canned {
 }
 
 impl Canned {
+    pub const ALL: [Self; 4] = [
+        Self::Private,
+        Self::PublicRead,
+        Self::PublicReadWrite,
+        Self::AuthenticatedRead,
+    ];
+
     /// As `x-amz-acl` names it. What the bucket's owner may do anyway is no grant: all that is in a bucket is the
     /// owner's.
     pub fn parse(text: &str) -> Result<Self, S3Error> {
@@ -66,11 +74,17 @@ impl Canned {
         kept.and_then(Result::ok).unwrap_or_default()
     }
 
-    /// From the headers of a request; `None`: they say nothing.
-    pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, S3Error> {
+    /// From the headers of a request, `x-amz-acl` or `x-amz-grant-*`; `None`: they say nothing. `owner` is the id of who owns
+    /// what the list is for.
+    pub fn from_headers(headers: &HeaderMap, owner: &str) -> Result<Option<Self>, S3Error> {
         let Some(value) = headers.get("x-amz-acl") else {
-            return Ok(None);
+            return grants::from_headers(headers, owner);
         };
+        let mut granted = grants::GRANT_HEADERS.iter();
+        if granted.any(|(name, _)| headers.contains_key(*name)) {
+            let message = "Specifying both Canned ACLs and Header Grants is not allowed";
+            return Err(S3Error::with(Code::InvalidRequest, message));
+        }
         Self::parse(value.to_str().unwrap_or_default()).map(Some)
     }
 
@@ -89,7 +103,7 @@ impl Canned {
     }
 
     /// Group and permission of each grant beside the owner's.
-    fn grants(self) -> &'static [(&'static str, &'static str)] {
+    pub(super) fn grants(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Private => &[],
             Self::PublicRead => &[(ALL_USERS, "READ")],
@@ -105,7 +119,6 @@ impl Call<'_> {
         Ok(self.acl_document(canned.unwrap_or_default()))
     }
 
-    /// With a canned list in the header: a document of grants is not implemented.
     pub(super) async fn put_bucket_acl(&self, body: Body) -> Reply {
         let canned = self.canned_acl(body).await?;
         match canned {
@@ -140,16 +153,15 @@ impl Call<'_> {
     /// The canned list of a request that is to set one.
     pub(super) async fn canned_acl(&self, body: Body) -> Result<Canned, S3Error> {
         let document = self.document_if_any(body, requests::SMALL_LEN_MAX).await?;
-        let canned = Canned::from_headers(&self.parts.headers)?;
-        match canned {
+        let owner = &self.bucket().owner;
+        match Canned::from_headers(&self.parts.headers, owner)? {
             Some(canned) if document.is_empty() => Ok(canned),
-            Some(_) => Err(S3Error::with(
-                Code::UnexpectedContent,
-                "A canned ACL goes without a document.",
-            )),
-            None => Err(not_implemented(
-                "An ACL other than a canned one (x-amz-acl)",
-            )),
+            Some(_) => Err(S3Error::new(Code::UnexpectedContent)),
+            None if document.is_empty() => {
+                Err(S3Error::new(Code::MissingSecurityHeader)
+                    .detail("MissingHeaderName", "x-amz-acl"))
+            }
+            None => grants::from_document(&document, owner),
         }
     }
 

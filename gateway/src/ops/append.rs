@@ -32,9 +32,14 @@ const OBJECT_SIZE: HeaderName = HeaderName::from_static("x-amz-object-size");
 
 /// Headers that say what an object is to have besides bytes, which one that is there has already. (Content headers are
 /// sent by some clients with every PUT: they are not looked at.)
-const ABOUT_NEW_OBJECTS: [&str; 4] = [
+const ABOUT_NEW_OBJECTS: [&str; 9] = [
     "x-amz-tagging",
     "x-amz-acl",
+    "x-amz-grant-full-control",
+    "x-amz-grant-read",
+    "x-amz-grant-read-acp",
+    "x-amz-grant-write",
+    "x-amz-grant-write-acp",
     "x-amz-website-redirect-location",
     "x-amz-storage-class",
 ];

@@ -29,6 +29,8 @@ pub enum Permit {
     /// To read objects whose own list lets the identity do so. Who may not list the bucket (`lists`) does not learn what
     /// is not there.
     Listed { lists: bool },
+    /// Nothing, which each key of the request is answered.
+    Denied,
 }
 
 /// A bucket, and all in it, is its owner's and the root user's. Others may do what canned lists let them. Everybody with
@@ -60,6 +62,7 @@ pub async fn authorise(
         Needs::Object => Ok(Permit::Listed {
             lists: canned.lets_read(identity),
         }),
+        Needs::Write if operation == Operation::DeleteObjects => Ok(Permit::Denied),
         Needs::List | Needs::Write | Needs::Owner => denied(),
     }
 }
@@ -72,7 +75,7 @@ pub fn check_locks(permit: Permit, headers: &HeaderMap) -> Result<(), S3Error> {
     };
     match permit {
         Permit::Granted if names().any(is_lock) => Err(S3Error::new(Code::AccessDenied)),
-        Permit::All | Permit::Granted | Permit::Listed { .. } => Ok(()),
+        Permit::All | Permit::Granted | Permit::Listed { .. } | Permit::Denied => Ok(()),
     }
 }
 

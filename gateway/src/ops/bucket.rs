@@ -1,7 +1,7 @@
 //! Buckets: CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, ListBuckets.
 
 use axum::body::Body;
-use http::header::{HeaderName, LOCATION};
+use http::header::{CONTENT_TYPE, HeaderName, LOCATION};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode};
 
@@ -24,6 +24,13 @@ use crate::xml::requests::{self, NewBucket};
 
 /// Buckets of a page at most.
 const BUCKETS_PAGE_MAX: usize = 10_000;
+
+const BUCKET_ARN: HeaderName = HeaderName::from_static("x-amz-bucket-arn");
+
+/// The bucket's name among all of AWS's resources (IAM user guide, "Amazon Resource Names").
+fn arn(bucket: &str) -> String {
+    format!("arn:aws:s3:::{bucket}")
+}
 
 /// The region whose buckets have no location constraint.
 const CLASSIC_REGION: &str = "us-east-1";
@@ -76,6 +83,7 @@ pub(super) async fn list_buckets(gateway: &Gateway, auth: &Authenticated, query:
         document.text("Name", &bucket.name);
         document.time("CreationDate", bucket.created);
         document.text("BucketRegion", &gateway.config.region);
+        document.text("BucketArn", &arn(&bucket.name));
         document.close("Bucket");
     }
     document.close("Buckets");
@@ -109,7 +117,7 @@ pub(super) async fn create(
     let locked = object_lock::wanted_for_bucket(&parts.headers)?;
     let versioning = BucketVersioning::with_lock();
     let value = versioning.encode().map_err(failure::metadata)?;
-    let canned = Canned::from_headers(&parts.headers)?.unwrap_or_default();
+    let canned = Canned::from_headers(&parts.headers, owner)?.unwrap_or_default();
     let list = settings::encode(&canned)?;
     let mut settings: Vec<(Setting, &[u8])> = Vec::new();
     if canned != Canned::Private {
@@ -148,6 +156,7 @@ pub(super) async fn create(
     let done = || {
         let mut response = empty(StatusCode::OK);
         set(response.headers_mut(), LOCATION, format!("/{name}"));
+        set(response.headers_mut(), BUCKET_ARN, arn(name));
         Ok(response)
     };
     match made {
@@ -234,10 +243,12 @@ impl Call<'_> {
     pub(super) fn head_bucket(&self) -> Reply {
         let mut response = empty(StatusCode::OK);
         let headers = response.headers_mut();
+        set(headers, CONTENT_TYPE, "application/xml");
         let region = HeaderName::from_static(BUCKET_REGION);
         set(headers, region, &self.gateway.config.region);
         let alias = HeaderName::from_static("x-amz-access-point-alias");
         headers.insert(alias, HeaderValue::from_static("false"));
+        set(headers, BUCKET_ARN, arn(&self.bucket().name));
         Ok(response)
     }
 

@@ -35,7 +35,7 @@ impl Call<'_> {
         let about = ChecksumHeader::Object;
         let document = self.read_document(body, requests::COMPLETE_LEN_MAX, about);
         let document = document.await?;
-        let named = in_order(requests::complete_upload(&document)?)?;
+        let named = in_order(id, requests::complete_upload(&document)?)?;
         for _ in 0..COMPLETE_TRIES_MAX {
             let Some((upload, parts)) = self.all_parts(key, id).await? else {
                 return self.completed_before(key, id).await;
@@ -261,9 +261,9 @@ impl Call<'_> {
 
 /// The named parts, which must be in order; of one that is named several times in a row the last naming counts, as its last
 /// upload does.
-fn in_order(mut named: Vec<NamedPart>) -> Result<Vec<NamedPart>, S3Error> {
+fn in_order(upload: UploadId, mut named: Vec<NamedPart>) -> Result<Vec<NamedPart>, S3Error> {
     if !named.is_sorted_by_key(|part| part.number) {
-        return Err(S3Error::new(Code::InvalidPartOrder));
+        return Err(S3Error::new(Code::InvalidPartOrder).detail("UploadId", upload.to_string()));
     }
     named.reverse();
     named.dedup_by_key(|part| part.number);

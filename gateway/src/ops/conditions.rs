@@ -43,7 +43,8 @@ pub static COPY_SOURCE: ReadConditions = ReadConditions {
 impl ReadConditions {
     /// Judges an object. `If-Match` is stronger than `If-Unmodified-Since`, `If-None-Match` than
     /// `If-Modified-Since` (API reference, GetObject, "Additional considerations about request headers"), of which a date
-    /// that is yet to come counts for nothing.
+    /// that is yet to come counts for nothing. (The clock by which an object was dated may be ahead of this gateway's: its own
+    /// date is not yet to come.)
     pub fn judge(
         &self,
         headers: &HeaderMap,
@@ -64,7 +65,7 @@ impl ReadConditions {
                 return Verdict::NotModified(&self.if_none_match);
             }
         } else if since(&self.if_modified_since)
-            .is_some_and(|date| modified.secs() <= date && date <= now.secs())
+            .is_some_and(|date| modified.secs() <= date && date <= now.max(modified).secs())
         {
             return Verdict::NotModified(&self.if_modified_since);
         }
@@ -128,6 +129,15 @@ pub fn of_failed_write(headers: &HeaderMap) -> Option<&HeaderName> {
 
 /// The condition of a PUT, a copy or a completion: `If-None-Match` or `If-Match`, with one entity tag or `*`.
 pub fn of_write(headers: &HeaderMap) -> Result<Condition, S3Error> {
+    for name in [
+        http::header::IF_MODIFIED_SINCE,
+        http::header::IF_UNMODIFIED_SINCE,
+    ] {
+        if headers.contains_key(&name) {
+            let what = format!("A write on the condition {name}");
+            return Err(not_implemented(&what).detail("Header", name.as_str()));
+        }
+    }
     let if_match = etag_of(headers, &http::header::IF_MATCH)?;
     let if_none_match = etag_of(headers, &http::header::IF_NONE_MATCH)?;
     let condition = match (if_match, if_none_match) {
@@ -288,6 +298,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_objects_own_date_is_not_yet_to_come() {
+        let since = headers("if-modified-since", THEN);
+        let slow = UnixMillis(MODIFIED.0 - 3000);
+        let verdict = READ.judge(&since, &ETAG, MODIFIED, slow);
+        assert_eq!(
+            verdict,
+            Verdict::NotModified(&http::header::IF_MODIFIED_SINCE)
+        );
+    }
+
     fn headers(name: &'static str, value: &'static str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         headers.insert(name, HeaderValue::from_static(value));
@@ -304,6 +325,10 @@ mod tests {
         assert!(of_write(&headers("if-none-match", "a,b")).is_err());
         assert!(of_write(&headers("if-match", "a,b")).is_err());
         assert!(of_write(&headers("if-match", "")).is_err());
+        for name in ["if-modified-since", "if-unmodified-since"] {
+            let refused = of_write(&headers(name, THEN)).unwrap_err();
+            assert_eq!(refused.code, Code::NotImplemented);
+        }
     }
 
     #[test]

@@ -20,10 +20,15 @@ impl Call<'_> {
     pub(super) async fn copy_object(&self, key: &str) -> Reply {
         let headers = &self.parts.headers;
         let condition = conditions::of_write(headers)?;
+        if let Some(range) = headers.get(http::header::RANGE) {
+            let range = String::from_utf8_lossy(range.as_bytes());
+            let message = "RANGE is not supported in Copy!";
+            return Err(failure::invalid_argument("Range", &range, message));
+        }
         let metadata_directive = self.directive("x-amz-metadata-directive")?;
         let tagging_directive = self.directive("x-amz-tagging-directive")?;
         let algorithm = checksums::algorithm(headers)?;
-        let given = object_headers::from_request(headers)?;
+        let given = object_headers::from_request(headers, &self.bucket().owner)?;
         let lock = self.lock_from_headers()?;
         let source = self.copy_source().await?;
         self.refuse_idle_copy(&source, key, metadata_directive)?;

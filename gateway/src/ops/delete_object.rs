@@ -6,6 +6,7 @@ use http::StatusCode;
 use holdfast_placement::ids::BucketId;
 use holdfast_storage_node::metadata::{Condition, DeleteOutcome, Deletion, WriteError};
 
+use super::authorise::Permit;
 use super::response::{empty, xml};
 use super::{Call, Reply, conditions, failure, on_bucket, versions};
 use crate::checksum;
@@ -149,6 +150,9 @@ impl Call<'_> {
     }
 
     fn deletion_of(&self, key: &DeleteKey) -> Result<Deletion, S3Error> {
+        if self.permit == Permit::Denied {
+            return Err(S3Error::new(Code::AccessDenied));
+        }
         validate_key(&key.key)?;
         let modified_secs = match &key.modified {
             Some(text) => Some(conditions::parse_time(text).ok_or_else(|| {

@@ -43,7 +43,7 @@ pub(super) fn may_read(
     match permit {
         Permit::All | Permit::Granted => Ok(()),
         Permit::Listed { .. } if Canned::of_object(&record.headers).lets_read(identity) => Ok(()),
-        Permit::Listed { .. } => Err(S3Error::new(Code::AccessDenied)),
+        Permit::Listed { .. } | Permit::Denied => Err(S3Error::new(Code::AccessDenied)),
     }
 }
 
@@ -194,14 +194,25 @@ impl Call<'_> {
                 _ => Err(none(1)),
             };
         };
-        let metadata = &self.gateway.metadata;
-        let found = metadata.parts_after(self.bucket().id, key, table, number - 1, 1);
-        let found = found.await.map_err(failure::metadata)?;
-        let (offset, part) = found
-            .into_iter()
-            .next()
-            .filter(|(_, part)| part.number == number)
-            .ok_or_else(|| none(parts))?;
+        // Parts are counted by where they are in the object, so that whoever asks for 1 to x-amz-mp-parts-count gets all of it,
+        // whatever the numbers that they were uploaded with.
+        if number > parts {
+            return Err(none(parts));
+        }
+        let bucket = self.bucket().id;
+        let some = |after, count| {
+            let metadata = &self.gateway.metadata;
+            metadata.parts_after(bucket, key, table, after, count)
+        };
+        let beyond = some(parts, 1).await.map_err(failure::metadata)?;
+        let (after, count) = match beyond.is_empty() {
+            // As many parts, and none with a greater number: the numbers have no gaps.
+            true => (number - 1, 1),
+            false => (0, number),
+        };
+        let found = some(after, count.into()).await.map_err(failure::metadata)?;
+        let nth = found.into_iter().nth(usize::from(count) - 1);
+        let (offset, part) = nth.ok_or_else(|| none(parts))?;
         Ok(Selection {
             range: offset..offset + part.size,
             partial: true,

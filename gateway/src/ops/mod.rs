@@ -17,6 +17,7 @@ mod delete_object;
 pub mod documents;
 pub mod failure;
 mod get_object;
+mod grants;
 pub mod hints;
 pub mod lifecycle;
 mod list_objects;
@@ -252,8 +253,9 @@ impl Sought<'_> {
             let found = found
                 .map_err(failure::directory)?
                 .ok_or_else(|| failure::no_such_bucket(self.name))?;
-            if let Ok(permit) = self.permit(gateway, parts, &found).await {
-                return Ok((found, permit));
+            match self.permit(gateway, parts, &found).await {
+                Ok(Permit::Denied) | Err(_) => {}
+                Ok(permit) => return Ok((found, permit)),
             }
         }
         let found = bucket_now(gateway, self.name).await?;
@@ -454,6 +456,10 @@ impl Call<'_> {
                     failure::precondition_failed,
                 )
             }
+            WriteError::NoSuchVersion => {
+                let version = self.query.get("versionId").unwrap_or_default();
+                failure::write(error, &self.bucket().name, key).detail("VersionId", version)
+            }
             error => failure::write(error, &self.bucket().name, key),
         }
     }
@@ -462,7 +468,7 @@ impl Call<'_> {
     fn hide(&self, error: S3Error) -> S3Error {
         match self.permit {
             Permit::All | Permit::Granted | Permit::Listed { lists: true } => error,
-            Permit::Listed { lists: false } => S3Error::new(Code::AccessDenied),
+            Permit::Listed { lists: false } | Permit::Denied => S3Error::new(Code::AccessDenied),
         }
     }
 

@@ -48,7 +48,7 @@ pub(super) fn parse_upload_id(text: &str) -> Option<UploadId> {
 impl Call<'_> {
     pub(super) async fn create_upload(&self, key: &str) -> Reply {
         let headers = &self.parts.headers;
-        let mut kept = object_headers::from_request(headers)?;
+        let mut kept = object_headers::from_request(headers, &self.bucket().owner)?;
         let identity = &self.auth.identity;
         kept.set_initiator(Some((&identity.owner_id, &identity.display_name)));
         let new = NewUpload {

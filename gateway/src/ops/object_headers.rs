@@ -29,8 +29,8 @@ const USER_PREFIX: &str = "x-amz-meta-";
 /// What S3 answers for objects that were stored without a type.
 const DEFAULT_TYPE: &str = "binary/octet-stream";
 
-/// Reads the headers that a new object is to keep.
-pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
+/// Reads the headers that a new object is to keep, in a bucket of `owner`.
+pub fn from_request(headers: &HeaderMap, owner: &str) -> Result<ObjectHeaders, S3Error> {
     let keep = |name: HeaderName| headers.get(name).map(text).filter(|text| !text.is_empty());
     let mut kept = ObjectHeaders {
         content_type: keep(CONTENT_TYPE),
@@ -43,7 +43,7 @@ pub fn from_request(headers: &HeaderMap) -> Result<ObjectHeaders, S3Error> {
         storage_class: storage_class(headers)?,
         user_metadata: user_metadata(headers)?,
     };
-    kept.set_acl(acl(headers)?);
+    kept.set_acl(acl(headers, owner)?);
     Ok(kept)
 }
 
@@ -72,8 +72,8 @@ fn website_redirect(headers: &HeaderMap) -> Result<Option<String>, S3Error> {
 }
 
 /// The canned access control list that a new object is to have.
-pub fn acl(headers: &HeaderMap) -> Result<Option<&'static str>, S3Error> {
-    let canned = Canned::from_headers(headers)?;
+fn acl(headers: &HeaderMap, owner: &str) -> Result<Option<&'static str>, S3Error> {
+    let canned = Canned::from_headers(headers, owner)?;
     Ok(canned.and_then(Canned::kept))
 }
 

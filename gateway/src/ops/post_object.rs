@@ -164,6 +164,10 @@ pub(super) async fn post(
         checksum_header: ChecksumHeader::Object,
         ..Digests::default()
     };
+    if let Some((name, value)) = Query::parse(parts.uri.query())?.iter().next() {
+        let message = "Query String Parameters not allowed on POST requests.";
+        return Err(failure::invalid_argument(name, value, message));
+    }
     let payload = Payload::new(auth, parts, body, digests)?;
     let mut form = Form::new(payload, &parts.headers)?;
     let mut fields = Fields::read(&mut form).await?;
@@ -238,7 +242,7 @@ impl Call<'_> {
             Some(document) => tags::from_document(document.as_bytes())?,
             None => Vec::new(),
         };
-        let kept = object_headers::from_request(headers)?;
+        let kept = object_headers::from_request(headers, &self.bucket().owner)?;
         let lock = self.lock_from_headers()?;
         let mut file = FormFile::new(form, headers, lengths)?;
         let bodies = &self.gateway.bodies;

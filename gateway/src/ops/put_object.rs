@@ -59,7 +59,7 @@ impl Call<'_> {
     pub(super) async fn put_new(&self, key: &str, body: Body, condition: Condition) -> Reply {
         let headers = &self.parts.headers;
         let tags = tags::from_header(headers)?;
-        let kept = object_headers::from_request(headers)?;
+        let kept = object_headers::from_request(headers, &self.bucket().owner)?;
         let lock = self.lock_from_headers()?;
         let digests = Digests {
             md5: true,

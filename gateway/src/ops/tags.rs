@@ -27,7 +27,7 @@ fn validate(tags: &[(String, String)]) -> Result<(), S3Error> {
             "Object tags cannot be greater than 10",
         ));
     }
-    judge(tags)
+    judge(tags, "Your TagKey cannot be prefixed with aws:")
 }
 
 /// The same for the tags of a bucket.
@@ -38,21 +38,24 @@ pub(super) fn validate_for_bucket(tags: &[(String, String)]) -> Result<(), S3Err
             "Bucket tag count cannot be greater than 50",
         ));
     }
-    judge(tags)
+    judge(tags, "System tags cannot be added/updated by requester")
 }
 
-fn judge(tags: &[(String, String)]) -> Result<(), S3Error> {
-    let wrong = |message: &'static str| Err(S3Error::with(Code::InvalidTag, message));
+fn judge(tags: &[(String, String)], is_system: &'static str) -> Result<(), S3Error> {
     for (at, (key, value)) in tags.iter().enumerate() {
+        let wrong = |message: &'static str| {
+            Err(S3Error::with(Code::InvalidTag, message).detail("TagKey", key))
+        };
         let key_chars = key.chars().count();
         if key_chars == 0 || key_chars > KEY_CHARS_MAX || !key.chars().all(is_allowed) {
             return wrong("The TagKey you have provided is invalid");
         }
         if value.chars().count() > VALUE_CHARS_MAX || !value.chars().all(is_allowed) {
-            return wrong("The TagValue you have provided is invalid");
+            return wrong("The TagValue you have provided is invalid")
+                .map_err(|error: S3Error| error.detail("TagValue", value));
         }
         if key.starts_with("aws:") {
-            return wrong("System tags cannot be added/updated by requester");
+            return wrong(is_system);
         }
         if tags[..at].iter().any(|(other, _)| other == key) {
             return wrong("Cannot provide multiple Tags with the same key");

@@ -110,6 +110,14 @@ impl Ask {
         self
     }
 
+    /// With this body and its MD5.
+    pub fn with_md5(self, body: &str) -> Self {
+        use base64::Engine as _;
+        use md5::Digest as _;
+        let md5 = base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(body));
+        self.header("content-md5", md5).body(body.to_owned())
+    }
+
     /// Signed with another key.
     pub fn by(mut self, access_key: &'static str, secret: &'static str) -> Self {
         self.signer = (access_key, secret);

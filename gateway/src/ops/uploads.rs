@@ -102,11 +102,17 @@ impl Call<'_> {
         document.text("Bucket", &self.bucket().name);
         document.key("KeyMarker", key_marker.unwrap_or_default(), uri);
         document.text("UploadIdMarker", upload_marker.unwrap_or_default());
-        if let Some((next_key, next_upload)) = &page.next {
-            document.key("NextKeyMarker", next_key, uri);
-            let id = next_upload.map(|id| id.to_string()).unwrap_or_default();
-            document.text("NextUploadIdMarker", &id);
-        }
+        // The elements are there on the last page too, as on S3: what they name is the last upload shown.
+        let last = || {
+            page.uploads
+                .last()
+                .map(|last| (&last.key, Some(last.upload)))
+        };
+        let next = page.next.as_ref().map(|(key, upload)| (key, *upload));
+        let (next_key, next_upload) = next.or_else(last).unzip();
+        document.key("NextKeyMarker", next_key.map_or("", String::as_str), uri);
+        let id = next_upload.flatten().map(|id| id.to_string());
+        document.text("NextUploadIdMarker", &id.unwrap_or_default());
         document.key("Prefix", &list.prefix, uri);
         if let Some(delimiter) = &list.delimiter {
             document.key("Delimiter", delimiter, uri);

@@ -4,11 +4,11 @@
 use axum::body::Body;
 use holdfast_placement::directory::Setting;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, HeaderName, IF_MATCH,
-    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LOCATION, RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderName, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE, LAST_MODIFIED, LOCATION, RANGE,
 };
 use http::request::Parts;
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::cors::{is_preflight, preflight};
@@ -130,7 +130,7 @@ pub fn is_website(gateway: &Gateway, parts: &Parts) -> Option<String> {
 pub async fn serve(gateway: &Gateway, parts: &Parts, bucket: &str) -> Response<Body> {
     match answer(gateway, parts, bucket).await {
         Ok(response) => response,
-        Err(error) => error_page(&error),
+        Err(error) => error_page(&error, None),
     }
 }
 
@@ -207,9 +207,15 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
                 return Ok(elsewhere);
             }
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND);
-            response.headers_mut().remove(ACCEPT_RANGES);
+            let headers = response.headers_mut();
+            // They are the page's own, and the answer is not about it.
+            for name in [ACCEPT_RANGES, ETAG, LAST_MODIFIED] {
+                headers.remove(name);
+            }
+            tell_error(&error, headers);
             return Ok(response);
         }
+        return Ok(error_page(&error, Some(page)));
     }
     Err(error)
 }
@@ -243,7 +249,37 @@ async fn fetch(gateway: &Gateway, parts: &Parts, bucket: &str, key: &str) -> Rep
     .await
 }
 
-fn error_page(error: &S3Error) -> Response<Body> {
+/// What was wrong, for programs.
+fn tell_error(error: &S3Error, headers: &mut HeaderMap) {
+    let (code, message) = (error.code.as_str(), error.code.message());
+    headers.insert("x-amz-error-code", HeaderValue::from_static(code));
+    headers.insert("x-amz-error-message", HeaderValue::from_static(message));
+    let key = error.details.iter().find(|(name, _)| *name == "Key");
+    if let Some((_, key)) = key
+        && let Ok(key) = HeaderValue::from_bytes(key.as_bytes())
+    {
+        headers.insert("x-amz-error-detail-key", key);
+    }
+}
+
+/// Text that was part of a request, as no browser takes it for anything but text.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
+        }
+    }
+    escaped
+}
+
+/// A page of our own; `unfound`: the key of the page that there should have been instead.
+fn error_page(error: &S3Error, unfound: Option<&str>) -> Response<Body> {
     let status = StatusCode::from_u16(error.status);
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = empty(status);
@@ -257,14 +293,31 @@ fn error_page(error: &S3Error) -> Response<Body> {
         CONTENT_TYPE,
         HeaderValue::from_static("text/html; charset=utf-8"),
     );
+    tell_error(error, headers);
     // Code and message are of our own making, and no text of a request.
     let (code, message) = (error.code.as_str(), error.code.message());
-    headers.insert("x-amz-error-code", HeaderValue::from_static(code));
-    headers.insert("x-amz-error-message", HeaderValue::from_static(message));
-    *response.body_mut() = Body::from(format!(
+    let mut page = format!(
         "<html>\n<head><title>{status}</title></head>\n<body>\n<h1>{status}</h1>\n<ul>\n<li>Code: {code}</li>\n\
-         <li>Message: {message}</li>\n</ul>\n</body>\n</html>\n"
-    ));
+         <li>Message: {message}</li>\n"
+    );
+    for (name, value) in &error.details {
+        if ["BucketName", "Key"].contains(name) {
+            page.push_str(&format!("<li>{name}: {}</li>\n", escaped(value)));
+        }
+    }
+    page.push_str("</ul>\n");
+    if let Some(unfound) = unfound {
+        let missing = Code::NoSuchKey;
+        page.push_str(&format!(
+            "<h3>An Error Occurred While Attempting to Retrieve a Custom Error Document</h3>\n<ul>\n<li>Code: {}</li>\n\
+             <li>Message: {}</li>\n<li>Key: {}</li>\n</ul>\n",
+            missing.as_str(),
+            missing.message(),
+            escaped(unfound)
+        ));
+    }
+    page.push_str("</body>\n</html>\n");
+    *response.body_mut() = Body::from(page);
     response
 }
 

@@ -157,6 +157,11 @@ impl Deframer {
     /// The body is over: did the framing end? Gives the value of the announced trailer. That the data is as long
     /// as announced is for the caller to see.
     pub fn finish(&mut self) -> Result<Option<&str>, S3Error> {
+        let is_at_line = self.state == State::Trailer && self.line.is_empty();
+        if is_at_line && self.has_all() {
+            // The empty line at the end is left out by some clients, and S3 does without: all that counts is there.
+            self.state = State::Done;
+        }
         if self.state != State::Done {
             return Err(malformed());
         }
@@ -193,7 +198,7 @@ impl Deframer {
             Some(signatures) => {
                 let (size, signature) =
                     line.split_once(";chunk-signature=").ok_or_else(malformed)?;
-                signatures.provided = signature.as_bytes().try_into().map_err(|_| malformed())?;
+                signatures.provided = signature.as_bytes().try_into().map_err(|_| mismatch())?;
                 size
             }
         };
@@ -247,9 +252,7 @@ impl Deframer {
     /// A line after the last chunk: the announced header, then the signature if it is signed, then an empty one.
     fn trailer_line(&mut self) -> Result<(), S3Error> {
         if self.line.is_empty() {
-            let complete = self.rule.announced.is_none() || !self.canonical_trailer.is_empty();
-            let signed = !self.rule.signed || self.rule.announced.is_none() || self.trailer_signed;
-            if !complete || !signed {
+            if !self.has_all() {
                 return Err(malformed_trailer());
             }
             self.state = State::Done;
@@ -266,7 +269,8 @@ impl Deframer {
         let line = std::str::from_utf8(&self.line).map_err(|_| malformed_trailer())?;
         let (name, value) = line.split_once(':').ok_or_else(malformed_trailer)?;
         // The documentation ends the value with a line feed of its own before CRLF.
-        let (name, value) = (name.trim_ascii(), value.trim_ascii());
+        let is_blank = |character| [' ', '\t', '\n'].contains(&character);
+        let (name, value) = (name.trim_matches(is_blank), value.trim_matches(is_blank));
         if name.eq_ignore_ascii_case(announced) && self.canonical_trailer.is_empty() {
             self.canonical_trailer = format!("{announced}:{value}\n").into_bytes();
         } else if self.rule.signed
@@ -287,6 +291,13 @@ impl Deframer {
         }
         self.line.clear();
         Ok(())
+    }
+
+    /// Whether the trailer that was announced came, and its signature.
+    fn has_all(&self) -> bool {
+        let complete = self.rule.announced.is_none() || !self.canonical_trailer.is_empty();
+        let signed = !self.rule.signed || self.rule.announced.is_none() || self.trailer_signed;
+        complete && signed
     }
 
     fn trailer_value(&self) -> Option<&str> {

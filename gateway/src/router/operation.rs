@@ -184,7 +184,7 @@ impl Operation {
         )
     }
 
-    /// Whether it looks at `x-amz-acl` itself.
+    /// Whether it looks at `x-amz-acl` and `x-amz-grant-*` itself.
     fn keeps_acl(self) -> bool {
         matches!(
             self,
@@ -332,6 +332,83 @@ const OBJECT_UNSUPPORTED: &[&str] = &[
     "torrent",
 ];
 
+/// What is asked of objects only. Of a bucket it would be another operation without them, and perhaps the bucket's end.
+const OBJECT_ONLY: &[&str] = &[
+    "annotation",
+    "attributes",
+    "legal-hold",
+    "renameObject",
+    "restore",
+    "retention",
+    "select",
+    "torrent",
+];
+
+/// What is asked of buckets only, besides `BUCKET_ABSENT`. Of an object it would be another operation without them.
+const BUCKET_ONLY: &[&str] = &[
+    "cors",
+    "delete",
+    "lifecycle",
+    "location",
+    "notification",
+    "object-lock",
+    "requestPayment",
+    "versioning",
+    "website",
+];
+
+/// The other parameters that choose an operation.
+const EITHER: &[&str] = &["acl", "tagging", "uploadId", "uploads", "versions"];
+
+/// Refuses two parameters that would each choose an operation.
+fn refuse_conflict(query: &Query) -> Result<(), S3Error> {
+    let selectors = [OBJECT_ONLY, BUCKET_ONLY, BUCKET_ABSENT, EITHER];
+    let chooses = |name: &str| selectors.iter().any(|names| names.contains(&name));
+    let mut names: Vec<&str> = query.iter().map(|(name, _)| name).collect();
+    names.retain(|name| chooses(name));
+    names.sort_unstable();
+    names.dedup();
+    match names.as_slice() {
+        [] | [_] => Ok(()),
+        [first, ..] => {
+            let message = format!("Conflicting query string parameters: {}", names.join(", "));
+            Err(S3Error::with(Code::InvalidArgument, message)
+                .detail("ArgumentName", "ResourceType")
+                .detail("ArgumentValue", *first))
+        }
+    }
+}
+
+/// Refuses what names a part or a version of an object, or something else that only objects have, where there is no key.
+fn refuse_without_key(method: &Method, query: &Query) -> Result<(), S3Error> {
+    if let Some(version) = query.get("versionId") {
+        return Err(takes_no_version(version));
+    }
+    match (query.has("uploadId"), query.has("partNumber")) {
+        (true, true) if method == Method::PUT => return Err(method_not_allowed(method, "PART")),
+        (false, true) if method == Method::PUT => {
+            let message = "Object must have a valid key name.";
+            return Err(S3Error::with(Code::InvalidRequest, message));
+        }
+        (false, false) => {}
+        _ => {
+            let message = "A key must be specified";
+            return Err(S3Error::with(Code::InvalidRequest, message));
+        }
+    }
+    match OBJECT_ONLY.iter().any(|name| query.has(name)) {
+        true => Err(method_not_allowed(method, "BUCKET")),
+        false => Ok(()),
+    }
+}
+
+fn takes_no_version(version: &str) -> S3Error {
+    let message = "This operation does not accept a version-id.";
+    S3Error::with(Code::InvalidArgument, message)
+        .detail("ArgumentName", "versionId")
+        .detail("ArgumentValue", version)
+}
+
 /// Finds the operation, from the method and the query's sub-resources. Parameters that are unknown are ignored.
 pub fn route(
     method: &Method,
@@ -375,6 +452,8 @@ fn operation_of(
             _ => Err(method_not_allowed(method, "SERVICE")),
         },
         Target::Bucket(_) => {
+            refuse_conflict(query)?;
+            refuse_without_key(method, query)?;
             refuse_sub_resources(query, BUCKET_UNSUPPORTED)?;
             let absent = query.iter().any(|(name, _)| BUCKET_ABSENT.contains(&name));
             match *method {
@@ -388,15 +467,16 @@ fn operation_of(
             bucket_operation(method, query, headers)
         }
         Target::Object(..) => {
+            refuse_conflict(query)?;
             refuse_sub_resources(query, OBJECT_UNSUPPORTED)?;
+            let of_bucket =
+                |(name, _): (&str, _)| BUCKET_ONLY.contains(&name) || BUCKET_ABSENT.contains(&name);
+            if query.iter().any(of_bucket) {
+                return Err(method_not_allowed(method, "OBJECT"));
+            }
             let operation = object_operation(method, query, headers)?;
             match query.get("versionId") {
-                Some(version) if !operation.takes_version() => Err(S3Error::with(
-                    Code::InvalidArgument,
-                    "This operation does not accept a version-id.",
-                )
-                .detail("ArgumentName", "versionId")
-                .detail("ArgumentValue", version)),
+                Some(version) if !operation.takes_version() => Err(takes_no_version(version)),
                 _ => Ok(operation),
             }
         }
@@ -633,7 +713,7 @@ fn may_own(operation: Operation, value: &[u8], headers: &HeaderMap) -> Result<()
     }
 }
 
-/// Refuses `x-amz-*` headers that ask for what is not there: encryption, grants, and all that is not known. A request must never get less than it asked for without a word.
+/// Refuses `x-amz-*` headers that ask for what is not there: encryption, and all that is not known. A request must never get less than it asked for without a word.
 pub fn refuse_unsupported_headers(
     operation: Operation,
     headers: &HeaderMap,
@@ -667,6 +747,11 @@ pub fn refuse_unsupported_headers(
                     || value == b"private"
                     || value == b"bucket-owner-full-control"
             }
+            "x-amz-grant-full-control"
+            | "x-amz-grant-read"
+            | "x-amz-grant-read-acp"
+            | "x-amz-grant-write"
+            | "x-amz-grant-write-acp" => operation.keeps_acl(),
             "x-amz-client-token"
             | "x-amz-rename-source"
             | "x-amz-rename-source-if-match"

@@ -14,7 +14,7 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 use super::XmlWriter;
 use super::reader::{Element, Limits, malformed, parse};
 use crate::error::{Code, S3Error};
-use crate::router::not_implemented;
+use crate::router::{KEY_LEN_MAX, not_implemented};
 
 /// Rules of a bucket at most.
 const RULES_MAX: usize = 1000;
@@ -101,6 +101,9 @@ fn rule(element: &Element<'_>) -> Result<Rule, S3Error> {
         (None, Some(filter)) => read_filter(filter)?,
         _ => return Err(malformed()),
     };
+    if filter.prefix.len() > KEY_LEN_MAX {
+        return Err(refused("The maximum size of a prefix is 1024."));
+    }
     let expiration = element.child("Expiration")?.map(expiration).transpose()?;
     let noncurrent = element.child("NoncurrentVersionExpiration")?;
     let noncurrent = noncurrent.map(read_noncurrent).transpose()?;
@@ -227,7 +230,7 @@ fn check_transitions(rule: &Rule) -> Result<(), S3Error> {
     let too_late = match rule.expiration {
         Some(Expiration::Days(days)) => by_days.iter().any(|(after, _)| *after >= days),
         Some(Expiration::Date(date)) => by_date.iter().any(|(at, _)| *at >= date),
-        Some(Expiration::DeleteMarker) | None => false,
+        Some(Expiration::DeleteMarker | Expiration::Never) | None => false,
     };
     if too_late {
         return Err(never_gone(&kind, prefix));
@@ -366,6 +369,12 @@ fn read_filter(element: &Element<'_>) -> Result<(Filter, FilterForm), S3Error> {
         tag.expect_only(&["Key", "Value"])?;
         let key = tag.child_text("Key")?.ok_or_else(malformed)?;
         let value = tag.child_text("Value")?.ok_or_else(malformed)?;
+        if !(1..=128).contains(&key.chars().count()) {
+            return Err(refused("A Tag's Key must be a length between 1 and 128."));
+        }
+        if value.chars().count() > 256 {
+            return Err(refused("A Tag's Value must be a length between 0 and 256."));
+        }
         if filter.tags.iter().any(|(other, _)| other == key) {
             return Err(refused("Duplicate Tag Keys are not allowed."));
         }
@@ -380,14 +389,17 @@ fn expiration(element: &Element<'_>) -> Result<Expiration, S3Error> {
         .child_text("ExpiredObjectDeleteMarker")?
         .map(str::trim)
     {
-        Some("true") => true,
-        Some("false") | None => false,
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        None => None,
         Some(_) => return Err(malformed()),
     };
     match (days(element, "Days")?, element.child_text("Date")?, marker) {
-        (Some(days), None, false) => Ok(Expiration::Days(days)),
-        (None, Some(text), false) => Ok(Expiration::Date(date(text)?)),
-        (None, None, true) => Ok(Expiration::DeleteMarker),
+        (Some(days), None, None | Some(false)) => Ok(Expiration::Days(days)),
+        (None, Some(text), None | Some(false)) => Ok(Expiration::Date(date(text)?)),
+        (None, None, Some(true)) => Ok(Expiration::DeleteMarker),
+        // What Terraform makes of an empty block.
+        (None, None, Some(false)) => Ok(Expiration::Never),
         _ => Err(malformed()),
     }
 }
@@ -481,6 +493,7 @@ pub fn write(rules: &[Rule]) -> bytes::Bytes {
                 Expiration::Days(days) => document.number("Days", u64::from(days)),
                 Expiration::Date(date) => document.time("Date", date),
                 Expiration::DeleteMarker => document.boolean("ExpiredObjectDeleteMarker", true),
+                Expiration::Never => document.boolean("ExpiredObjectDeleteMarker", false),
             }
             document.close("Expiration");
         }
@@ -568,6 +581,7 @@ mod tests {
             <Rule><ID>b</ID><Filter><And><Prefix>p</Prefix><Tag><Key>k</Key><Value>v</Value></Tag><ObjectSizeGreaterThan>5</ObjectSizeGreaterThan></And></Filter><Status>Disabled</Status><Expiration><Date>2030-01-02T00:00:00.000Z</Date></Expiration></Rule>\
             <Rule><ID>c</ID><Filter></Filter><Status>Enabled</Status><Expiration><ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration><NoncurrentVersionExpiration><NoncurrentDays>2</NoncurrentDays><NewerNoncurrentVersions>4</NewerNoncurrentVersions></NoncurrentVersionExpiration><AbortIncompleteMultipartUpload><DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>\
             <Rule><ID>e</ID><Filter><Prefix></Prefix></Filter><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
+            <Rule><ID>g</ID><Filter></Filter><Status>Enabled</Status><Expiration><ExpiredObjectDeleteMarker>false</ExpiredObjectDeleteMarker></Expiration></Rule>\
             <Rule><ID>f</ID><Filter><And><Prefix></Prefix><ObjectSizeLessThan>9</ObjectSizeLessThan></And></Filter><Status>Enabled</Status><Expiration><Days>3</Days></Expiration></Rule>\
             <Rule><ID>d</ID><Prefix></Prefix><Status>Enabled</Status><Transition><Days>0</Days><StorageClass>INTELLIGENT_TIERING</StorageClass></Transition><Transition><Days>9</Days><StorageClass>GLACIER_IR</StorageClass></Transition><NoncurrentVersionTransition><NoncurrentDays>30</NoncurrentDays><NewerNoncurrentVersions>2</NewerNoncurrentVersions><StorageClass>STANDARD_IA</StorageClass></NoncurrentVersionTransition></Rule>";
         let rules = of(all).unwrap();
@@ -616,6 +630,15 @@ mod tests {
             (
                 format!("<Prefix/>{DAYS}<Transition><Days>1</Days></Transition>"),
                 Code::MalformedXML,
+            ),
+            (format!("<Prefix>{}</Prefix>{DAYS}", "p".repeat(1025)), Code::InvalidRequest),
+            (
+                format!("<Filter><Tag><Key/><Value>v</Value></Tag></Filter>{DAYS}"),
+                Code::InvalidRequest,
+            ),
+            (
+                format!("<Filter><Tag><Key>k</Key><Value>{}</Value></Tag></Filter>{DAYS}", "v".repeat(257)),
+                Code::InvalidRequest,
             ),
             (
                 "<Filter><Tag><Key>k</Key><Value>v</Value></Tag></Filter><Status>Enabled</Status><AbortIncompleteMultipartUpload><DaysAfterInitiation>1</DaysAfterInitiation></AbortIncompleteMultipartUpload>".to_owned(),

@@ -26,6 +26,8 @@ pub struct Limits {
 pub struct Element<'a> {
     pub name: Cow<'a, str>,
     pub text: Cow<'a, str>,
+    /// The attribute `type` (`xsi:type`), if there is one.
+    pub kind: Cow<'a, str>,
     pub children: Vec<Element<'a>>,
 }
 
@@ -92,8 +94,12 @@ pub fn parse<'a>(document: &'a [u8], root: &str, limits: Limits) -> Result<Eleme
                 {
                     return Err(malformed());
                 }
+                let mut kind = Cow::Borrowed("");
                 for attribute in start.attributes() {
-                    attribute.map_err(|_| malformed())?;
+                    let attribute = attribute.map_err(|_| malformed())?;
+                    if attribute.key.local_name().as_ref() == "type" {
+                        kind = Cow::Owned(attribute.value.as_ref().to_owned());
+                    }
                 }
                 let name = start.local_name().as_ref().to_owned();
                 if open.is_empty() && name != root {
@@ -101,6 +107,7 @@ pub fn parse<'a>(document: &'a [u8], root: &str, limits: Limits) -> Result<Eleme
                 }
                 open.push(Element {
                     name: Cow::Owned(name),
+                    kind,
                     ..Element::default()
                 });
             }

@@ -242,8 +242,16 @@ pub fn cors(document: &[u8]) -> Result<Vec<CorsRule>, S3Error> {
     };
     let root = parse(document, "CORSConfiguration", limits)?;
     root.expect_only(&["CORSRule"])?;
-    if root.children.is_empty() || root.children.len() > RULES_MAX {
+    if root.children.is_empty() {
         return Err(malformed());
+    }
+    if root.children.len() > RULES_MAX {
+        return Err(S3Error::with(
+            Code::InvalidRequest,
+            format!(
+                "The number of CORS rules should not exceed allowed limit of {RULES_MAX} rules."
+            ),
+        ));
     }
     root.children.iter().map(cors_rule).collect()
 }

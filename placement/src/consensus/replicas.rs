@@ -304,14 +304,26 @@ impl Replicas {
             return Err(ChangeError::NoVoters(id));
         }
         let wanted: BTreeSet<u64> = voters.iter().map(|drive| drive.0).collect();
+        let mut unhosted = Vec::new();
         for drive in voters {
             if self.drive(*drive).is_ok() {
                 let _alone = self.hosting.lock().await;
-                self.host(id, *drive, false).await?;
+                if let Err(error) = self.host(id, *drive, false).await {
+                    unhosted.push((*drive, error));
+                }
             }
         }
         let leader = self.leader(&group).await?;
         let known = voters_of(&leader);
+        for (drive, error) in unhosted {
+            // A voter whose replica cannot run must not keep others from becoming voters, too: they are needed all the more.
+            match known.contains(&drive.0) {
+                true => {
+                    tracing::warn!(group = %id, %drive, %error, "a voter's replica does not run")
+                }
+                false => return Err(error),
+            }
+        }
         for drive in voters.iter().filter(|drive| !known.contains(&drive.0)) {
             if let Some((remote, node)) = self.elsewhere(*drive) {
                 let order = Order::Host {

@@ -175,6 +175,8 @@ pub enum Expiration {
     Date(UnixMillis),
     /// When it is a delete marker and the only version.
     DeleteMarker,
+    /// Never: a rule may say that delete markers are to stay, as they do anyway.
+    Never,
 }
 
 /// Which versions that are not current something happens to.
@@ -247,7 +249,7 @@ impl Rule {
         match self.expiration? {
             Expiration::Days(days) => Some(due(modified, days, day_secs)),
             Expiration::Date(date) => Some(date),
-            Expiration::DeleteMarker => None,
+            Expiration::DeleteMarker | Expiration::Never => None,
         }
     }
 }

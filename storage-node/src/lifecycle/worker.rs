@@ -253,6 +253,7 @@ impl LifecycleWorker {
                     Some(Expiration::DeleteMarker) => true,
                     Some(Expiration::Days(days)) => self.is_due(summary.modified, days),
                     Some(Expiration::Date(date)) => date <= now,
+                    Some(Expiration::Never) => false,
                     None => false,
                 };
                 key.marker = goes.then_some(*summary);
@@ -261,7 +262,7 @@ impl LifecycleWorker {
             let date = match rule.expiration {
                 Some(Expiration::Days(days)) => due(summary.modified, days, self.config.day_secs),
                 Some(Expiration::Date(date)) => date,
-                Some(Expiration::DeleteMarker) | None => return Ok(None),
+                Some(Expiration::DeleteMarker | Expiration::Never) | None => return Ok(None),
             };
             if date > now || !self.fits(bucket, rule, entry).await? {
                 return Ok(None);

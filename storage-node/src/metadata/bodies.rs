@@ -1,7 +1,7 @@
 //! The bodies of a group, one after the other: for who looks whether they are whole.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use holdfast_placement::ids::{ChunkSetId, GroupId};
 use holdfast_placement::query::{Ask, States, state_of};
@@ -47,13 +47,14 @@ impl Metadata {
         })
     }
 
-    /// The bodies of the group that have these chunk sets. Looks at every record of the group.
+    /// The bodies of the group that have these different chunk sets. Looks at every record of the group. One that moves from where
+    /// the walk has not been yet to where it has been (a version that is the newest again, an upload that is completed) is missed.
     pub async fn bodies_of(
         &self,
         group: GroupId,
         sets: &[ChunkSetId],
     ) -> Result<Vec<ChunkedBody>, MetadataError> {
-        let mut found = Vec::new();
+        let mut found: HashMap<ChunkSetId, ChunkedBody> = HashMap::new();
         let mut at = Some(Seen::default());
         while let Some(after) = at
             && found.len() < sets.len()
@@ -65,10 +66,11 @@ impl Metadata {
                 max: sets.len(),
             };
             let step = self.asker.ask(group, &question).await?;
-            found.extend(step.bodies);
+            // A version that moves meanwhile may be met twice.
+            found.extend(step.bodies.into_iter().map(|body| (body.set, body)));
             at = after.then(step.next);
         }
-        Ok(found)
+        Ok(found.into_values().collect())
     }
 }
 

@@ -88,9 +88,11 @@ impl Node {
         self.begin_mending(led, config, &stopped);
         spawn(tidy(inner.clone(), stopped.clone()));
         watch::look(inner).await;
+        watch::note_redundancy(inner).await;
         steward::renew_map_now(inner).await;
         spawn(inner.rebalancer.clone().run(stopped.clone()));
         spawn(watch::run(inner.clone(), stopped.clone()));
+        spawn(watch::sum_up(inner.clone(), stopped.clone()));
         spawn(steward::run(inner.clone(), stopped));
     }
 
@@ -240,7 +242,6 @@ impl Node {
 }
 
 impl Inner {
-    /// What this node says of itself to those who probe it.
     /// How safe what the groups hold is that are led here.
     fn redundancy(&self) -> Redundancy {
         let mut sum = Redundancy::default();
@@ -250,6 +251,7 @@ impl Inner {
         sum
     }
 
+    /// What this node says of itself to those who probe it.
     pub(super) fn report(&self) -> Report {
         let drives: Vec<_> = self.drives.lock().iter().map(DriveReport::from).collect();
         let groups = self.replicas.status();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::map::DriveState;
 
@@ -29,6 +30,17 @@ pub(super) async fn run(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Rece
     }
 }
 
+/// Sums up the groups again and again. Apart from the looks, which must not wait for groups that do not answer.
+pub(super) async fn sum_up(inner: Arc<Inner>, mut stopped: tokio::sync::watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            _ = inner.clock.sleep(INTERVAL) => {}
+            _ = stopped.changed() => return,
+        }
+        note_redundancy(&inner).await;
+    }
+}
+
 /// One look at every drive.
 pub(super) async fn look(inner: &Arc<Inner>) {
     for (id, reason) in newly_lost(inner) {
@@ -40,7 +52,6 @@ pub(super) async fn look(inner: &Arc<Inner>) {
     check_clock(&inner.replicas, &others, inner.clock.wall(), 1);
     inner.space.note_elsewhere(others.any_is_full());
     note_space(inner);
-    note_redundancy(inner).await;
     follow_orders(inner);
     inner.pool.trim();
 }
@@ -103,16 +114,18 @@ fn note_space(inner: &Inner) {
 }
 
 /// Sums up what the groups that are led here hold; one that cannot be read now, what it held before.
-async fn note_redundancy(inner: &Inner) {
+pub(super) async fn note_redundancy(inner: &Inner) {
     let floor = Floor::of(&inner.map.load());
-    let before = std::mem::take(&mut *inner.redundancy_of.lock());
+    // What is known stays to be seen until all is known anew.
+    let before = inner.redundancy_of.lock().clone();
     let mut now = HashMap::new();
     let mut widest = Vec::new();
-    for group in inner.replicas.led_here() {
-        if group == GroupId::PLACEMENT {
-            continue;
-        }
-        if let Ok(usage) = inner.metadata.usage(group).await {
+    let led = inner.replicas.led_here().into_iter();
+    let asked = led
+        .filter(|group| *group != GroupId::PLACEMENT)
+        .map(|group| async move { (group, inner.metadata.usage(group).await) });
+    for (group, usage) in join_all(asked).await {
+        if let Ok(usage) = usage {
             let below = floor.below(&usage);
             let classes = usage.chunked.iter().filter(|(_, tally)| tally.bodies > 0);
             let slots = classes.map(|(class, _)| class.protection.slots() as u64);

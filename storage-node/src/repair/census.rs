@@ -449,15 +449,18 @@ impl Census {
         if gone.is_empty() {
             return Ok(());
         }
-        let mut sets: Vec<ChunkSetId> = gone.iter().map(|(set, _)| *set).collect();
-        sets.sort_unstable();
-        sets.dedup();
-        let kept = self.metadata.bodies_of(group, &sets).await?;
-        let kept: BTreeSet<ChunkSetId> = kept.into_iter().map(|body| body.set).collect();
+        let mut unseen: BTreeSet<ChunkSetId> = gone.iter().map(|(set, _)| *set).collect();
+        // What moved during one walk so that it was missed lies still in the next: no body moves so twice.
+        for _ in 0..2 {
+            let sets: Vec<ChunkSetId> = unseen.iter().copied().collect();
+            for body in self.metadata.bodies_of(group, &sets).await? {
+                unseen.remove(&body.set);
+            }
+        }
         for (set, held) in gone {
-            match kept.contains(&set) {
-                true => count.left.too_few += 1,
-                false => count.mended(held),
+            match unseen.contains(&set) {
+                true => count.mended(held),
+                false => count.left.too_few += 1,
             }
         }
         Ok(())

@@ -122,6 +122,37 @@ fn headers_in_the_query_are_signed_as_headers() {
     assert_eq!(refused, Some(Code::AccessDenied));
 }
 
+/// minio-go and rclone send `?uploads=` and sign `?uploads`; botocore signs what it sends.
+#[test]
+fn empty_parameters_may_be_signed_without_their_sign() {
+    let when = "Tue, 27 Mar 2007 19:36:42 +0000";
+    for (uri, signed) in [
+        ("/b/k?uploads=", "/johnsmith/b/k?uploads"),
+        ("/b/k?uploads=", "/johnsmith/b/k?uploads="),
+        ("/b/k?uploads", "/johnsmith/b/k?uploads"),
+        ("/?acl=", "/johnsmith/?acl"),
+    ] {
+        let message = format!("GET\n\n\n{when}\n{signed}");
+        let authorization = signed_so(&sig_v2::sign(SECRET, message.as_bytes()));
+        let headers = [HOST, ("date", when), ("authorization", &authorization)];
+        assert_eq!(code(THEN_SECS, &parts("GET", uri, &headers)), None, "{uri}");
+    }
+    let message = format!("GET\n\n\n{when}\n/johnsmith/b/k?uploads=");
+    let authorization = signed_so(&sig_v2::sign(SECRET, message.as_bytes()));
+    let headers = [HOST, ("date", when), ("authorization", &authorization)];
+    let other = code(THEN_SECS, &parts("GET", "/b/k?uploads=a", &headers));
+    assert_eq!(other, Some(Code::SignatureDoesNotMatch));
+}
+
+#[test]
+fn a_signature_in_the_query_is_the_only_one() {
+    let uri = format!("/k?AWSAccessKeyId={ACCESS_KEY}&Signature=a&Expires=1175139620");
+    for authorization in ["Bearer x", "AWS a:b", "AWS4-HMAC-SHA256 x"] {
+        let both = parts("GET", &uri, &[HOST, ("authorization", authorization)]);
+        assert_eq!(code(THEN_SECS, &both), Some(Code::InvalidArgument));
+    }
+}
+
 #[test]
 fn strange_signatures_are_refused() {
     let right = signed_so("bWq2s1WEIj+Ydj0vQ697zp+IXMU=");

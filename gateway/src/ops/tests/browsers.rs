@@ -244,6 +244,11 @@ async fn a_form_without_leave_is_refused() {
         ("policy", &text),
         ("signature", &v2),
     ];
+    let mut with_query = form(&right, b"abc");
+    *with_query.uri_mut() = "/bucket?a=b".parse().unwrap();
+    let refused = store.send_raw(with_query).await;
+    let refused = refused.expect_error(400, "InvalidArgument");
+    assert_eq!(refused.element("ArgumentName"), Some("a"));
     let with = |name: &'static str, value: &'static str| {
         let mut fields = right.to_vec();
         match fields.iter_mut().find(|(own, _)| *own == name) {

@@ -56,6 +56,15 @@ async fn copies_bytes_and_what_belongs_to_them() {
 }
 
 #[tokio::test]
+async fn a_part_is_no_copy() {
+    let store = Store::with_bucket().await;
+    store.put("/bucket/a", "abc").await;
+    let part = copy("/bucket/b", "bucket/a").header("range", "bytes=0-1");
+    store.send(part).await.expect_error(400, "InvalidArgument");
+    store.get("/bucket/b").await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
 async fn onto_itself() {
     let store = Store::with_bucket().await;
     store.put("/bucket/key", pattern(100_000, 1)).await;

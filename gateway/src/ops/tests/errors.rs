@@ -40,7 +40,7 @@ async fn table() {
         (ask("GET", "/bucket?tagging"), 404, "NoSuchTagSet"),
         (ask("GET", "/bucket?cors"), 404, "NoSuchCORSConfiguration"),
         (ask("GET", "/nobucket?cors"), 404, "NoSuchBucket"),
-        (ask("PUT", "/bucket/key?acl"), 501, "NotImplemented"),
+        (ask("PUT", "/bucket/key?acl"), 400, "MissingSecurityHeader"),
         (ask("GET", "/bucket/none?acl"), 404, "NoSuchKey"),
         (
             ask("GET", "/bucket?lifecycle"),
@@ -78,8 +78,8 @@ async fn table() {
         ),
         (
             ask("PUT", "/bucket/k").header("x-amz-grant-read", "id=1"),
-            501,
-            "NotImplemented",
+            400,
+            "InvalidArgument",
         ),
         (
             ask("PUT", "/bucket/k").header("x-amz-write-offset-bytes", "-1"),

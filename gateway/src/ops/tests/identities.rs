@@ -77,7 +77,6 @@ async fn nobody_else_gets_at_a_bucket() {
         ("DELETE", "/anns/key"),
         ("DELETE", "/anns"),
         ("POST", "/anns/key?uploads"),
-        ("POST", "/anns?delete"),
     ] {
         for store in [&one, &other] {
             let refused = store.send(bob(method, uri)).await;
@@ -86,6 +85,12 @@ async fn nobody_else_gets_at_a_bucket() {
     }
     let copy = bob("PUT", "/bobs/copy").header("x-amz-copy-source", "anns/key");
     one.send(copy).await.expect_error(403, "AccessDenied");
+    // Of many deletions each is answered by itself.
+    let many = "<Delete><Object><Key>key</Key></Object><Object><Key>none</Key></Object></Delete>";
+    let many = bob("POST", "/anns?delete").with_md5(many);
+    let refused = other.send(many).await.expect(200);
+    assert_eq!(refused.elements("Code"), ["AccessDenied", "AccessDenied"]);
+    assert_eq!(refused.elements("Key"), ["key", "none"]);
     // The root user may.
     assert_eq!(other.get("/anns/key").await.expect(200).body, "x");
     other.send(ask("DELETE", "/anns/key")).await.expect(204);
@@ -124,7 +129,9 @@ async fn canned_lists_let_others_in() {
     let refused = one.send_raw(anonymous.unwrap()).await;
     refused.expect_error(403, "AccessDenied");
     let grants = ann("PUT", "/anns?acl").body("<AccessControlPolicy/>");
-    one.send(grants).await.expect_error(501, "NotImplemented");
+    one.send(grants)
+        .await
+        .expect_error(400, "MalformedACLError");
     let unknown = ann("PUT", "/anns?acl").header("x-amz-acl", "secret");
     one.send(unknown).await.expect_error(400, "InvalidArgument");
 }
@@ -201,6 +208,47 @@ async fn canned_lists_of_objects_let_others_read() {
     assert_eq!(anonymous().await.expect(200).body, "parts");
     let missing = ann("PUT", "/anns/none?acl").header("x-amz-acl", "private");
     one.send(missing).await.expect_error(404, "NoSuchKey");
+}
+
+#[tokio::test]
+async fn a_list_that_was_read_can_be_put_back() {
+    let (one, other) = cluster().await;
+    one.send(ann("PUT", "/anns")).await.expect(200);
+    for uri in ["/anns?acl", "/anns/key?acl"] {
+        let of_object = uri != "/anns?acl";
+        let mut put = ann("PUT", "/anns/key");
+        if of_object {
+            let read = "uri=\"http://acs.amazonaws.com/groups/global/AllUsers\"";
+            put = put.header("x-amz-grant-read", read);
+        }
+        one.send(put.body("x")).await.expect(200);
+        if !of_object {
+            let open = ann("PUT", uri).header("x-amz-acl", "public-read");
+            one.send(open).await.expect(200);
+        }
+        let read = one.send(ann("GET", uri)).await.expect(200);
+        assert_eq!(read.elements("Permission"), ["FULL_CONTROL", "READ"]);
+        let what = uri.split('?').next().unwrap();
+        let close = ann("PUT", uri).header("x-amz-acl", "private");
+        one.send(close).await.expect(200);
+        let refused = other.send(bob("GET", what)).await;
+        refused.expect_error(403, "AccessDenied");
+        let back = ann("PUT", uri).body(read.body.clone());
+        one.send(back).await.expect(200);
+        other.send(bob("GET", what)).await.expect(200);
+        // What somebody else is granted by name is not to be had, and changes nothing.
+        let named = ann("PUT", uri).header("x-amz-grant-read", &format!("id={}", owner(BOB)));
+        one.send(named).await.expect_error(501, "NotImplemented");
+        let both = ann("PUT", uri)
+            .header("x-amz-acl", "private")
+            .header("x-amz-grant-read", &format!("id={}", owner(ANN)));
+        one.send(both).await.expect_error(400, "InvalidRequest");
+        other.send(bob("GET", what)).await.expect(200);
+    }
+    let none = ann("PUT", "/anns?acl");
+    let none = one.send(none).await;
+    assert_eq!(none.element("MissingHeaderName"), Some("x-amz-acl"));
+    none.expect_error(400, "MissingSecurityHeader");
 }
 
 #[tokio::test]

@@ -138,18 +138,9 @@ async fn mass_deletion() {
         <Object><Key>b</Key><ETag>\"no\"</ETag></Object>\
         <Object><Key>c</Key><VersionId>1</VersionId></Object>\
         <Object><Key>d</Key><VersionId>null</VersionId><Size>1</Size></Object></Delete>";
-    let md5 = |text: &str| {
-        use base64::Engine as _;
-        use md5::Digest as _;
-        base64::engine::general_purpose::STANDARD.encode(md5::Md5::digest(text))
-    };
     let bare = ask("POST", "/bucket?delete").body(document);
     store.send(bare).await.expect_error(400, "InvalidRequest");
-    let delete = |text: &str| {
-        ask("POST", "/bucket?delete")
-            .header("content-md5", md5(text))
-            .body(text.to_owned())
-    };
+    let delete = |text: &str| ask("POST", "/bucket?delete").with_md5(text);
     let answer = store.send(delete(document)).await.expect(200);
     assert_eq!(
         answer.elements("Deleted"),

@@ -83,7 +83,26 @@ async fn pages_are_served_to_anybody() {
     for path in ["/secret", "/none"] {
         let refused = browse(&store, "GET", path).await.expect(403);
         assert_eq!(refused.body, "what?", "{path}");
+        assert_eq!(refused.header("x-amz-error-code"), "AccessDenied");
+        assert_eq!(refused.header("x-amz-error-message"), "Access Denied");
+        assert_eq!(refused.header("etag"), "");
     }
+    // Who may list the bucket is told what is not there.
+    let open = ask("PUT", "/bucket?acl").header("x-amz-acl", "public-read");
+    store.send(open).await.expect(200);
+    let missing = browse(&store, "GET", "/%3Cnone%3E").await.expect(404);
+    assert_eq!(missing.body, "what?");
+    assert_eq!(missing.header("x-amz-error-code"), "NoSuchKey");
+    assert_eq!(missing.header("x-amz-error-detail-key"), "<none>");
+    store
+        .send(ask("DELETE", "/bucket/error.html"))
+        .await
+        .expect(204);
+    let missing = browse(&store, "GET", "/%3Cnone%3E").await.expect(404);
+    let page = String::from_utf8(missing.body.to_vec()).unwrap();
+    assert!(page.contains("<li>Key: &lt;none&gt;</li>"), "{page}");
+    assert!(page.contains("Retrieve a Custom Error Document"), "{page}");
+    assert!(page.contains("<li>Key: error.html</li>"), "{page}");
     let wrong = browse(&store, "PUT", "/index.html").await.expect(405);
     assert_eq!(wrong.header("content-type"), "text/html; charset=utf-8");
     assert_eq!(wrong.header("x-amz-error-code"), "MethodNotAllowed");

@@ -269,6 +269,65 @@ fn refuses_by_name() {
         ("POST", "object", "tagging", &[], Code::MethodNotAllowed),
         ("PUT", "object", "partNumber=1", &[], Code::InvalidArgument),
         ("PUT", "object", "uploadId=u", &[], Code::MethodNotAllowed),
+        // What is about an object is not done to the bucket.
+        ("DELETE", "bucket", "uploadId=u", &[], Code::InvalidRequest),
+        ("GET", "bucket", "uploadId=u", &[], Code::InvalidRequest),
+        ("POST", "bucket", "uploadId=u", &[], Code::InvalidRequest),
+        (
+            "DELETE",
+            "bucket",
+            "versionId=1",
+            &[],
+            Code::InvalidArgument,
+        ),
+        (
+            "PUT",
+            "bucket",
+            "versionId=null",
+            &[],
+            Code::InvalidArgument,
+        ),
+        ("GET", "bucket", "partNumber=1", &[], Code::InvalidRequest),
+        ("PUT", "bucket", "partNumber=1", &[], Code::InvalidRequest),
+        (
+            "PUT",
+            "bucket",
+            "partNumber=1&uploadId=u",
+            &[],
+            Code::MethodNotAllowed,
+        ),
+        (
+            "DELETE",
+            "bucket",
+            "legal-hold",
+            &[],
+            Code::MethodNotAllowed,
+        ),
+        ("DELETE", "bucket", "retention", &[], Code::MethodNotAllowed),
+        ("GET", "bucket", "torrent", &[], Code::MethodNotAllowed),
+        // Nor what is about a bucket to the object.
+        ("DELETE", "object", "policy", &[], Code::MethodNotAllowed),
+        ("DELETE", "object", "cors", &[], Code::MethodNotAllowed),
+        ("PUT", "object", "lifecycle", &[], Code::MethodNotAllowed),
+        ("GET", "object", "website", &[], Code::MethodNotAllowed),
+        ("DELETE", "object", "delete", &[], Code::MethodNotAllowed),
+        // One thing at a time.
+        ("GET", "bucket", "acl&policy", &[], Code::InvalidArgument),
+        (
+            "GET",
+            "bucket",
+            "uploads&versions",
+            &[],
+            Code::InvalidArgument,
+        ),
+        ("GET", "object", "acl&tagging", &[], Code::InvalidArgument),
+        (
+            "POST",
+            "object",
+            "uploads&uploadId=u",
+            &[],
+            Code::InvalidArgument,
+        ),
     ] {
         assert_eq!(
             find(method, on, query, headers),
@@ -303,7 +362,6 @@ fn refuses_headers_that_would_be_ignored() {
     for (name, value) in [
         ("x-amz-server-side-encryption", "AES256"),
         ("x-amz-server-side-encryption-customer-key", "a"),
-        ("x-amz-grant-read", "id=1"),
         ("x-amz-mfa", "1 2"),
         ("x-amz-checksum-sha512", "a"),
         ("x-amz-something-new", "a"),
@@ -319,6 +377,7 @@ fn refuses_headers_that_would_be_ignored() {
         ("x-amz-request-payer", "requester"),
         ("x-amzn-trace-id", "Root=1"),
         ("x-amz-tagging", "a=b"),
+        ("x-amz-grant-read", "id=1"),
     ] {
         assert!(
             refuse_unsupported_headers(Operation::PutObject, &header_map(&[(name, value)])).is_ok(),
