@@ -23,7 +23,7 @@ PYTHON ?= python3
 REQUIREMENTS := s3-tests/python/requirements.txt
 VENV := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/holdfast/python-$(shell sha256sum $(REQUIREMENTS) 2>/dev/null | cut -c1-12)
 
-.PHONY: help serve build test test-rust test-sim test-python test-clients lint deps clean
+.PHONY: help serve build test test-rust test-sdk test-sim test-python test-clients lint deps clean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -38,10 +38,13 @@ build: deps ## Build the binary
 deps: ## Install what the build lacks, or say what to install
 	@deploy/build-deps
 
-test: test-rust test-sim test-python ## All tests: Rust, the simulation, then boto3 and the AWS CLI
+test: test-rust test-sdk test-sim test-python ## All tests: Rust, its SDK, the simulation, then boto3 and the AWS CLI
 
 test-rust: build ## Rust tests, those with a started server among them
 	cargo test --release --locked --no-fail-fast
+
+test-sdk: build ## The AWS SDK for Rust against a started server
+	cargo test --release --locked --no-fail-fast -p holdfast-sdk-tests
 
 test-sim: deps ## The whole cluster in simulation: some seeds, and bugs that must be caught
 	cargo test --release --locked -p holdfast-sim
@@ -63,6 +66,7 @@ $(VENV)/ready: | $(REQUIREMENTS)
 lint: deps ## Formatting, clippy with warnings denied, licences and sources of dependencies
 	cargo fmt --all -- --check
 	cargo clippy --release --locked --all-targets -- -D warnings
+	cargo clippy --release --locked -p holdfast-sdk-tests --all-targets -- -D warnings
 	cargo clippy --release --locked -p holdfast-sim --all-targets -- -D warnings
 	@if cargo deny --version >/dev/null 2>&1; then \
 	  cargo deny --locked check bans licenses sources; \

@@ -36,7 +36,7 @@ struct Grants<'a> {
 
 impl Grants<'_> {
     /// What the owner is granted changes nothing: to the owner everything is allowed.
-    fn to_user(&self, id: &str, argument: &str) -> Result<(), S3Error> {
+    fn give_user(&self, id: &str, argument: &str) -> Result<(), S3Error> {
         let is_id = id.len() == 64 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
         match is_id {
             _ if id == self.owner => Ok(()),
@@ -45,7 +45,7 @@ impl Grants<'_> {
         }
     }
 
-    fn to_group(
+    fn give_group(
         &mut self,
         uri: &str,
         permission: &'static str,
@@ -91,9 +91,9 @@ pub fn from_headers(headers: &HeaderMap, owner: &str) -> Result<Option<Canned>, 
                 let (kind, id) = grantee.split_once('=').ok_or_else(wrong)?;
                 let id = id.trim().trim_matches('"');
                 match kind.trim() {
-                    kind if kind.eq_ignore_ascii_case("id") => grants.to_user(id, "id")?,
+                    kind if kind.eq_ignore_ascii_case("id") => grants.give_user(id, "id")?,
                     kind if kind.eq_ignore_ascii_case("uri") => {
-                        grants.to_group(id, permission, "uri")?;
+                        grants.give_group(id, permission, "uri")?;
                     }
                     kind if kind.eq_ignore_ascii_case("emailAddress") => return Err(by_mail()),
                     _ => return Err(wrong()),
@@ -112,7 +112,7 @@ pub fn from_document(document: &[u8], owner: &str) -> Result<Canned, S3Error> {
         ..Grants::default()
     };
     let named = text(child(&root, "Owner")?, "ID")?;
-    if let Err(error) = grants.to_user(named, "CanonicalUser/ID") {
+    if let Err(error) = grants.give_user(named, "CanonicalUser/ID") {
         return Err(match error.code {
             Code::NotImplemented => S3Error::new(Code::AccessDenied),
             _ => error,
@@ -127,8 +127,8 @@ pub fn from_document(document: &[u8], owner: &str) -> Result<Canned, S3Error> {
         let (_, permission) = permission.ok_or_else(malformed)?;
         let grantee = child(grant, "Grantee")?;
         match grantee.kind.as_ref() {
-            "CanonicalUser" => grants.to_user(text(grantee, "ID")?, "CanonicalUser/ID")?,
-            "Group" => grants.to_group(text(grantee, "URI")?, permission, "Group/URI")?,
+            "CanonicalUser" => grants.give_user(text(grantee, "ID")?, "CanonicalUser/ID")?,
+            "Group" => grants.give_group(text(grantee, "URI")?, permission, "Group/URI")?,
             "AmazonCustomerByEmail" => return Err(by_mail()),
             _ => return Err(malformed()),
         }

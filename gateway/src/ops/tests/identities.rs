@@ -237,11 +237,11 @@ async fn a_list_that_was_read_can_be_put_back() {
         one.send(back).await.expect(200);
         other.send(bob("GET", what)).await.expect(200);
         // What somebody else is granted by name is not to be had, and changes nothing.
-        let named = ann("PUT", uri).header("x-amz-grant-read", &format!("id={}", owner(BOB)));
+        let named = ann("PUT", uri).header("x-amz-grant-read", format!("id={}", owner(BOB)));
         one.send(named).await.expect_error(501, "NotImplemented");
         let both = ann("PUT", uri)
             .header("x-amz-acl", "private")
-            .header("x-amz-grant-read", &format!("id={}", owner(ANN)));
+            .header("x-amz-grant-read", format!("id={}", owner(ANN)));
         one.send(both).await.expect_error(400, "InvalidRequest");
         other.send(bob("GET", what)).await.expect(200);
     }
