@@ -1,11 +1,13 @@
 //! The canonical request: what a signature covers (API reference, "Signature Calculations for the
 //! Authorization Header", task 1). S3 encodes the path once and does not normalise it.
 
+use std::cell::OnceCell;
 use std::cmp::Ordering;
 
 use http::HeaderMap;
 use http::request::Parts;
 
+use crate::ops::counts_as_header;
 use crate::router::Query;
 
 /// How the path is written.
@@ -42,8 +44,9 @@ pub fn request<'a>(
     out.push(b'\n');
     write_query(&mut out, query);
     out.push(b'\n');
+    let query = OnceCell::new();
     for name in signed_headers.split(';') {
-        write_header(&mut out, parts, name)?;
+        write_header(&mut out, parts, name, &query)?;
     }
     out.push(b'\n');
     out.extend_from_slice(signed_headers.as_bytes());
@@ -186,15 +189,20 @@ fn write_query(out: &mut Vec<u8>, query: &str) {
 }
 
 /// `name:value\n`: all values of that name joined by commas, trimmed, runs of blanks as one space.
-fn write_header<'a>(out: &mut Vec<u8>, parts: &Parts, name: &'a str) -> Result<(), &'a str> {
+fn write_header<'a>(
+    out: &mut Vec<u8>,
+    parts: &Parts,
+    name: &'a str,
+    query: &OnceCell<Query>,
+) -> Result<(), &'a str> {
     out.extend_from_slice(name.as_bytes());
     out.push(b':');
     let mut values = parts.headers.get_all(name).iter().peekable();
     if values.peek().is_none()
-        && name.starts_with("x-amz-")
-        && let Some(value) = in_query(parts, name)
+        && counts_as_header(name)
+        && let Some(value) = in_query(parts, name, query)
     {
-        // Some SDKs presign what would be a header: it counts as one where there is none (`ops::hoist_headers`).
+        // Some SDKs presign what would be a header: it counts as one where there is none, here and for the operation.
         write_folded(out, value.as_bytes().trim_ascii());
         out.push(b'\n');
         return Ok(());
@@ -218,12 +226,12 @@ fn write_header<'a>(out: &mut Vec<u8>, parts: &Parts, name: &'a str) -> Result<(
     Ok(())
 }
 
-/// The value of a parameter of the query, whatever the case of its name.
-fn in_query(parts: &Parts, name: &str) -> Option<String> {
-    let query = Query::parse(parts.uri.query()).ok()?;
+/// The value of a parameter of the query, whatever the case of its name. `query` is parsed when it is wanted first.
+fn in_query<'q>(parts: &Parts, name: &str, query: &'q OnceCell<Query>) -> Option<&'q str> {
+    let query = query.get_or_init(|| Query::parse(parts.uri.query()).unwrap_or_default());
     let mut pairs = query.iter();
     let (_, value) = pairs.find(|(own, _)| own.eq_ignore_ascii_case(name))?;
-    Some(value.to_owned())
+    Some(value)
 }
 
 fn write_folded(out: &mut Vec<u8>, value: &[u8]) {

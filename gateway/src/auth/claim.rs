@@ -113,11 +113,12 @@ fn plausible(signed_headers: &str) -> bool {
     names().all(|name| {
         !name.is_empty()
             && name.bytes().all(|byte| byte.is_ascii_graphic())
-            && name != "authorization"
+            && !name.eq_ignore_ascii_case("authorization")
     }) && names().take(SIGNED_HEADERS_MAX + 1).count() <= SIGNED_HEADERS_MAX
-        && names()
-            .enumerate()
-            .all(|(at, name)| names().take(at).all(|other| other != name))
+        && names().enumerate().all(|(at, name)| {
+            let mut before = names().take(at);
+            before.all(|other| !other.eq_ignore_ascii_case(name))
+        })
 }
 
 fn header<'a>(parts: &'a Parts, name: &str) -> Result<Option<&'a str>, S3Error> {

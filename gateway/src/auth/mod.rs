@@ -499,15 +499,15 @@ fn is_presigned(parts: &Parts) -> bool {
 
 fn two_mechanisms(parts: &Parts) -> S3Error {
     let header = parts.headers.get(http::header::AUTHORIZATION);
-    // Its kind only: the rest may hold a secret.
-    let kind = header.and_then(|value| value.to_str().ok()?.split_whitespace().next());
+    // Its kind only, where it says one: the rest may hold a secret.
+    let kind = header.and_then(|value| value.to_str().ok()?.trim_ascii().split_once(' '));
     S3Error::with(
         Code::InvalidArgument,
         "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature \
          query string parameter or the Authorization header should be specified",
     )
     .detail("ArgumentName", "Authorization")
-    .detail("ArgumentValue", kind.unwrap_or_default())
+    .detail("ArgumentValue", kind.map_or("", |(kind, _)| kind))
 }
 
 /// A signature of version 2, where there is none of version 4.
@@ -630,6 +630,9 @@ fn verify(parts: &Parts, claim: &Claim<'_>, key: &SigningKey) -> Result<Hex64, S
     Err(mismatch(claim, &canonical))
 }
 
+/// A canonical request that is longer is not told.
+const TOLD_LEN_MAX: usize = 16 * 1024;
+
 /// What a client needs to see why its signature is another one, as S3 tells it.
 fn mismatch(claim: &Claim<'_>, canonical: &[u8]) -> S3Error {
     let hash = sig_v4::sha256_hex(canonical);
@@ -641,13 +644,18 @@ fn mismatch(claim: &Claim<'_>, canonical: &[u8]) -> S3Error {
         String::from_utf8_lossy(&hash)
     );
     let (key, signed) = (claim.credential.access_key, string_to_sign.as_bytes());
-    does_not_match(key, signed, claim.signature)
+    let error = does_not_match(key, signed, claim.signature);
+    if canonical.len() > TOLD_LEN_MAX {
+        return error;
+    }
+    error
         .detail("CanonicalRequest", String::from_utf8_lossy(canonical))
         .detail("CanonicalRequestBytes", spelled(canonical))
 }
 
 /// `SignatureDoesNotMatch`, with what the signature should have been of.
 fn does_not_match(access_key: &str, string_to_sign: &[u8], signature: &str) -> S3Error {
+    let string_to_sign = &string_to_sign[..string_to_sign.len().min(TOLD_LEN_MAX)];
     S3Error::new(Code::SignatureDoesNotMatch)
         .detail("AWSAccessKeyId", access_key)
         .detail("StringToSign", String::from_utf8_lossy(string_to_sign))
@@ -657,8 +665,17 @@ fn does_not_match(access_key: &str, string_to_sign: &[u8], signature: &str) -> S
 
 /// Bytes as hex digits, a space between each two: what a text of them cannot show.
 fn spelled(bytes: &[u8]) -> String {
-    let each: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    each.join(" ")
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut spelled = String::with_capacity(3 * bytes.len());
+    for (at, byte) in bytes.iter().enumerate() {
+        if at > 0 {
+            spelled.push(' ');
+        }
+        for digit in [byte >> 4, byte & 15] {
+            spelled.push(char::from(DIGITS[usize::from(digit)]));
+        }
+    }
+    spelled
 }
 
 #[cfg(test)]

@@ -119,42 +119,42 @@ macro_rules! in_bucket {
 }
 use in_bucket;
 
+/// Whether a parameter of the query counts as the header of its name.
+pub fn counts_as_header(name: &str) -> bool {
+    const SIGNATURE: [&str; 9] = [
+        "X-Amz-Algorithm",
+        "X-Amz-Credential",
+        "X-Amz-Date",
+        "X-Amz-Expires",
+        "X-Amz-Security-Token",
+        "X-Amz-Signature",
+        "X-Amz-SignedHeaders",
+        "X-Amz-Content-Sha256",
+        "X-Amz-Sdk-Checksum-Algorithm",
+    ];
+    let start = name.as_bytes().get(..6);
+    start.is_some_and(|start| start.eq_ignore_ascii_case(b"x-amz-"))
+        && name.len() > 6
+        && SIGNATURE.iter().all(|own| !name.eq_ignore_ascii_case(own))
+        && matches!(checksum::by_header(&name.to_ascii_lowercase()), Ok(None))
+}
+
 /// Presigned requests may carry `x-amz-*` headers as query parameters (SDK for JavaScript); they count like headers.
 ///
 /// Not so checksums, which S3 ignores there: when that SDK presigns an upload it has no body yet, and signs the
 /// checksum of nothing.
 pub fn hoist_headers(parts: &mut Parts, query: &Query) {
     for (name, value) in query.iter() {
-        let bytes = name.as_bytes();
-        let is_header = bytes.len() > 6 && bytes[..6].eq_ignore_ascii_case(b"x-amz-");
-        let is_signature = [
-            "X-Amz-Algorithm",
-            "X-Amz-Credential",
-            "X-Amz-Date",
-            "X-Amz-Expires",
-            "X-Amz-Security-Token",
-            "X-Amz-Signature",
-            "X-Amz-SignedHeaders",
-            "X-Amz-Content-Sha256",
-            "X-Amz-Sdk-Checksum-Algorithm",
-        ];
         // Some SDKs presign the conditions of a write in the query too.
         let is_condition = ["if-match", "if-none-match"]
             .iter()
             .any(|own| name.eq_ignore_ascii_case(own))
             && parts.method == http::Method::PUT;
-        let is_checksum = || !matches!(checksum::by_header(&name.to_ascii_lowercase()), Ok(None));
-        if !is_condition
-            && (!is_header
-                || is_signature
-                    .iter()
-                    .any(|own| name.eq_ignore_ascii_case(own))
-                || is_checksum())
-        {
+        if !is_condition && !counts_as_header(name) {
             continue;
         }
         if let (Ok(name), Ok(value)) = (
-            HeaderName::from_bytes(bytes),
+            HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_bytes(value.as_bytes()),
         ) {
             parts.headers.entry(name).or_insert(value);

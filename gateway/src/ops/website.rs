@@ -202,20 +202,21 @@ async fn answer(gateway: &Gateway, parts: &Parts, name: &str) -> Reply {
     if let (Some(page), 400..=499) = (&pages.error, status) {
         let mut plain = parts.clone();
         forget_conditions(&mut plain);
-        if let Ok(mut response) = fetch(gateway, &plain, name, page).await {
-            if let Some(elsewhere) = redirected(&response) {
-                return Ok(elsewhere);
-            }
-            *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND);
-            let headers = response.headers_mut();
-            // They are the page's own, and the answer is not about it.
-            for name in [ACCEPT_RANGES, ETAG, LAST_MODIFIED] {
-                headers.remove(name);
-            }
-            tell_error(&error, headers);
-            return Ok(response);
+        let mut response = match fetch(gateway, &plain, name, page).await {
+            Ok(response) => response,
+            Err(unfound) => return Ok(error_page(&error, Some((page, &unfound)))),
+        };
+        if let Some(elsewhere) = redirected(&response) {
+            return Ok(elsewhere);
         }
-        return Ok(error_page(&error, Some(page)));
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::NOT_FOUND);
+        let headers = response.headers_mut();
+        // They are the page's own, and the answer is not about it.
+        for name in [ACCEPT_RANGES, ETAG, LAST_MODIFIED] {
+            headers.remove(name);
+        }
+        tell_error(&error, headers);
+        return Ok(response);
     }
     Err(error)
 }
@@ -278,8 +279,8 @@ fn escaped(text: &str) -> String {
     escaped
 }
 
-/// A page of our own; `unfound`: the key of the page that there should have been instead.
-fn error_page(error: &S3Error, unfound: Option<&str>) -> Response<Body> {
+/// A page of our own; `unfound`: the key of the page that there should have been instead, and why it is not shown.
+fn error_page(error: &S3Error, unfound: Option<(&str, &S3Error)>) -> Response<Body> {
     let status = StatusCode::from_u16(error.status);
     let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = empty(status);
@@ -306,14 +307,14 @@ fn error_page(error: &S3Error, unfound: Option<&str>) -> Response<Body> {
         }
     }
     page.push_str("</ul>\n");
-    if let Some(unfound) = unfound {
-        let missing = Code::NoSuchKey;
+    if let Some((key, reason)) = unfound {
+        let reason = reason.code;
         page.push_str(&format!(
             "<h3>An Error Occurred While Attempting to Retrieve a Custom Error Document</h3>\n<ul>\n<li>Code: {}</li>\n\
              <li>Message: {}</li>\n<li>Key: {}</li>\n</ul>\n",
-            missing.as_str(),
-            missing.message(),
-            escaped(unfound)
+            reason.as_str(),
+            reason.message(),
+            escaped(key)
         ));
     }
     page.push_str("</body>\n</html>\n");

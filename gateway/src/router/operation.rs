@@ -706,7 +706,11 @@ fn may_own(operation: Operation, value: &[u8], headers: &HeaderMap) -> Result<()
             .detail("ArgumentValue", value));
     }
     let list = headers.get("x-amz-acl").map(|list| list.as_bytes());
+    let grants = |name: &http::HeaderName| name.as_str().starts_with("x-amz-grant-");
     match list {
+        None if value == known[0] && headers.keys().any(grants) => {
+            Err(Code::InvalidBucketAclWithObjectOwnership.into())
+        }
         None | Some(b"private") => Ok(()),
         Some(_) if value == known[0] => Err(Code::InvalidBucketAclWithObjectOwnership.into()),
         Some(_) => Ok(()),

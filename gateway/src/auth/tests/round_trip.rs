@@ -324,7 +324,6 @@ fn header_values_are_folded_and_joined() {
     );
 }
 
-/// The host of a request in absolute form.
 /// The SDK for JavaScript, version 2, signs a header that it then writes into the query, too; browsers send it or not.
 #[test]
 fn a_presigned_header_may_come_in_the_query() {
@@ -349,6 +348,27 @@ fn a_presigned_header_may_come_in_the_query() {
     assert_eq!(refused, Some(Code::SignatureDoesNotMatch));
 }
 
+/// What does not count for the operation does not count for the signature.
+#[test]
+fn a_presigned_checksum_does_not_come_in_the_query() {
+    let name = "x-amz-checksum-sha256";
+    let headers = [(name.to_owned(), "abc".to_owned())];
+    let uri = format!("http://localhost:9000/bucket/key?{name}=abc");
+    let presign = Some(Duration::from_secs(60));
+    let mut request = sdk(
+        "PUT",
+        &uri,
+        &headers,
+        SignableBody::UnsignedPayload,
+        presign,
+    );
+    assert!(authenticate(&request).is_ok());
+    request.headers.remove(name);
+    let refused = authenticate(&request).err().map(|error| error.code);
+    assert_eq!(refused, Some(Code::SignatureDoesNotMatch));
+}
+
+/// The host of a request in absolute form.
 #[test]
 fn the_host_of_the_uri() {
     let mut request = signed("GET", "/", &BASE);
