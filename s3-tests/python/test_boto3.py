@@ -536,6 +536,22 @@ def test_many_objects_deleted_at_once(s3, bucket):
     assert "Contents" not in s3.list_objects_v2(Bucket=bucket)
 
 
+def test_lists_that_were_read_are_put_back(s3, bucket):
+    everybody = "http://acs.amazonaws.com/groups/global/AllUsers"
+    s3.put_object(Bucket=bucket, Key="key", Body=b"x", GrantRead=f'uri="{everybody}"')
+    for get, put, names in [
+        (s3.get_bucket_acl, s3.put_bucket_acl, {"Bucket": bucket}),
+        (s3.get_object_acl, s3.put_object_acl, {"Bucket": bucket, "Key": "key"}),
+    ]:
+        put(**names, ACL="public-read")
+        read = get(**names)
+        assert [grant["Permission"] for grant in read["Grants"]] == ["FULL_CONTROL", "READ"]
+        put(**names, ACL="private")
+        assert len(get(**names)["Grants"]) == 1
+        put(**names, AccessControlPolicy={"Owner": read["Owner"], "Grants": read["Grants"]})
+        assert get(**names)["Grants"] == read["Grants"]
+
+
 def test_what_is_not_there_is_said(s3, bucket):
     s3.put_object(Bucket=bucket, Key="key", Body=b"x")
     for call, arguments in [
@@ -543,7 +559,7 @@ def test_what_is_not_there_is_said(s3, bucket):
         (s3.put_bucket_accelerate_configuration, {"AccelerateConfiguration": {"Status": "Enabled"}}),
         (s3.get_object_torrent, {"Key": "key"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ServerSideEncryption": "aws:kms"}),
-        (s3.put_object, {"Key": "key", "Body": b"", "GrantRead": "id=x"}),
+        (s3.put_object, {"Key": "key", "Body": b"", "GrantRead": "emailAddress=a@b.c"}),
         (s3.put_object, {"Key": "key", "Body": b"", "ACL": "log-delivery-write"}),
     ]:
         assert code_of(call, Bucket=bucket, **arguments) == ("NotImplemented", 501), (call, arguments)

@@ -1,5 +1,9 @@
 //! Drives that vanish and bytes that flip.
 
+// It waits most of its time, as others here do: side by side.
+#[path = "drives/full_disk.rs"]
+mod full_disk;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
