@@ -588,6 +588,10 @@ async fn against_a_map() {
                 && model.contains_key(key)
                 && metadata.place(BUCKET, key).group != metadata.place(BUCKET, to).group =>
             {
+                // A rename begins when none is half-way at either end: who makes one sees to that first, as here.
+                for end in [key, to] {
+                    metadata.head(BUCKET, end).await.unwrap();
+                }
                 // Left once it was decided: it is done, though nobody was told.
                 let mut number = [0; 16];
                 rng.fill(&mut number);
