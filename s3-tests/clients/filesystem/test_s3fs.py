@@ -52,7 +52,7 @@ def test_a_life(s3, bucket, tmp_path):
     assert s3.get_tags(f"{bucket}/text") == {"a": "b"}
     assert s3.checksum(f"{bucket}/text") and s3.modified(f"{bucket}/text")
     # Made only if it is not there.
-    with pytest.raises(OSError, match="precondition"):
+    with pytest.raises(OSError, match="pre-conditions"):
         s3.pipe_file(f"{bucket}/text", b"", mode="create")
     s3.rm(bucket, recursive=True)
     assert not s3.exists(bucket)
