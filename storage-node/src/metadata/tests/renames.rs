@@ -588,7 +588,7 @@ async fn against_a_map() {
                 && model.contains_key(key)
                 && metadata.place(BUCKET, key).group != metadata.place(BUCKET, to).group =>
             {
-                // A rename begins when none is half-way at either end: who makes one sees to that first, as here.
+                // One that is half-way at either end would have it refused; `rename` then settles both and begins again.
                 for end in [key, to] {
                     metadata.head(BUCKET, end).await.unwrap();
                 }
