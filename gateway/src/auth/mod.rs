@@ -251,20 +251,12 @@ impl Authenticator {
         parts: &Parts,
         directory: &Directory,
     ) -> Result<Authenticated, S3Error> {
-        let query = parts.uri.query().unwrap_or_default();
         let is_signed = parts.headers.contains_key(http::header::AUTHORIZATION)
-            || query.split('&').any(|pair| {
-                let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-                let names = ["AWSAccessKeyId", "Signature"];
-                let is_v4 = name.get(..6).is_some_and(|start| {
-                    let names = ["Algorithm", "Credential", "Signature"];
-                    start.eq_ignore_ascii_case("X-Amz-")
-                        && names
-                            .iter()
-                            .any(|other| name[6..].eq_ignore_ascii_case(other))
-                });
-                is_v4 || names.contains(&name)
-            });
+            || query_has(
+                parts,
+                &["X-Amz-Algorithm", "X-Amz-Credential", "X-Amz-Signature"],
+            )
+            || query_names(parts).any(|name| ["AWSAccessKeyId", "Signature"].contains(&name));
         match is_signed {
             true => self.authenticate_any(parts, directory).await,
             false => self.anonymous(parts),
@@ -480,15 +472,17 @@ fn iso(unix_secs: i64) -> String {
     })
 }
 
+fn query_names(parts: &Parts) -> impl Iterator<Item = &str> {
+    let query = parts.uri.query().unwrap_or_default();
+    query
+        .split('&')
+        .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+}
+
 /// Whether the query holds one of these parameters, in whatever case.
 fn query_has(parts: &Parts, wanted: &[&str]) -> bool {
-    let query = parts.uri.query().unwrap_or_default();
-    query.split('&').any(|pair| {
-        let name = pair.split_once('=').map_or(pair, |(name, _)| name);
-        wanted
-            .iter()
-            .any(|wanted| name.eq_ignore_ascii_case(wanted))
-    })
+    let is_wanted = |name: &str| wanted.iter().any(|other| name.eq_ignore_ascii_case(other));
+    query_names(parts).any(is_wanted)
 }
 
 /// Whether the query holds a signature of either version.
@@ -523,12 +517,7 @@ fn find_v2(parts: &Parts) -> Result<Option<sig_v2::Claim>, S3Error> {
 /// No session is ever given out, so none can be valid.
 fn refuse_session_token(parts: &Parts) -> Result<(), S3Error> {
     const NAME: &str = "x-amz-security-token";
-    let in_query = || {
-        let names = parts.uri.query().unwrap_or("").split('&');
-        let mut names = names.map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name));
-        names.any(|name| name.eq_ignore_ascii_case(NAME))
-    };
-    if parts.headers.contains_key(NAME) || in_query() {
+    if parts.headers.contains_key(NAME) || query_has(parts, &[NAME]) {
         return Err(Code::InvalidToken.into());
     }
     Ok(())

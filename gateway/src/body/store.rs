@@ -41,6 +41,14 @@ pub(super) enum Slot {
     UnderWay(DriveId),
 }
 
+/// A chunk that was stored.
+pub(super) struct Stored {
+    /// Slots without their shards.
+    pub missed: Vec<MissedSlot>,
+    /// Says where the others are.
+    pub map: Arc<ClusterMap>,
+}
+
 impl Shared {
     /// Whether a drive is known to be out of use.
     pub(super) fn is_down(&self, map: &ClusterMap, drive: DriveId) -> bool {
@@ -62,8 +70,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Stores the shards of a chunk, all at a time, and waits for all of them; after a while only for as many as are
-    /// enough. Runs to its end once it has begun: what is deleted afterwards, when [`LatePuts`] are through with the
+    /// Stores the shards of a chunk where the newest map says, all at a time, and waits for all of them; after a while only
+    /// for as many as are enough. Runs to its end once it has begun: what is deleted afterwards, when [`LatePuts`] are through with the
     /// set, stays deleted.
     ///
     /// [`LatePuts`]: super::late::LatePuts
@@ -72,7 +80,7 @@ impl Shared {
         set: ChunkSetId,
         chunk: u32,
         filled: Filled,
-    ) -> Result<Vec<MissedSlot>, S3Error> {
+    ) -> Result<Stored, S3Error> {
         let map = self.map.load();
         let facts = ShardFacts {
             epoch: map.epoch,
@@ -118,7 +126,8 @@ impl Shared {
             }
             let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
             if planted(Bug::TooFewShards) && held >= protection.data as usize {
-                return Ok(Vec::new());
+                let missed = Vec::new();
+                return Ok(Stored { missed, map });
             }
             if waited_enough && verdict(protection, chunk, &self.seen_now(&slots)).is_ok() {
                 break;
@@ -140,10 +149,11 @@ impl Shared {
             // Not a warning: while a drive is down it holds for every chunk, and status says so.
             tracing::debug!(%set, chunk, missed = missed.len(), "a chunk was stored without all of its shards");
         }
-        match planted(Bug::ForgetRepairIntent) {
-            true => Ok(Vec::new()),
-            false => Ok(missed),
-        }
+        let missed = match planted(Bug::ForgetRepairIntent) {
+            true => Vec::new(),
+            false => missed,
+        };
+        Ok(Stored { missed, map })
     }
 
     async fn put(

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_placement::ids::ChunkSetId;
+use holdfast_placement::map::ClusterMap;
 use holdfast_placement::protection::Protection;
+use holdfast_placement::ring::{Ring, Slot};
 use holdfast_placement::seams::spawn;
 use holdfast_storage_node::erasure;
 use holdfast_storage_node::metadata::{Body, ChunkedBody, MissedSlot};
@@ -17,6 +19,7 @@ use holdfast_storage_node::repair::BODY_AGE_MAX;
 use holdfast_storage_node::shard_store::{JoinedChecksum, block_checksums};
 
 use super::filling::{Filled, Filling};
+use super::store::Stored;
 use super::{ByteSource, Shared, Written, slow_down};
 use crate::error::{Code, S3Error};
 use crate::md5_lanes::{Md5Lanes, Md5State};
@@ -150,7 +153,7 @@ async fn write_chunks(
 
 /// Stores one chunk, with its bytes added to the MD5 if that is computed here; must run to its end once it was polled.
 type StoreChunk =
-    Pin<Box<dyn Future<Output = Result<(Vec<MissedSlot>, Option<Digesting>), S3Error>> + Send>>;
+    Pin<Box<dyn Future<Output = Result<(Stored, Option<Digesting>), S3Error>> + Send>>;
 
 /// An MD5 that is computed from chunks, beside those of other bodies.
 struct Digesting {
@@ -196,6 +199,8 @@ struct UnderWay {
     chunks: u32,
     storing: Option<StoreChunk>,
     missed: Vec<MissedSlot>,
+    /// By which map chunks were stored: the first chunk for which a ring counted, and the map.
+    stored_by: Vec<(u32, Arc<ClusterMap>)>,
     /// The MD5 so far, while no chunk is being stored.
     md5: Option<Digesting>,
     complete: bool,
@@ -212,6 +217,7 @@ impl UnderWay {
             chunks: 0,
             storing: None,
             missed: Vec::new(),
+            stored_by: Vec::new(),
             md5: None,
             complete: false,
         }
@@ -246,12 +252,58 @@ impl UnderWay {
     async fn finish_chunk(&mut self) -> Result<(), S3Error> {
         if let Some(storing) = &mut self.storing {
             let stored = storing.await;
-            self.storing = None;
-            let (missed, md5) = stored?;
-            self.missed.extend(missed);
-            self.md5 = md5;
+            self.note(stored)?;
         }
         Ok(())
+    }
+
+    /// What became of the chunk that was being stored.
+    fn note(
+        &mut self,
+        stored: Result<(Stored, Option<Digesting>), S3Error>,
+    ) -> Result<(), S3Error> {
+        self.storing = None;
+        let (Stored { missed, map }, md5) = stored?;
+        self.missed.extend(missed);
+        self.md5 = md5;
+        let version = |map: &ClusterMap| map.ring(self.shared.config.site).map(Ring::version);
+        let known = self.stored_by.last().map(|(_, map)| version(map));
+        if known != Some(version(&map)) {
+            // The one after it has not begun.
+            self.stored_by.push((self.chunks - 1, map));
+        }
+        Ok(())
+    }
+
+    /// Shards that were stored on drives that the ring has let go of meanwhile: those are lost, and who looked for what was on
+    /// them did not know of this body.
+    fn let_go_of(&self, body: &ChunkedBody) -> Vec<MissedSlot> {
+        let now = self.shared.map.load();
+        let Some(ring) = now.ring(body.site) else {
+            return Vec::new();
+        };
+        let ends = self.stored_by.iter().skip(1).map(|(first, _)| *first);
+        let runs = self.stored_by.iter().zip(ends.chain([self.chunks]));
+        let mut gone = Vec::new();
+        for ((first, map), end) in runs {
+            let Some(before) = map.ring(body.site).filter(|_| !Arc::ptr_eq(map, &now)) else {
+                continue;
+            };
+            for chunk in *first..end {
+                let partition = ring.partition_of(body.set, chunk);
+                for slot in body.layout_of(chunk).stored_slots() {
+                    let stored_on = before.slot(partition, slot).map(|slot| slot.target);
+                    let mut drives = ring
+                        .slot(partition, slot)
+                        .into_iter()
+                        .flat_map(Slot::drives);
+                    if stored_on.is_some_and(|drive| drives.all(|other| other != drive)) {
+                        gone.push(MissedSlot { chunk, slot });
+                    }
+                }
+            }
+        }
+        gone
     }
 
     /// Completes `work` while the chunk goes on being stored; ends early if that fails.
@@ -262,10 +314,7 @@ impl UnderWay {
             if let Some(storing) = &mut self.storing
                 && let Poll::Ready(stored) = storing.as_mut().poll(cx)
             {
-                self.storing = None;
-                let (missed, md5) = stored?;
-                self.missed.extend(missed);
-                self.md5 = md5;
+                self.note(stored)?;
             }
             work.as_mut().poll(cx).map(Ok)
         })
@@ -277,12 +326,18 @@ impl UnderWay {
         if self.chunks == 0 {
             return Written::inline(Bytes::new());
         }
-        let body = self.body();
+        let body = ChunkedBody { len, ..self.body() };
+        let mut missed = std::mem::take(&mut self.missed);
+        let gone = self.let_go_of(&body).into_iter();
+        missed.extend(
+            gone.filter(|slot| !missed.contains(slot))
+                .collect::<Vec<_>>(),
+        );
         Written {
             len,
-            body: Body::Chunked(ChunkedBody { len, ..body }),
+            body: Body::Chunked(body),
             inline: Bytes::new(),
-            missed: std::mem::take(&mut self.missed),
+            missed,
         }
     }
 

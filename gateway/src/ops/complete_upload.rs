@@ -38,7 +38,7 @@ impl Call<'_> {
         let named = in_order(id, requests::complete_upload(&document)?)?;
         for _ in 0..COMPLETE_TRIES_MAX {
             let Some((upload, parts)) = self.all_parts(key, id).await? else {
-                return self.completed_before(key, id).await;
+                return self.completed_before(key, id, &named).await;
             };
             let complete = self.assemble(&upload, &named, parts)?;
             match self.try_complete(key, &complete, &condition).await {
@@ -52,7 +52,7 @@ impl Call<'_> {
                 }
                 Err(CompleteUploadError::PartsChanged) => {}
                 Err(CompleteUploadError::Write(WriteError::NoSuchUpload)) => {
-                    return self.completed_before(key, id).await;
+                    return self.completed_before(key, id, &named).await;
                 }
                 Err(CompleteUploadError::Write(error)) => {
                     return Err(self.refused(error, key));
@@ -138,16 +138,12 @@ impl Call<'_> {
             }
         }
         let size = chosen.iter().map(|part| part.size).sum();
-        let mut md5 = Md5::new();
-        for part in &chosen {
-            md5.update(part.md5);
-        }
         self.check_object_size(size)?;
         let checksum = object_checksum(upload, &chosen);
         self.check_object_checksum(upload, checksum.as_ref(), chosen.len())?;
         Ok(CompleteUpload {
             upload: upload.upload,
-            etag: Etag::Multipart(md5.finalize().into(), chosen.len() as u16),
+            etag: multipart_etag(chosen.iter().map(|part| part.md5)),
             parts: chosen,
             size,
             checksum,
@@ -207,11 +203,13 @@ impl Call<'_> {
         }
     }
 
-    /// A repeated completion is answered like the first.
-    async fn completed_before(&self, key: &str, upload: UploadId) -> Reply {
+    /// A repeated completion is answered like the first. One with other parts is none.
+    async fn completed_before(&self, key: &str, upload: UploadId, named: &[NamedPart]) -> Reply {
         let metadata = &self.gateway.metadata;
         let completed = in_bucket!(self, |bucket| metadata.completed(bucket, key, upload))?;
-        let summary = completed.ok_or_else(|| self.no_such_upload())?;
+        let summary =
+            completed.filter(|summary| etag_of(named).is_some_and(|etag| etag == summary.etag));
+        let summary = summary.ok_or_else(|| self.no_such_upload())?;
         let version = Some(summary.name());
         let record = in_bucket!(self, |bucket| metadata.head_version(bucket, key, version))?;
         let record = record
@@ -277,6 +275,25 @@ fn in_order(upload: UploadId, mut named: Vec<NamedPart>) -> Result<Vec<NamedPart
         )),
         None => Ok(named),
     }
+}
+
+/// The ETag of an object of these parts: the MD5 of their MD5s.
+fn multipart_etag(parts: impl ExactSizeIterator<Item = [u8; 16]>) -> Etag {
+    let count = parts.len() as u16;
+    let mut md5 = Md5::new();
+    for part in parts {
+        md5.update(part);
+    }
+    Etag::Multipart(md5.finalize().into(), count)
+}
+
+/// The ETag of an object of parts with these ETags; none if one of these is no part's.
+fn etag_of(named: &[NamedPart]) -> Option<Etag> {
+    let mut parts = vec![[0; 16]; named.len()];
+    for (md5, part) in parts.iter_mut().zip(named) {
+        hex::decode_to_slice(&part.etag, md5).ok()?;
+    }
+    Some(multipart_etag(parts.into_iter()))
 }
 
 /// Whether `part` is what the client means by `named`: number, etag and, if it names one, checksum.

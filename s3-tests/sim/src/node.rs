@@ -242,6 +242,7 @@ fn work(spec: &Spec) -> WorkConfig {
         },
         reclaim: ReclaimConfig {
             grace: Duration::from_secs(5),
+            rename_age_max: Duration::from_secs(5),
             pause_min: Duration::from_millis(500),
             pause_max: Duration::from_secs(2),
             ..ReclaimConfig::default()

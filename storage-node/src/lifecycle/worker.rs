@@ -414,7 +414,7 @@ impl LifecycleWorker {
 #[derive(Default)]
 struct KeyState {
     key: String,
-    /// When the last version that was seen was written.
+    /// When the last version that was seen was committed.
     newer: Option<UnixMillis>,
     /// Versions seen that are not current.
     noncurrent: u32,
@@ -445,8 +445,8 @@ impl KeyState {
         })
     }
 
-    /// Goes on to `entry`; gives when the next newer version of its key was written. `kept_max`: of how many noncurrent
-    /// versions it matters whether they are there.
+    /// Goes on to `entry`; gives since when it is not current: the commit of the next newer version of its key, whose
+    /// `modified` is older if it was an upload. `kept_max`: of how many noncurrent versions it matters whether they are there.
     fn enter(&mut self, entry: &VersionEntry, kept_max: u32) -> Option<UnixMillis> {
         if entry.key != self.key {
             self.key.clone_from(&entry.key);
@@ -460,7 +460,7 @@ impl KeyState {
         if self.above.len() <= kept_max as usize {
             self.above.push(entry.summary.version);
         }
-        self.newer.replace(entry.summary.modified)
+        self.newer.replace(entry.summary.version.committed())
     }
 
     /// What happens to `entry`, to which `self` has come. If it is not current, `kept` of its kind must be above it.

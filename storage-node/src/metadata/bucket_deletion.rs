@@ -41,8 +41,11 @@ pub async fn delete_bucket(
         };
         match metadata.close_bucket(bucket.id, bucket.deletions).await? {
             CloseBucket::Closed => {
-                metadata.abort_uploads(bucket.id).await?;
                 if directory.finish_delete(&bucket).await? {
+                    // Not before: a bucket that lives on keeps its uploads. What is left now ends when it is abandoned.
+                    if let Err(error) = metadata.abort_uploads(bucket.id).await {
+                        tracing::warn!(%error, bucket = name, "uploads of a deleted bucket are left for later");
+                    }
                     return Ok(DeleteBucket::Deleted);
                 }
             }

@@ -491,6 +491,11 @@ pub fn parse_object(key: &[u8]) -> Option<(BucketId, Lane, &str)> {
     parse_place(key.get(4..)?)
 }
 
+/// Bucket, lane and key of the note about a key that is being renamed.
+pub fn parse_rename_intent(key: &[u8]) -> Option<(BucketId, Lane, &str)> {
+    parse_place(key.get(5..)?)
+}
+
 fn parse_place(place: &[u8]) -> Option<(BucketId, Lane, &str)> {
     let (bucket, rest) = place.split_first_chunk()?;
     let (lane, key) = rest.split_first()?;

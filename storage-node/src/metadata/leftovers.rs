@@ -76,6 +76,29 @@ impl Ask for FindReclaimable {
     }
 }
 
+/// See [`Metadata::newest_reclaimable`].
+#[derive(Serialize, Deserialize)]
+pub struct FindNewestReclaimable {
+    group: GroupId,
+}
+
+impl Ask for FindNewestReclaimable {
+    const KIND: u8 = kind::NEWEST_RECLAIMABLE;
+    type Answer = Option<ReclaimId>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let state = state_of(states, self.group)?;
+        let from = keys::reclaims(self.group);
+        let to = keys::successor(&from).unwrap_or_default();
+        let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
+        cursor.seek_back(&to)?;
+        let newest = cursor.entry().map(|(key, _)| {
+            keys::parse_reclaim(key).ok_or_else(|| values::damaged("the reclaim queue"))
+        });
+        newest.transpose()
+    }
+}
+
 /// See [`Metadata::stale_uploads`].
 #[derive(Serialize, Deserialize)]
 pub struct FindStaleUploads {
@@ -128,6 +151,15 @@ impl Metadata {
             older_than,
             max,
         };
+        Ok(self.asker.ask(group, &question).await?)
+    }
+
+    /// The newest entry of the group's queue: whatever is queued after this was asked has a greater id.
+    pub async fn newest_reclaimable(
+        &self,
+        group: GroupId,
+    ) -> Result<Option<ReclaimId>, MetadataError> {
+        let question = FindNewestReclaimable { group };
         Ok(self.asker.ask(group, &question).await?)
     }
 

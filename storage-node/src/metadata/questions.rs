@@ -15,7 +15,7 @@ use super::bodies::FindBodies;
 use super::classes::{ListClassedLanes, ListClassedVersionLanes};
 use super::event_queue::{FindEventQueues, FindEvents};
 use super::keys;
-use super::leftovers::{FindReclaimable, FindStaleUploads};
+use super::leftovers::{FindNewestReclaimable, FindReclaimable, FindStaleUploads};
 use super::list::{ListLanes, ListUploadLanes};
 use super::list_versions::ListVersionLanes;
 use super::objects::{Get, Head};
@@ -23,7 +23,7 @@ use super::parts::{Completed, FindParts, FindUpload, PartsAfter, PartsInRange};
 use super::quota::FindLaneQuotas;
 use super::redundancy::{FindBodiesBelow, FindRepairs, FindUsage};
 use super::references::FindReferenced;
-use super::rename::{FindRename, FindRenames, FindVerdict};
+use super::rename::{FindRename, FindRenames, FindRenamesLeft, FindVerdict};
 use super::store::Place;
 use super::values::LaneState;
 
@@ -46,9 +46,11 @@ pub mod kind {
     pub const BODIES_BELOW: u8 = 15;
     pub const LIST_VERSIONS: u8 = 16;
     pub const BODIES: u8 = 17;
+    pub const NEWEST_RECLAIMABLE: u8 = 18;
     pub const RENAME: u8 = 32;
     pub const RENAMES: u8 = 33;
     pub const RENAME_VERDICT: u8 = 34;
+    pub const RENAMES_LEFT: u8 = 35;
     pub const EVENT_QUEUES: u8 = 40;
     pub const EVENTS: u8 = 41;
     pub const LANE_QUOTAS: u8 = 42;
@@ -132,6 +134,9 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         PartsAfter::KIND => query::answer::<PartsAfter<'_>>(question, states).await,
         ListLanes::KIND => query::answer::<ListLanes<'_>>(question, states).await,
         ListUploadLanes::KIND => query::answer::<ListUploadLanes<'_>>(question, states).await,
+        FindNewestReclaimable::KIND => {
+            query::answer::<FindNewestReclaimable>(question, states).await
+        }
         FindReclaimable::KIND => query::answer::<FindReclaimable>(question, states).await,
         FindStaleUploads::KIND => query::answer::<FindStaleUploads>(question, states).await,
         FindReferenced::KIND => query::answer::<FindReferenced<'_>>(question, states).await,
@@ -139,6 +144,7 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
         FindUsage::KIND => query::answer::<FindUsage>(question, states).await,
         ListVersionLanes::KIND => query::answer::<ListVersionLanes<'_>>(question, states).await,
         FindRename::KIND => query::answer::<FindRename<'_>>(question, states).await,
+        FindRenamesLeft::KIND => query::answer::<FindRenamesLeft>(question, states).await,
         FindRenames::KIND => query::answer::<FindRenames>(question, states).await,
         FindVerdict::KIND => query::answer::<FindVerdict<'_>>(question, states).await,
         FindEventQueues::KIND => query::answer::<FindEventQueues>(question, states).await,

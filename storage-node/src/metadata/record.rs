@@ -17,6 +17,14 @@ use super::lock::VersionLock;
 #[serde(transparent)]
 pub struct VersionId(pub [u8; 16]);
 
+impl VersionId {
+    /// When the version was committed.
+    pub fn committed(&self) -> UnixMillis {
+        let [a, b, c, d, e, f, ..] = self.0;
+        UnixMillis(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+}
+
 /// An entity tag, without its quotes. `Display` gives S3's form: 32 hex digits, or those, `-` and the number of parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Etag {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use holdfast_placement::ids::{BucketId, GroupId, Lane, UploadId};
 use holdfast_placement::planted::{Bug, planted};
 use holdfast_placement::query::{Ask, States, state_of};
-use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace, spawn};
+use holdfast_placement::seams::{Index, IndexError, IndexView, Keyspace, UnixMillis, spawn};
 use serde::{Deserialize, Serialize};
 
 use super::apply_rename::Intent;
@@ -217,6 +217,37 @@ impl Ask for FindRenames {
                 cursor.next()?;
             }
         }
+        Ok(found)
+    }
+}
+
+/// Keys of a group, in all buckets, whose renames were begun before that time and are half-way yet.
+#[derive(Serialize, Deserialize)]
+pub struct FindRenamesLeft {
+    group: GroupId,
+    before: UnixMillis,
+}
+
+impl Ask for FindRenamesLeft {
+    const KIND: u8 = kind::RENAMES_LEFT;
+    type Answer = Vec<(BucketId, String)>;
+
+    async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
+        let mut found = Vec::new();
+        let view = state_of(states, self.group)?.view();
+        each(
+            &*view,
+            &keys::all_rename_intents(self.group),
+            |key, value| {
+                let intent: Intent = values::decode(value, "a rename")?;
+                if intent.id.begun_millis() < self.before.0 && found.len() < SETTLED_MAX {
+                    let (bucket, _, key) = keys::parse_rename_intent(key)
+                        .ok_or_else(|| values::damaged("a rename"))?;
+                    found.push((bucket, key.to_owned()));
+                }
+                Ok(())
+            },
+        )?;
         Ok(found)
     }
 }
@@ -498,6 +529,27 @@ impl Metadata {
             self.settle_rename(&self.place(bucket, key)).await?;
         }
         Ok(keys.len())
+    }
+
+    /// Settles the renames of a group's keys that were begun before that time; how many there were. Whoever comes by does that
+    /// too, but nobody may: until then the object keeps its drives, and cannot be encoded anew.
+    ///
+    /// # Errors
+    /// That of the last that could not be settled; it is tried with all.
+    pub async fn settle_renames_left(
+        &self,
+        group: GroupId,
+        before: UnixMillis,
+    ) -> Result<usize, MetadataError> {
+        let question = FindRenamesLeft { group, before };
+        let left = self.asker.ask(group, &question).await?;
+        let mut outcome = Ok(left.len());
+        for (bucket, key) in left {
+            if let Err(error) = self.settle_rename(&self.place(bucket, &key)).await {
+                outcome = Err(error);
+            }
+        }
+        outcome
     }
 
     /// As `decide`, of a command about one key: if that is being renamed, it is settled first.

@@ -1,16 +1,18 @@
-//! Frees what the reclaim queues name, and ends uploads that nobody goes on with.
+//! Frees what the reclaim queues name, and ends uploads and renames that nobody goes on with.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_placement::ids::GroupId;
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::LedGroups;
 use super::forget::forget;
-use crate::metadata::{ChunkedBody, Metadata, MetadataError, WriteError};
+use crate::metadata::{ChunkedBody, Metadata, MetadataError, ReclaimId, WriteError};
 use crate::shards::Shards;
 
 /// When what is freed.
@@ -20,6 +22,8 @@ pub struct ReclaimConfig {
     pub grace: Duration,
     /// Uploads that were begun before this long are aborted.
     pub upload_age_max: Duration,
+    /// Renames that were begun before this long and are half-way yet are ended.
+    pub rename_age_max: Duration,
     /// How often abandoned uploads are looked for.
     pub upload_interval: Duration,
     /// Queue entries freed at a time.
@@ -35,6 +39,7 @@ impl Default for ReclaimConfig {
         Self {
             grace: Duration::from_secs(60),
             upload_age_max: Duration::from_secs(7 * 24 * 3600),
+            rename_age_max: Duration::from_secs(30),
             upload_interval: Duration::from_secs(3600),
             batch: 1000,
             pause_min: Duration::from_secs(5),
@@ -52,6 +57,7 @@ pub struct Reclaimed {
     /// On drives that are down: lost, or orphans to be found when the drive is back.
     pub shards_left: u64,
     pub uploads_aborted: u64,
+    pub renames_ended: u64,
 }
 
 impl Reclaimed {
@@ -60,6 +66,7 @@ impl Reclaimed {
         self.shards_deleted += other.shards_deleted;
         self.shards_left += other.shards_left;
         self.uploads_aborted += other.uploads_aborted;
+        self.renames_ended += other.renames_ended;
     }
 }
 
@@ -73,6 +80,9 @@ pub struct Reclaimer {
     clock: Arc<dyn Clock>,
     config: ReclaimConfig,
     wake: Arc<Notify>,
+    /// By group: the newest entries of its queue that were seen, and when by the monotonic clock, oldest first. Entries are
+    /// dated by the clocks of whoever wrote: what counts is how long ago this process saw them.
+    seen: Arc<Mutex<HashMap<GroupId, VecDeque<(ReclaimId, Duration)>>>>,
 }
 
 impl Reclaimer {
@@ -92,6 +102,7 @@ impl Reclaimer {
             clock,
             config,
             wake: Arc::default(),
+            seen: Arc::default(),
         }
     }
 
@@ -107,6 +118,7 @@ impl Reclaimer {
         loop {
             let mut done = Reclaimed::default();
             for group in self.groups() {
+                done.add(self.report(group, self.end_renames(group).await));
                 done.add(self.report(group, self.reclaim(group).await));
             }
             if self.clock.monotonic() >= uploads_due {
@@ -141,15 +153,20 @@ impl Reclaimer {
         })
     }
 
-    /// Frees everything in a group's queue that is old enough.
+    /// Frees everything in a group's queue that is old enough, and was seen there that long ago.
     pub async fn reclaim(&self, group: GroupId) -> Result<Reclaimed, MetadataError> {
         let older_than = self.before(self.config.grace);
         let mut done = Reclaimed::default();
+        let newest = self.metadata.newest_reclaimable(group).await?;
+        let Some(last) = self.last_of_grace(group, newest) else {
+            return Ok(done);
+        };
         loop {
-            let entries = self
+            let mut entries = self
                 .metadata
                 .reclaimable(group, older_than, self.config.batch)
                 .await?;
+            entries.retain(|entry| entry.id <= last);
             if entries.is_empty() {
                 return Ok(done);
             }
@@ -168,6 +185,16 @@ impl Reclaimer {
             done.entries += ids.len() as u64;
             self.metadata.reclaimed(group, ids).await?;
         }
+    }
+
+    /// Ends renames that whoever began them has left half-way.
+    pub async fn end_renames(&self, group: GroupId) -> Result<Reclaimed, MetadataError> {
+        let before = self.before(self.config.rename_age_max);
+        let ended = self.metadata.settle_renames_left(group, before).await?;
+        Ok(Reclaimed {
+            renames_ended: ended as u64,
+            ..Reclaimed::default()
+        })
     }
 
     /// Aborts uploads that nobody completed in time; their parts go onto the reclaim queue.
@@ -200,6 +227,25 @@ impl Reclaimer {
                 }
             }
         }
+    }
+
+    /// Notes that a group's queue ends with `newest` now; gives the newest entry of which it was known a grace ago.
+    fn last_of_grace(&self, group: GroupId, newest: Option<ReclaimId>) -> Option<ReclaimId> {
+        let now = self.clock.monotonic();
+        let mut seen = self.seen.lock();
+        let seen = seen.entry(group).or_default();
+        let Some(newest) = newest else {
+            seen.clear();
+            return None;
+        };
+        if seen.back().is_none_or(|(known, _)| *known < newest) {
+            seen.push_back((newest, now));
+        }
+        let is_old = |at: &Duration| now.saturating_sub(*at) >= self.config.grace;
+        while seen.get(1).is_some_and(|(_, at)| is_old(at)) {
+            seen.pop_front();
+        }
+        seen.front().filter(|(_, at)| is_old(at)).map(|(id, _)| *id)
     }
 
     fn before(&self, age: Duration) -> UnixMillis {

@@ -384,6 +384,10 @@ impl Reencoder {
             pace.keep(self.clock.as_ref(), placed.body.len_of_chunk(chunk))
                 .await;
         }
+        // What was stored last may lie on a drive that the ring has let go of meanwhile.
+        if !goes_on() {
+            return Err(ReencodeError::Interrupted);
+        }
         Ok(missed)
     }
 

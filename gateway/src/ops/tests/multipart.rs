@@ -90,6 +90,12 @@ async fn from_beginning_to_end() {
         again.element("ChecksumCRC64NVME"),
         done.element("ChecksumCRC64NVME")
     );
+    for others in [&named[..1], &[(1, etag_three.as_str()), (3, &etag_one)]] {
+        let other = store.send(complete(&id, others)).await;
+        other.expect_error(404, "NoSuchUpload");
+    }
+    let unreadable = store.send(complete(&id, &[(1, "x")])).await;
+    unreadable.expect_error(404, "NoSuchUpload");
 
     let whole: Bytes = [one.clone(), three.clone()].concat().into();
     let get = ask("GET", "/bucket/key").header("x-amz-checksum-mode", "ENABLED");

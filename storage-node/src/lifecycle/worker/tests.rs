@@ -8,8 +8,8 @@ use super::*;
 use crate::lifecycle::{Filter, MinimumSize, NoncurrentTransition, Transition, When};
 use crate::metadata::testing::{TestMetadata, add_older_node, map_of};
 use crate::metadata::{
-    Body, BucketVersioning, ClassChange, Condition, Deletion, Etag, LockChange, NewUpload,
-    NewVersion, ObjectHeaders, VersionLock, VersionRef, Versioning,
+    Body, BucketVersioning, ClassChange, CompleteUpload, Condition, Deletion, Etag, ListParts,
+    LockChange, NewPart, NewUpload, NewVersion, ObjectHeaders, VersionLock, VersionRef, Versioning,
 };
 
 const DAY_MS: u64 = DAY_SECS * 1000;
@@ -626,6 +626,54 @@ fn noncurrent(days: u32, kept: u32) -> Rule {
         noncurrent: Some(Noncurrent { days, kept }),
         ..rule(None)
     }
+}
+
+/// An object of parts is as old as its upload, the version below is not current only since its completion.
+#[tokio::test]
+async fn what_an_upload_took_the_place_of_stays_as_long_as_another() {
+    let world = world(Some(Versioning::Enabled)).await;
+    world.rules(&[noncurrent(3, 0)]).await;
+    let metadata = &world.below.metadata;
+    let new = NewUpload {
+        headers: ObjectHeaders::default(),
+        tags: Vec::new(),
+        checksum: None,
+        lock: VersionLock::default(),
+    };
+    let begun = metadata.create_upload(world.bucket.id, "a", new);
+    let upload = begun.await.unwrap();
+    assert!(world.after_days(5).await.is_empty());
+    world.put("a", &[]).await;
+    let part = NewPart {
+        number: 1,
+        size: 0,
+        md5: [7; 16],
+        checksum: None,
+        body: Body::Empty,
+        missed: Vec::new(),
+    };
+    let put = metadata.put_part(world.bucket.id, "a", upload, part);
+    put.await.unwrap();
+    let list = ListParts {
+        upload,
+        after: 0,
+        max: 1,
+    };
+    let page = metadata.list_parts(world.bucket.id, "a", &list).await;
+    let complete = CompleteUpload {
+        upload,
+        etag: Etag::Multipart([7; 16], 1),
+        parts: page.unwrap().unwrap().parts,
+        size: 0,
+        checksum: None,
+    };
+    let condition = Condition::default();
+    let completed = metadata.complete_upload(world.bucket.id, "a", complete, &condition);
+    let completed = completed.await.unwrap();
+    assert_eq!(completed.modified, UnixMillis(100 * DAY_MS));
+    assert_eq!(completed.version.committed(), UnixMillis(105 * DAY_MS));
+    assert_eq!(world.after_days(2).await, ["a", "a"]);
+    assert_eq!(world.after_days(1).await, ["a"]);
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, ready};
+use holdfast_placement::consensus::ProposeError;
 use holdfast_placement::directory::CreateBucket;
-use holdfast_placement::ids::BucketId;
+use holdfast_placement::ids::{BucketId, GroupId};
+use holdfast_placement::seams::SeededRng;
 
 use super::{Fixture, any, inline_version, new_upload, part, set};
 use crate::metadata::{
@@ -133,6 +138,33 @@ async fn a_deletion_that_died_does_not_leave_the_bucket_stuck() {
     assert_eq!(closed, CloseBucket::Cancelled);
     assert!(!directory.finish_delete(&dead).await.unwrap());
     put(&fixture, bucket, "l").await.unwrap();
+}
+
+/// Its uploads live on with the bucket.
+#[tokio::test]
+async fn a_deletion_that_is_not_finished_ends_no_upload() {
+    let fixture = Fixture::new();
+    let (directory, metadata) = (&fixture.test.directory, fixture.metadata());
+    let bucket = create(&fixture).await;
+    let upload = metadata.create_upload(bucket, "k", new_upload()).await;
+    let upload = upload.unwrap();
+    let put_part = |number| metadata.put_part(bucket, "k", upload, part(number, 7, 10));
+    put_part(1).await.unwrap();
+    // The placement group notes the deletion, and is gone when it is to be finished.
+    let changes = AtomicU32::new(0);
+    let hook = move |group| -> BoxFuture<'static, Option<ProposeError>> {
+        let is_end = group == GroupId::PLACEMENT && changes.fetch_add(1, Ordering::Relaxed) == 1;
+        Box::pin(ready(is_end.then_some(ProposeError::NoQuorum { group })))
+    };
+    let (clock, rng) = (Arc::new(fixture.clock.clone()), Arc::new(SeededRng::new(7)));
+    let troubled = fixture.test.hooked(16, clock, rng, Box::new(hook));
+    let deleted = delete_bucket(&troubled.directory, &troubled.metadata, "b").await;
+    assert!(matches!(deleted, Err(MetadataError::Unavailable(_))));
+    fixture.clock.advance(Duration::from_secs(60));
+    let settled = settle_refused_write(directory, metadata, "b").await;
+    assert_eq!(settled.unwrap().unwrap().id, bucket);
+    put_part(2).await.unwrap();
+    assert_eq!(fixture.reclaimable().await, []);
 }
 
 #[tokio::test]

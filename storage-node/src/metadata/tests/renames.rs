@@ -489,6 +489,30 @@ async fn two_keys_that_take_each_others_name_end_as_one() {
     assert_eq!(keys_of(metadata).await.len(), 1);
 }
 
+/// Also where nobody comes by.
+#[tokio::test]
+async fn a_rename_that_was_left_is_ended_in_the_end() {
+    let fixture = Fixture::new();
+    let metadata = fixture.metadata();
+    let to = other("k", metadata);
+    let new = inline_version(1, "one");
+    metadata.put(BUCKET, "k", new, &any()).await.unwrap();
+    begin(metadata, id(&fixture, 1), "k", &to).await;
+    let group = metadata.place(BUCKET, "k").group;
+    let began = holdfast_placement::seams::Clock::wall(&fixture.clock);
+    let settle = |before| metadata.settle_renames_left(group, UnixMillis(before));
+    assert_eq!(settle(began.0).await.unwrap(), 0, "it is young");
+    let at = metadata.place(BUCKET, "k");
+    let question = crate::metadata::rename::FindRename { at };
+    let way = metadata.asker.ask(group, &question).await.unwrap();
+    assert!(way.is_some());
+    assert_eq!(settle(began.0 + 1).await.unwrap(), 1);
+    let way = metadata.asker.ask(group, &question).await.unwrap();
+    assert!(way.is_none());
+    assert_eq!(settle(began.0 + 1).await.unwrap(), 0);
+    assert_eq!(keys_of(metadata).await, [to]);
+}
+
 /// Bytes at the source that are not as many as its record says are no object; what they were to replace stays.
 #[tokio::test]
 async fn what_makes_no_sense_replaces_nothing() {

@@ -130,12 +130,36 @@ async fn overwritten_bodies_are_freed_after_their_grace() {
     assert_eq!(world.reclaim().await, Reclaimed::default());
 }
 
+/// Entries are dated by the clock of whoever overwrote.
+#[tokio::test]
+async fn the_grace_is_as_long_where_clocks_differ() {
+    let world = World::new();
+    let slow = Arc::new(ManualClock::at(UnixMillis(1_700_000_000_000 - 240_000)));
+    let rng = Arc::new(SeededRng::new(3));
+    let test = world.test.split(16, slow, rng, 1, 0);
+    let world = World { test, ..world };
+    world.put("key").await;
+    world.put("key").await;
+    assert_eq!(world.reclaim().await, Reclaimed::default());
+    world.clock.advance(Duration::from_secs(40));
+    world.put("key").await;
+    assert_eq!(world.reclaim().await, Reclaimed::default());
+    world.clock.advance(Duration::from_secs(19));
+    assert_eq!(world.reclaim().await, Reclaimed::default());
+    world.clock.advance(Duration::from_secs(2));
+    assert_eq!(world.reclaim().await.entries, 1, "the other is younger");
+    world.clock.advance(Duration::from_secs(40));
+    assert_eq!(world.reclaim().await.entries, 1);
+    assert_eq!(world.shards.len(), 6);
+}
+
 #[tokio::test]
 async fn a_drive_that_is_down_holds_nothing_up_but_one_that_fails_does() {
     let world = World::new();
     for _ in 0..9 {
         world.put("key").await;
     }
+    assert_eq!(world.reclaim().await, Reclaimed::default());
     world.clock.advance(Duration::from_secs(61));
     world.shards.set_fault(DriveId(1), Some(Fault::Broken));
     let done = world.reclaim().await;
@@ -190,6 +214,7 @@ async fn abandoned_uploads_leave_nothing() {
         );
     }
     assert_eq!(done.uploads_aborted, 1, "the other one is young");
+    assert_eq!(world.reclaim().await, Reclaimed::default());
     world.clock.advance(Duration::from_secs(61));
     let done = world.reclaim().await;
     assert_eq!(done.shards_deleted, 3 * 6);
