@@ -82,8 +82,11 @@ pub struct Reclaimer {
     wake: Arc<Notify>,
     /// By group: the newest entries of its queue that were seen, and when by the monotonic clock, oldest first. Entries are
     /// dated by the clocks of whoever wrote: what counts is how long ago this process saw them.
-    seen: Arc<Mutex<HashMap<GroupId, VecDeque<(ReclaimId, Duration)>>>>,
+    seen: Arc<Mutex<HashMap<GroupId, Sightings>>>,
 }
+
+/// Entries, each with the time at which it was the newest.
+type Sightings = VecDeque<(ReclaimId, Duration)>;
 
 impl Reclaimer {
     pub fn new(

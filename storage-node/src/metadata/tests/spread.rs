@@ -118,6 +118,44 @@ async fn upload_pages_agree(here: &Metadata, spread: &Metadata, mut list: ListUp
     }
 }
 
+/// A part is asked for its share of a page: too few where one lane has all keys.
+#[tokio::test]
+async fn pages_are_whole_where_keys_are_not_spread_over_lanes() {
+    let here = test_metadata(16, 1);
+    let spread = split(&here, 16, 1, 0);
+    let metadata = &here.metadata;
+    let group = metadata.place(BUCKET, "0").group;
+    let keys: Vec<String> = (0..20_000u32)
+        .map(|number| format!("{number:05}"))
+        .filter(|key| metadata.place(BUCKET, key).group == group || key.ends_with("99"))
+        .collect();
+    for key in &keys {
+        let new = inline_version(1, "x");
+        metadata.put(BUCKET, key, new, &any()).await.unwrap();
+    }
+    for max in [1, 7, 100, 1000, keys.len(), keys.len() + 1] {
+        let mut listed = Vec::new();
+        let mut after = None;
+        loop {
+            let list = ListObjects {
+                after,
+                max,
+                ..ListObjects::default()
+            };
+            let page = spread.metadata.list(BUCKET, &list).await.unwrap();
+            let of_page = page.entries.into_iter().map(|entry| entry.key);
+            let before = listed.len();
+            listed.extend(of_page);
+            assert!(page.next.is_none() || listed.len() - before == max);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        assert!(listed == keys, "pages of {max}");
+    }
+}
+
 async fn create(test: &TestMetadata) -> BucketId {
     match test.directory.create_bucket("b", "me", "eu").await {
         Ok(CreateBucket::Created(bucket)) => bucket.id,
