@@ -1,6 +1,7 @@
 //! The gateway as an HTTP server.
 
 mod connection;
+mod header_case;
 mod identities;
 mod quotas;
 mod reply;

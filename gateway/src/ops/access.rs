@@ -77,7 +77,8 @@ impl Canned {
     /// From the headers of a request, `x-amz-acl` or `x-amz-grant-*`; `None`: they say nothing. `owner` is the id of who owns
     /// what the list is for.
     pub fn from_headers(headers: &HeaderMap, owner: &str) -> Result<Option<Self>, S3Error> {
-        let Some(value) = headers.get("x-amz-acl") else {
+        // Empty says nothing: tcllib's client always sends it.
+        let Some(value) = headers.get("x-amz-acl").filter(|value| !value.is_empty()) else {
             return grants::from_headers(headers, owner);
         };
         let mut granted = grants::GRANT_HEADERS.iter();

@@ -13,17 +13,17 @@ use holdfast_placement::rpc::{self, LineSlot, PeerServer};
 use holdfast_placement::seams::{Clock, Connection, spawn};
 use http::header::{CONNECTION, EXPECT, UPGRADE};
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{Extensions, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::request_body::{Afterwards, returning};
 use super::socket::Socket;
-use super::{Gateway, GatewayConfig, reply};
+use super::{Gateway, GatewayConfig, header_case, reply};
 use crate::error::{Code, S3Error};
 
 /// Bytes that a connection buffers each way at most; also bounds the request line and header.
@@ -50,6 +50,7 @@ pub struct Front {
     clock: Arc<dyn Clock>,
     peers: OnceLock<Arc<PeerServer>>,
     gateway: OnceLock<Arc<Gateway>>,
+    header_case: OnceCell<Extensions>,
 }
 
 impl Front {
@@ -60,6 +61,7 @@ impl Front {
             clock,
             peers: OnceLock::new(),
             gateway: OnceLock::new(),
+            header_case: OnceCell::new(),
         })
     }
 
@@ -275,7 +277,9 @@ async fn exchange(
     let expects_continue = request.headers().contains_key(EXPECT);
     let (parts, incoming) = request.into_parts();
     let (body, leftovers) = returning(incoming, expects_continue);
-    let is_turned_away = admission == Admission::NodesAlone && !parts.uri.path().starts_with("/-/");
+    let path = parts.uri.path();
+    let is_turned_away = admission == Admission::NodesAlone && !path.starts_with("/-/");
+    let is_of_client = !path.starts_with(rpc::PATH);
     let mut response = match is_turned_away {
         true => too_many(&parts),
         false => front.answer(Request::from_parts(parts, body)).await,
@@ -286,6 +290,10 @@ async fn exchange(
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    if is_of_client {
+        let names = front.header_case.get_or_init(header_case::as_s3).await;
+        response.extensions_mut().extend(names.clone());
     }
     response
 }
