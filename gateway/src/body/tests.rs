@@ -943,6 +943,8 @@ struct Meanwhile {
     chunks: VecDeque<Bytes>,
     shards: Arc<MemoryShards>,
     map: SharedMap,
+    /// It is lost; else all that it had has moved away.
+    loses: bool,
 }
 
 impl ByteSource for Meanwhile {
@@ -953,6 +955,9 @@ impl ByteSource for Meanwhile {
             let mut next = self.map.load().as_ref().clone();
             next.epoch = Epoch(next.epoch.0 + 1);
             assert!(next.rings[0].1.settle(DriveId(1)));
+            if self.loses {
+                next.drives[0].state = DriveState::Lost;
+            }
             self.map.update(next);
         }
         Ok(self.chunks.pop_front())
@@ -965,17 +970,21 @@ async fn what_was_stored_on_a_drive_that_is_given_up_meanwhile_is_missed() {
     let rng = SeededRng::new(seed());
     let protection = Protection { data: 3, parity: 2 };
     let mut lost = 0;
-    for _ in 0..6 {
+    for round in 0..12 {
+        let loses = round % 2 == 0;
         let world = world(6, protection, 64 * MIB, small_chunks());
         let chunk = || random_bytes(256 * KIB, &rng);
         let mut source = Meanwhile {
             chunks: VecDeque::from([chunk(), chunk()]),
             shards: world.shards.clone(),
             map: world.map.clone(),
+            loses,
         };
         let written = world.bodies.write(&mut source, None, 0).await.unwrap();
         let shards = world.shards.shards();
-        let on_it = shards.iter().filter(|(drive, ..)| *drive == DriveId(1));
+        let on_it = shards
+            .iter()
+            .filter(|(drive, ..)| loses && *drive == DriveId(1));
         let slots: Vec<_> = on_it.map(|(_, id, _)| (id.chunk, id.slot)).collect();
         let missed = written.missed.iter().map(|slot| (slot.chunk, slot.slot));
         assert_eq!(missed.collect::<Vec<_>>(), slots);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_placement::ids::ChunkSetId;
-use holdfast_placement::map::ClusterMap;
+use holdfast_placement::map::{ClusterMap, DriveState};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::ring::{Ring, Slot};
 use holdfast_placement::seams::spawn;
@@ -275,8 +275,8 @@ impl UnderWay {
         Ok(())
     }
 
-    /// Shards that were stored on drives that the ring has let go of meanwhile: those are lost, and who looked for what was on
-    /// them did not know of this body.
+    /// Shards on drives that were lost meanwhile and that the ring has let go of: who looked for what was on them did not know of
+    /// this body.
     fn let_go_of(&self, body: &ChunkedBody) -> Vec<MissedSlot> {
         let now = self.shared.map.load();
         let Some(ring) = now.ring(body.site) else {
@@ -292,12 +292,15 @@ impl UnderWay {
             for chunk in *first..end {
                 let partition = ring.partition_of(body.set, chunk);
                 for slot in body.layout_of(chunk).stored_slots() {
-                    let stored_on = before.slot(partition, slot).map(|slot| slot.target);
-                    let mut drives = ring
-                        .slot(partition, slot)
-                        .into_iter()
-                        .flat_map(Slot::drives);
-                    if stored_on.is_some_and(|drive| drives.all(|other| other != drive)) {
+                    let Some(stored) = before.slot(partition, slot) else {
+                        continue;
+                    };
+                    // One that moved away what it had, this too, is not lost.
+                    let drive = now.drive(stored.target);
+                    let is_lost = drive.is_none_or(|drive| drive.state == DriveState::Lost);
+                    let slot_now = ring.slot(partition, slot).into_iter();
+                    let mut drives = slot_now.flat_map(Slot::drives);
+                    if is_lost && drives.all(|drive| drive != stored.target) {
                         gone.push(MissedSlot { chunk, slot });
                     }
                 }

@@ -85,7 +85,7 @@ impl Call<'_> {
         }
         if let Some(name) = ABOUT_NEW_OBJECTS
             .into_iter()
-            .find(|name| headers.contains_key(*name))
+            .find(|name| headers.get(*name).is_some_and(|value| !value.is_empty()))
         {
             return Err(invalid_request(format!(
                 "Cannot specify both a write offset value and {name} for existing objects."

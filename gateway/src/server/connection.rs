@@ -13,17 +13,18 @@ use holdfast_placement::rpc::{self, LineSlot, PeerServer};
 use holdfast_placement::seams::{Clock, Connection, spawn};
 use http::header::{CONNECTION, EXPECT, UPGRADE};
 use http::request::Parts;
-use http::{Extensions, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::header_case::HeaderCase;
 use super::request_body::{Afterwards, returning};
 use super::socket::Socket;
-use super::{Gateway, GatewayConfig, header_case, reply};
+use super::{Gateway, GatewayConfig, reply};
 use crate::error::{Code, S3Error};
 
 /// Bytes that a connection buffers each way at most; also bounds the request line and header.
@@ -50,7 +51,7 @@ pub struct Front {
     clock: Arc<dyn Clock>,
     peers: OnceLock<Arc<PeerServer>>,
     gateway: OnceLock<Arc<Gateway>>,
-    header_case: OnceCell<Extensions>,
+    header_case: HeaderCase,
 }
 
 impl Front {
@@ -61,7 +62,7 @@ impl Front {
             clock,
             peers: OnceLock::new(),
             gateway: OnceLock::new(),
-            header_case: OnceCell::new(),
+            header_case: HeaderCase::default(),
         })
     }
 
@@ -212,13 +213,17 @@ pub async fn converse(
     let line = slot.clone();
     let mut line_stopped = stopped.clone();
     let clock = front.clock.clone();
+    let names = front.header_case.take();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let front = front.clone();
         let linger = linger.clone();
         if request.headers().contains_key(UPGRADE) {
             request.extensions_mut().insert(slot.clone());
         }
-        async move { Ok::<_, Infallible>(exchange(&front, request, admission, &linger).await) }
+        async move {
+            let response = exchange(&front, request, admission, &linger, names).await;
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = http1::Builder::new();
     builder
@@ -267,12 +272,13 @@ fn too_many(parts: &Parts) -> Response<Body> {
     )
 }
 
-/// One request and its response.
+/// One request and its response; `names`: which set of header names it has.
 async fn exchange(
     front: &Front,
     request: Request<Incoming>,
     admission: Admission,
     linger: &AtomicBool,
+    names: usize,
 ) -> Response<Body> {
     let expects_continue = request.headers().contains_key(EXPECT);
     let (parts, incoming) = request.into_parts();
@@ -292,8 +298,7 @@ async fn exchange(
             .insert(CONNECTION, HeaderValue::from_static("close"));
     }
     if is_of_client {
-        let names = front.header_case.get_or_init(header_case::as_s3).await;
-        response.extensions_mut().extend(names.clone());
+        front.header_case.apply(&mut response, names).await;
     }
     response
 }

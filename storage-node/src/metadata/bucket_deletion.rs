@@ -41,7 +41,15 @@ pub async fn delete_bucket(
         };
         match metadata.close_bucket(bucket.id, bucket.deletions).await? {
             CloseBucket::Closed => {
-                if directory.finish_delete(&bucket).await? {
+                let is_finished = match directory.finish_delete(&bucket).await {
+                    Ok(is_finished) => is_finished,
+                    Err(error) => match directory.bucket_now(name).await {
+                        // It took effect all the same.
+                        Ok(now) if now.as_ref().is_none_or(|now| now.id != bucket.id) => true,
+                        _ => return Err(error.into()),
+                    },
+                };
+                if is_finished {
                     // Not before: a bucket that lives on keeps its uploads. What is left now ends when it is abandoned.
                     if let Err(error) = metadata.abort_uploads(bucket.id).await {
                         tracing::warn!(%error, bucket = name, "uploads of a deleted bucket are left for later");

@@ -230,7 +230,8 @@ pub struct FindRenamesLeft {
 
 impl Ask for FindRenamesLeft {
     const KIND: u8 = kind::RENAMES_LEFT;
-    type Answer = Vec<(BucketId, String)>;
+    /// With the key that each is to become.
+    type Answer = Vec<(BucketId, String, String)>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let mut found = Vec::new();
@@ -240,10 +241,10 @@ impl Ask for FindRenamesLeft {
             &keys::all_rename_intents(self.group),
             |key, value| {
                 let intent: Intent = values::decode(value, "a rename")?;
-                if intent.id.begun_millis() < self.before.0 && found.len() < SETTLED_MAX {
-                    let (bucket, _, key) = keys::parse_rename_intent(key)
-                        .ok_or_else(|| values::damaged("a rename"))?;
-                    found.push((bucket, key.to_owned()));
+                if intent.id.begun_millis() < self.before.0 {
+                    let place = keys::parse_rename_intent(key);
+                    let (bucket, _, key) = place.ok_or_else(|| values::damaged("a rename"))?;
+                    found.push((bucket, key.to_owned(), intent.to));
                 }
                 Ok(())
             },
@@ -535,7 +536,7 @@ impl Metadata {
     /// too, but nobody may: until then the object keeps its drives, and cannot be encoded anew.
     ///
     /// # Errors
-    /// That of the last that could not be settled; it is tried with all.
+    /// That of the last that could not be settled. Others to the same group are left for the next time then.
     pub async fn settle_renames_left(
         &self,
         group: GroupId,
@@ -544,8 +545,15 @@ impl Metadata {
         let question = FindRenamesLeft { group, before };
         let left = self.asker.ask(group, &question).await?;
         let mut outcome = Ok(left.len());
-        for (bucket, key) in left {
+        let mut unanswered = Vec::new();
+        for (bucket, key, to) in left {
+            // Each that does not answer is waited for once.
+            let target = self.place(bucket, &to).group;
+            if unanswered.contains(&target) {
+                continue;
+            }
             if let Err(error) = self.settle_rename(&self.place(bucket, &key)).await {
+                unanswered.push(target);
                 outcome = Err(error);
             }
         }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join;
 use holdfast_placement::ids::GroupId;
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
@@ -22,7 +23,7 @@ pub struct ReclaimConfig {
     pub grace: Duration,
     /// Uploads that were begun before this long are aborted.
     pub upload_age_max: Duration,
-    /// Renames that were begun before this long and are half-way yet are ended.
+    /// Renames that were begun before this long and are half-way yet are ended; looked for as often.
     pub rename_age_max: Duration,
     /// How often abandoned uploads are looked for.
     pub upload_interval: Duration,
@@ -57,7 +58,6 @@ pub struct Reclaimed {
     /// On drives that are down: lost, or orphans to be found when the drive is back.
     pub shards_left: u64,
     pub uploads_aborted: u64,
-    pub renames_ended: u64,
 }
 
 impl Reclaimed {
@@ -66,7 +66,6 @@ impl Reclaimed {
         self.shards_deleted += other.shards_deleted;
         self.shards_left += other.shards_left;
         self.uploads_aborted += other.uploads_aborted;
-        self.renames_ended += other.renames_ended;
     }
 }
 
@@ -115,13 +114,42 @@ impl Reclaimer {
     }
 
     /// Works until `stopped` changes.
-    pub async fn run(self, mut stopped: watch::Receiver<bool>) {
+    pub async fn run(self, stopped: watch::Receiver<bool>) {
+        // Beside each other: a rename may wait for a group that does not answer.
+        join(self.free(stopped.clone()), self.end_renames(stopped)).await;
+    }
+
+    async fn end_renames(&self, mut stopped: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                () = self.clock.sleep(self.config.rename_age_max) => {}
+                _ = stopped.changed() => return,
+            }
+            let before = self.before(self.config.rename_age_max);
+            for group in self.groups() {
+                let ended = tokio::select! {
+                    ended = self.metadata.settle_renames_left(group, before) => ended,
+                    _ = stopped.changed() => return,
+                };
+                match ended {
+                    Ok(0) => {}
+                    Ok(ended) => {
+                        tracing::info!(%group, ended, "renames that were left half-way are ended")
+                    }
+                    Err(error) => {
+                        tracing::warn!(%group, %error, "not all renames that were left half-way could be ended");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn free(&self, mut stopped: watch::Receiver<bool>) {
         let mut pause = self.config.pause_min;
         let mut uploads_due = Duration::ZERO;
         loop {
             let mut done = Reclaimed::default();
             for group in self.groups() {
-                done.add(self.report(group, self.end_renames(group).await));
                 done.add(self.report(group, self.reclaim(group).await));
             }
             if self.clock.monotonic() >= uploads_due {
@@ -188,16 +216,6 @@ impl Reclaimer {
             done.entries += ids.len() as u64;
             self.metadata.reclaimed(group, ids).await?;
         }
-    }
-
-    /// Ends renames that whoever began them has left half-way.
-    pub async fn end_renames(&self, group: GroupId) -> Result<Reclaimed, MetadataError> {
-        let before = self.before(self.config.rename_age_max);
-        let ended = self.metadata.settle_renames_left(group, before).await?;
-        Ok(Reclaimed {
-            renames_ended: ended as u64,
-            ..Reclaimed::default()
-        })
     }
 
     /// Aborts uploads that nobody completed in time; their parts go onto the reclaim queue.
