@@ -277,7 +277,7 @@ async fn answers_to_head_have_no_body() {
         .await;
     client.response().await.expect(200, "");
     client.ask(&ask("HEAD", "/bucket/key"), b"").await;
-    assert!(client.head().await.contains("\r\ncontent-length: 5\r\n"));
+    assert!(client.head().await.contains("\r\nContent-Length: 5\r\n"));
     client.ask(&ask("GET", "/bucket?location"), b"").await;
     client.response().await.expect(200, "LocationConstraint");
 }
