@@ -15,7 +15,7 @@ use holdfast_placement::consensus::{
 };
 use holdfast_placement::ids::{DriveId, GroupId};
 use holdfast_placement::seams::{
-    Clock, Index, IndexError, Keyspace, SystemClock, UnixMillis, spawn,
+    Batch, Clock, Durability, Index, IndexError, Keyspace, SystemClock, UnixMillis, spawn,
 };
 
 const GROUP: GroupId = GroupId(1);
@@ -292,6 +292,36 @@ async fn a_state_that_is_being_read_is_not_taken_away() {
     moving.await.unwrap().unwrap();
     assert!(list(&*rig.drives[&1].state, GROUP).is_empty());
     assert_eq!(rig.list(GROUP).await, [0, 1, 2, 3, 4, 5]);
+    rig.replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_cannot_be_started_is_told_of() {
+    let mut rig = Rig::new(3, config()).await;
+    let created = rig.replicas.create_group(GROUP, &voters(1..=3)).await;
+    created.unwrap();
+    for token in 0..5 {
+        rig.propose(GROUP, token).await.unwrap();
+    }
+    rig.replicas.shutdown().await;
+    let state = &rig.drives[&2].state;
+    let mut batch = Batch::default();
+    for (keyspace, key, _) in state.entries() {
+        batch.put(keyspace, key.to_vec(), b"?".to_vec());
+    }
+    state.write(batch, Durability::Synced).unwrap();
+    rig.reopen().await;
+    rig.propose(GROUP, 5).await.unwrap();
+    let status = &rig.replicas.status()[0];
+    assert_eq!(status.applied.len(), 2);
+    let [(drive, reason)] = &status.stopped[..] else {
+        panic!("{status:?}");
+    };
+    assert!(*drive == DriveId(2) && !reason.is_empty(), "{reason}");
+    // Its place is another's then.
+    let others = voters([1, 3]);
+    rig.replicas.change_voters(GROUP, &others).await.unwrap();
+    assert!(rig.replicas.status()[0].stopped.is_empty());
     rig.replicas.shutdown().await;
 }
 

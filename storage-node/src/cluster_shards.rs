@@ -82,6 +82,7 @@ enum WirePutError {
     Io(String),
     TooLarge(u64),
     Busy,
+    Outdated,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -162,7 +163,7 @@ impl Shards for ClusterShards {
             }
         };
         let done: Result<(), WirePutError> = rpc::decode(&reply.head).map_err(PutShardError::Io)?;
-        Ok(done?)
+        done.map_err(|error| error.of(bytes))
     }
 
     async fn get(
@@ -440,18 +441,21 @@ impl From<PutShardError> for WirePutError {
             PutShardError::Io(why) => Self::Io(why),
             PutShardError::TooLarge(len) => Self::TooLarge(len as u64),
             PutShardError::Busy => Self::Busy,
+            PutShardError::Outdated(_) => Self::Outdated,
         }
     }
 }
 
-impl From<WirePutError> for PutShardError {
-    fn from(error: WirePutError) -> Self {
-        match error {
-            WirePutError::Full => Self::Full,
-            WirePutError::Down(why) => Self::Down(why),
-            WirePutError::Io(why) => Self::Io(why),
-            WirePutError::TooLarge(len) => Self::TooLarge(len as usize),
-            WirePutError::Busy => Self::Busy,
+impl WirePutError {
+    /// The error of the put of that payload.
+    fn of(self, payload: Bytes) -> PutShardError {
+        match self {
+            Self::Full => PutShardError::Full,
+            Self::Down(why) => PutShardError::Down(why),
+            Self::Io(why) => PutShardError::Io(why),
+            Self::TooLarge(len) => PutShardError::TooLarge(len as usize),
+            Self::Busy => PutShardError::Busy,
+            Self::Outdated => PutShardError::Outdated(payload),
         }
     }
 }

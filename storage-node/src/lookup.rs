@@ -40,7 +40,7 @@ impl Lookup<'_> {
     ) -> Result<Bytes, GetShardError> {
         let fetch = |drive| match lend() {
             Some(buffer) => self.shards.get(drive, id, range.clone(), buffer),
-            None => ready(Err(GetShardError::Io("no memory was set aside".into()))).boxed(),
+            None => ready(Err(GetShardError::Busy)).boxed(),
         };
         self.find(id, fetch).await
     }

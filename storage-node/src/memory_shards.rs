@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use crate::buffer::Buffer;
 use crate::put_gate::{PutGate, PutGates};
 use crate::shard_store::{DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo};
-use crate::shards::{ShardFacts, Shards, read_capacity};
+use crate::shards::{ShardFacts, Shards, outdated, read_capacity};
 
 /// How often a call to a drive that hangs looks whether it was mended.
 const HUNG_PAUSE: Duration = Duration::from_millis(10);
@@ -160,8 +160,9 @@ impl Shards for MemoryShards {
         payload: Buffer,
     ) -> Result<(), PutShardError> {
         let gate = self.gates.lock().entry(drive).or_default().clone();
-        let entered = gate.enter(id, facts.epoch).await;
-        let _putting = entered.ok_or(PutShardError::Busy)?;
+        let Some(_putting) = gate.enter(id, facts.epoch).await else {
+            return Err(outdated(payload));
+        };
         let delay = self.state.lock().put_delay;
         self.state.lock().putting.insert((drive, id));
         if let Some(delay) = delay {

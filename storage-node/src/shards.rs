@@ -99,6 +99,12 @@ pub fn read_capacity(range: &Range<u32>) -> usize {
     (end - first) * BLOCK_LEN
 }
 
+/// The refusal of a put that was planned by a map that is too old.
+pub(crate) fn outdated(payload: Buffer) -> PutShardError {
+    let len = payload.len();
+    PutShardError::Outdated(payload.freeze(0..len))
+}
+
 /// What a shard record says of its chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardFacts {
@@ -204,8 +210,9 @@ impl Shards for LocalShards {
         payload: Buffer,
     ) -> Result<(), PutShardError> {
         let local = self.up(drive).map_err(PutShardError::Down)?;
-        let entered = local.gate.enter(id, facts.epoch).await;
-        let _putting = entered.ok_or(PutShardError::Busy)?;
+        let Some(_putting) = local.gate.enter(id, facts.epoch).await else {
+            return Err(outdated(payload));
+        };
         local.store.put(id, facts, payload).await
     }
 

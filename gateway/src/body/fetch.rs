@@ -15,8 +15,8 @@ use holdfast_storage_node::shard_store::{BLOCK_LEN, GetShardError};
 use holdfast_storage_node::shards::read_capacity;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Shared;
 use super::plan::Window;
+use super::{Shared, slow_down};
 use crate::error::{Code, S3Error};
 
 /// Shortest piece of a window that is rebuilt at a time, bytes.
@@ -32,9 +32,23 @@ pub(super) struct Place {
     is_only: bool,
 }
 
-/// A window's own shard cannot be read.
-#[derive(Debug)]
-pub(super) struct Lost;
+/// Why a window was not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// Shards are not there, bad, or on drives that do not answer.
+    Lost,
+    /// Nodes had no memory for it in time.
+    Busy,
+}
+
+impl From<&GetShardError> for Unread {
+    fn from(error: &GetShardError) -> Self {
+        match error {
+            GetShardError::Busy => Self::Busy,
+            _ => Self::Lost,
+        }
+    }
+}
 
 /// Where the memory of reads comes from.
 #[derive(Clone)]
@@ -210,7 +224,7 @@ impl Shared {
         place: Place,
         buffer: Buffer,
         memory: Memory,
-    ) -> Result<Bytes, Lost> {
+    ) -> Result<Bytes, Unread> {
         let drive = place.drive;
         let id = window.shard(window.slot);
         let reading = self.shards.get(drive, id, window.range.clone(), buffer);
@@ -270,14 +284,14 @@ impl Shared {
         place: Place,
         read: Result<Bytes, GetShardError>,
         memory: &Memory,
-    ) -> Result<Bytes, Lost> {
+    ) -> Result<Bytes, Unread> {
         let absent = matches!(read, Err(GetShardError::NotFound | GetShardError::Down(_)));
         if !absent || place.is_only && self.map.load().epoch == place.epoch {
             return self.judge(window, place.drive, read);
         }
         // It waits for memory only here: afterwards the same buffer is lent again and again.
         let Ok(buffer) = memory.buffer(window).await else {
-            return Err(Lost);
+            return Err(Unread::Busy);
         };
         drop(buffer);
         let lend = || memory.try_buffer(window);
@@ -294,7 +308,7 @@ impl Shared {
         window: &Window,
         drive: DriveId,
         read: Result<Bytes, GetShardError>,
-    ) -> Result<Bytes, Lost> {
+    ) -> Result<Bytes, Unread> {
         match read {
             Ok(bytes) if bytes.len() as u64 == window.len() => {
                 self.counters.windows_read.add(1);
@@ -304,9 +318,12 @@ impl Shared {
                 self.counters.failed_reads.add(1);
                 tracing::error!(%drive, window = ?window, got = bytes.len(), "a drive gave a wrong number of bytes");
             }
-            Err(error) => self.note_failure(window, window.slot, drive, &error),
+            Err(error) => {
+                self.note_failure(window, window.slot, drive, &error);
+                return Err(Unread::from(&error));
+            }
         }
-        Err(Lost)
+        Err(Unread::Lost)
     }
 
     fn note_failure(&self, window: &Window, slot: u8, drive: DriveId, error: &GetShardError) {
@@ -323,8 +340,8 @@ impl Shared {
             %drive, set = %window.body.set, chunk = window.chunk, slot, %error,
             "a shard cannot be read"
         );
-        // A drive that is down is the business of who brings it back.
-        if !matches!(error, GetShardError::Down(_)) {
+        // A drive that is down is the business of who brings it back, and to read a shard for repair takes memory too.
+        if !matches!(error, GetShardError::Down(_) | GetShardError::Busy) {
             self.repairs.note(window.body, window.chunk, slot);
         }
     }
@@ -334,10 +351,10 @@ impl Shared {
         self: Arc<Self>,
         window: Window,
         mut rebuild: Rebuild,
-    ) -> Result<Bytes, Lost> {
+    ) -> Result<Bytes, Unread> {
         let layout = window.layout();
         let k = layout.protection.data as usize;
-        let code = erasure::Code::of(layout.protection).map_err(|_| Lost)?;
+        let code = erasure::Code::of(layout.protection).map_err(|_| Unread::Lost)?;
         let map = self.map.load();
         let slots = Self::slots_of(&map, &window);
         let is_up = |drive| !self.is_down(&map, drive);
@@ -354,6 +371,7 @@ impl Shared {
         candidates.sort_by_key(|slot| layout.len_of(*slot) > 0);
 
         rebuild.out.set_len(window.len() as usize);
+        let mut why = window.unread.unwrap_or(Unread::Lost);
         let mut at = window.range.start;
         while at < window.range.end {
             let end = window
@@ -371,7 +389,7 @@ impl Shared {
                     .take(missing)
                     .collect();
                 if asked.len() < missing {
-                    return Err(Lost);
+                    return Err(why);
                 }
                 let reads = asked.into_iter().map(|slot| {
                     let (shared, window, step) = (&self, &window, step.clone());
@@ -390,7 +408,7 @@ impl Shared {
                             Err(error) => {
                                 let drive = target.unwrap_or_default();
                                 shared.note_failure(window, slot, drive, &error);
-                                Err(slot)
+                                Err((slot, Unread::from(&error)))
                             }
                         }
                     }
@@ -398,12 +416,17 @@ impl Shared {
                 for read in join_all(reads).await {
                     match read {
                         Ok(part) => parts.push(part),
-                        Err(slot) => candidates.retain(|candidate| *candidate != slot),
+                        Err((slot, unread)) => {
+                            candidates.retain(|candidate| *candidate != slot);
+                            if unread == Unread::Busy {
+                                why = unread;
+                            }
+                        }
                     }
                 }
             }
             let have: Vec<u8> = parts.iter().map(|(slot, _)| *slot).collect();
-            let recipe = code.recipe(&have, window.slot).map_err(|_| Lost)?;
+            let recipe = code.recipe(&have, window.slot).map_err(|_| Unread::Lost)?;
             let first = (at - window.range.start) as usize;
             let out = &mut rebuild.out.payload_mut()[first..first + step.len()];
             out.fill(0);
@@ -417,10 +440,13 @@ impl Shared {
         Ok(rebuild.out.freeze(0..len))
     }
 
-    /// What a client gets when a window cannot be had: 503 where drives that are out of use now may have what is missing,
+    /// What a client gets when a window cannot be had: 503 where nodes lack memory or drives that are out of use now may have what is missing,
     /// 500 where no drive is left that could.
-    pub(super) fn lost(&self, window: &Window) -> S3Error {
+    pub(super) fn unread(&self, window: &Window, why: Unread) -> S3Error {
         self.counters.windows_lost.add(1);
+        if why == Unread::Busy {
+            return slow_down(PoolError::Exhausted);
+        }
         let map = self.map.load();
         let layout = window.layout();
         let mut slots = Self::slots_of(&map, window).iter().enumerate();

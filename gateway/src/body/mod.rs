@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use holdfast_placement::ids::SiteId;
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, Rng, spawn};
@@ -86,6 +87,31 @@ pub struct BodyPiece {
     pub body: ChunkedBody,
     /// Bytes of `body`, inside `0..body.len`.
     pub range: Range<u64>,
+}
+
+/// Where the bytes of a read are.
+pub struct Whereabouts {
+    pieces: Vec<BodyPiece>,
+    again: Option<Again>,
+}
+
+/// Finds the same bytes again, wherever they are by now; `None`: they are no more. A body that is encoded anew is freed a grace
+/// later, which a long read of it may outlast.
+pub type Again = Box<dyn Fn() -> BoxFuture<'static, Option<Vec<BodyPiece>>> + Send>;
+
+impl Whereabouts {
+    /// In these pieces; where they cannot be had, in those that `again` gives.
+    pub fn new(pieces: Vec<BodyPiece>, again: Again) -> Self {
+        let again = Some(again);
+        Self { pieces, again }
+    }
+}
+
+impl From<Vec<BodyPiece>> for Whereabouts {
+    fn from(pieces: Vec<BodyPiece>) -> Self {
+        let again = None;
+        Self { pieces, again }
+    }
 }
 
 /// A body that is on flash, and that nobody knows of until it is committed.
@@ -212,21 +238,21 @@ impl Bodies {
         }
     }
 
-    /// The bytes of `pieces`, one after the other, as the body of a response. The first of them were read and
+    /// The bytes of all pieces, one after the other, as the body of a response. The first of them were read and
     /// verified when it returns. If later ones cannot be read the body ends in an error, which makes the server close
     /// the connection: no wrong byte is sent.
     ///
     /// # Errors
     /// `SlowDown` without memory, `InternalError` if the first bytes cannot be read.
-    pub async fn read(&self, pieces: Vec<BodyPiece>) -> Result<axum::body::Body, S3Error> {
-        let mut reader = BodyReader::new(self.shared.clone(), pieces);
+    pub async fn read(&self, at: impl Into<Whereabouts>) -> Result<axum::body::Body, S3Error> {
+        let mut reader = BodyReader::new(self.shared.clone(), at.into());
         reader.first().await?;
         Ok(axum::body::Body::new(reader))
     }
 
-    /// The bytes of `pieces` as a source to write from.
-    pub fn source(&self, pieces: Vec<BodyPiece>) -> BodySource {
-        BodySource::new(self.shared.clone(), pieces)
+    /// The bytes of all pieces as a source to write from.
+    pub fn source(&self, at: impl Into<Whereabouts>) -> BodySource {
+        BodySource::new(self.shared.clone(), at.into())
     }
 
     /// What happened so far.

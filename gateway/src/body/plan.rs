@@ -8,6 +8,7 @@ use holdfast_storage_node::metadata::ChunkedBody;
 use holdfast_storage_node::shard_store::ShardId;
 
 use super::BodyPiece;
+use super::fetch::Unread;
 
 /// A part of one data shard.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,8 +18,8 @@ pub(super) struct Window {
     pub slot: u8,
     /// Bytes of the shard.
     pub range: Range<u32>,
-    /// Its own shard could not be read: it is rebuilt from the others.
-    pub lost: bool,
+    /// Why its own shard could not be read: it is rebuilt from the others.
+    pub unread: Option<Unread>,
 }
 
 impl Window {
@@ -38,6 +39,17 @@ impl Window {
     pub(super) fn layout(&self) -> ChunkLayout {
         self.body.layout_of(self.chunk)
     }
+}
+
+/// What is left of `pieces` behind their first `len` bytes.
+pub(super) fn behind(mut pieces: Vec<BodyPiece>, mut len: u64) -> Vec<BodyPiece> {
+    for BodyPiece { range, .. } in &mut pieces {
+        let skipped = len.min(range.end.saturating_sub(range.start));
+        range.start += skipped;
+        len -= skipped;
+    }
+    pieces.retain(|piece| !piece.range.is_empty());
+    pieces
 }
 
 /// The windows of a read, in order.
@@ -117,7 +129,7 @@ impl Plan {
             chunk,
             slot,
             range,
-            lost: false,
+            unread: None,
         })
     }
 }

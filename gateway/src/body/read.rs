@@ -14,9 +14,9 @@ use http_body::{Frame, SizeHint};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::fetch::{Lost, Memory, copy_lens};
-use super::plan::{Plan, Window};
-use super::{BodyPiece, ByteSource, Shared, slow_down};
+use super::fetch::{Memory, Unread, copy_lens};
+use super::plan::{Plan, Window, behind};
+use super::{Again, BodyPiece, ByteSource, Shared, Whereabouts, slow_down};
 use crate::error::S3Error;
 
 /// How often a body whose first bytes were sent waits for memory, each time as long as the pool allows: giving up means
@@ -35,6 +35,11 @@ pub(super) struct BodyReader {
     queued: u64,
     started: bool,
     failed: bool,
+    /// Bytes that were given away.
+    sent: u64,
+    again: Option<Again>,
+    /// Where the bytes are now, while that is asked; and why.
+    asking: Option<(Unread, BoxFuture<'static, Option<Vec<BodyPiece>>>)>,
 }
 
 struct Entry {
@@ -57,7 +62,7 @@ impl Future for Ahead {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let read = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(read.unwrap_or(Err(Failure::Lost)))
+        Poll::Ready(read.unwrap_or(Err(Failure::Unread(Unread::Lost))))
     }
 }
 
@@ -69,13 +74,13 @@ impl Drop for Ahead {
 
 #[derive(Debug)]
 enum Failure {
-    Lost,
+    Unread(Unread),
     NoMemory(PoolError),
 }
 
-impl From<Lost> for Failure {
-    fn from(Lost: Lost) -> Self {
-        Failure::Lost
+impl From<Unread> for Failure {
+    fn from(unread: Unread) -> Self {
+        Failure::Unread(unread)
     }
 }
 
@@ -86,16 +91,19 @@ impl From<PoolError> for Failure {
 }
 
 impl BodyReader {
-    pub(super) fn new(shared: Arc<Shared>, pieces: Vec<BodyPiece>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, at: Whereabouts) -> Self {
         let memory = Memory::Pool(shared.pool.clone());
         Self {
-            plan: Plan::new(pieces, shared.config.window_len),
+            plan: Plan::new(at.pieces, shared.config.window_len),
             shared,
             memory,
             queue: VecDeque::new(),
             queued: 0,
             started: false,
             failed: false,
+            sent: 0,
+            again: at.again,
+            asking: None,
         }
     }
 
@@ -130,6 +138,20 @@ impl BodyReader {
             if self.failed {
                 return Poll::Ready(Ok(false));
             }
+            if let Some((why, asking)) = &mut self.asking {
+                let (why, pieces) = (*why, ready!(asking.as_mut().poll(cx)));
+                self.asking = None;
+                if self.go_on_with(pieces.unwrap_or_default()) {
+                    continue;
+                }
+                let front = self.queue.front().map(|front| front.window.clone());
+                self.failed = true;
+                self.queue.clear();
+                return match front {
+                    Some(window) => Poll::Ready(Err(self.shared.unread(&window, why))),
+                    None => Poll::Ready(Ok(false)),
+                };
+            }
             if self.queue.is_empty() {
                 let Some(window) = self.plan.next() else {
                     return Poll::Ready(Ok(false));
@@ -144,11 +166,19 @@ impl BodyReader {
             let error = match &front.state {
                 State::Ready(_) => return Poll::Ready(Ok(true)),
                 State::Reading(_) => return Poll::Pending,
-                State::Failed(Failure::Lost) if !front.window.lost => {
-                    self.rebuild_front();
+                State::Failed(Failure::Unread(why)) if front.window.unread.is_none() => {
+                    let why = *why;
+                    self.rebuild_front(why);
                     continue;
                 }
-                State::Failed(Failure::Lost) => self.shared.lost(&front.window),
+                State::Failed(Failure::Unread(why)) => {
+                    let why = *why;
+                    if let Some(again) = &self.again {
+                        self.asking = Some((why, again()));
+                        continue;
+                    }
+                    self.shared.unread(&front.window, why)
+                }
                 State::Failed(Failure::NoMemory(error)) => slow_down(*error),
             };
             self.failed = true;
@@ -158,7 +188,7 @@ impl BodyReader {
     }
 
     /// Begins to rebuild the first window. What was read ahead is given up: who waits for memory must hold none.
-    fn rebuild_front(&mut self) {
+    fn rebuild_front(&mut self, why: Unread) {
         while self.queue.len() > 1 {
             if let Some(entry) = self.queue.pop_back() {
                 self.queued -= entry.window.len();
@@ -168,10 +198,29 @@ impl BodyReader {
         if let Some(front) = self.queue.pop_front() {
             self.queued -= front.window.len();
             self.begin(Window {
-                lost: true,
+                unread: Some(why),
                 ..front.window
             });
         }
+    }
+
+    /// Goes on with what is left of `pieces`, if the window that could not be had is in another body now.
+    fn go_on_with(&mut self, pieces: Vec<BodyPiece>) -> bool {
+        let rest = behind(pieces, self.sent);
+        let (Some(front), Some(first)) = (self.queue.front(), rest.first()) else {
+            return false;
+        };
+        if front.window.body.set == first.body.set {
+            return false;
+        }
+        let plan = Plan::new(rest, self.shared.config.window_len);
+        if plan.left() != self.left() {
+            return false;
+        }
+        self.plan = plan;
+        self.queue.clear();
+        self.queued = 0;
+        true
     }
 
     fn poll_queue(&mut self, cx: &mut Context<'_>) {
@@ -190,6 +239,7 @@ impl BodyReader {
     fn pop(&mut self) -> Option<Bytes> {
         let front = self.queue.pop_front()?;
         self.queued -= front.window.len();
+        self.sent += front.window.len();
         match front.state {
             State::Ready(bytes) => Some(bytes),
             State::Reading(_) | State::Failed(_) => None,
@@ -208,9 +258,9 @@ impl BodyReader {
     fn begin(&mut self, mut window: Window) {
         let (shared, memory, w) = (self.shared.clone(), self.memory.clone(), window.clone());
         let waits = if self.started { WAITS_MAX } else { 1 };
-        let place = shared.place_of(&window).filter(|_| !window.lost);
+        let place = shared.place_of(&window).filter(|_| window.unread.is_none());
         let Some(place) = place else {
-            window.lost = true;
+            window.unread.get_or_insert(Unread::Lost);
             let rebuilding = async move {
                 for _ in 1..waits {
                     if let Ok(rebuild) = memory.rebuild(&w).await {
@@ -252,7 +302,7 @@ impl BodyReader {
             }
             let (shared, memory, w) = (self.shared.clone(), self.memory.clone(), window.clone());
             let reading: BoxFuture<'static, _> =
-                match shared.place_of(&window).filter(|_| !window.lost) {
+                match shared.place_of(&window).filter(|_| window.unread.is_none()) {
                     Some(place) => match memory.try_buffer(&window) {
                         Some(buffer) => {
                             let is_timed = memory.is_pool() && window.body.protection.parity > 0;
@@ -267,7 +317,7 @@ impl BodyReader {
                     },
                     None => match memory.try_rebuild(&window) {
                         Some(rebuild) => {
-                            window.lost = true;
+                            window.unread.get_or_insert(Unread::Lost);
                             Box::pin(async move { Ok(shared.reconstruct(w, rebuild).await?) })
                         }
                         None => return self.plan.give_back(window),
@@ -303,17 +353,18 @@ impl http_body::Body for BodyReader {
 /// Bytes of bodies as a source to write from.
 pub struct BodySource {
     reader: BodyReader,
+    /// Most data shards that a chunk has.
     k_max: usize,
 }
 
 impl BodySource {
-    pub(super) fn new(shared: Arc<Shared>, pieces: Vec<BodyPiece>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, at: Whereabouts) -> Self {
+        let pieces = at.pieces.iter();
         let k_max = pieces
-            .iter()
             .map(|piece| piece.body.protection.data as usize)
             .max();
         Self {
-            reader: BodyReader::new(shared, pieces),
+            reader: BodyReader::new(shared, at),
             k_max: k_max.unwrap_or(1),
         }
     }

@@ -29,6 +29,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(250);
 pub(super) enum Slot {
     /// On flash, or empty: then there is nothing to store, and its zeros are always at hand.
     Held,
+    /// Likewise, where a newer map says than the one that the chunk was planned by: who looks for it may not look there.
+    Elsewhere,
     /// Its drive is known to be out of use.
     Down,
     /// Its drive has no room.
@@ -39,6 +41,12 @@ pub(super) enum Slot {
     Failed(DriveId),
     /// Its drive has not answered yet.
     UnderWay(DriveId),
+}
+
+impl Slot {
+    fn is_held(self) -> bool {
+        matches!(self, Slot::Held | Slot::Elsewhere)
+    }
 }
 
 /// A chunk that was stored.
@@ -124,7 +132,7 @@ impl Shared {
                     patience = self.clock.sleep(LOOK_PAUSE);
                 }
             }
-            let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
+            let held = slots.iter().filter(|slot| slot.is_held()).count();
             if planted(Bug::TooFewShards) && held >= protection.data as usize {
                 let missed = Vec::new();
                 return Ok(Stored { missed, map });
@@ -158,19 +166,42 @@ impl Shared {
 
     async fn put(
         self: Arc<Self>,
-        drive: DriveId,
+        mut drive: DriveId,
         id: ShardId,
-        facts: ShardFacts,
-        shard: Buffer,
+        mut facts: ShardFacts,
+        mut shard: Buffer,
     ) -> (u8, Slot) {
-        let became = match self.shards.put(drive, id, facts, shard).await {
-            Ok(()) => Slot::Held,
-            Err(PutShardError::Full) => Slot::Full,
-            Err(PutShardError::Down(_)) => Slot::Down,
-            Err(PutShardError::Busy) => Slot::Busy,
-            Err(error @ (PutShardError::Io(_) | PutShardError::TooLarge(_))) => {
-                tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
-                Slot::Failed(drive)
+        let planned = drive;
+        let became = loop {
+            match self.shards.put(drive, id, facts, shard).await {
+                Ok(()) if drive != planned => break Slot::Elsewhere,
+                Ok(()) => break Slot::Held,
+                Err(PutShardError::Full) => break Slot::Full,
+                Err(PutShardError::Down(_)) => break Slot::Down,
+                Err(PutShardError::Busy) => break Slot::Busy,
+                Err(PutShardError::Outdated(payload)) => {
+                    let map = self.map.load();
+                    let ring = map.ring(self.config.site);
+                    let place = ring
+                        .and_then(|ring| ring.slot(ring.partition_of(id.set, id.chunk), id.slot));
+                    // Who would have to wait for memory here would keep that of the whole chunk meanwhile.
+                    let copy = self.pool.try_acquire(payload.len()).ok();
+                    let (Some(place), Some(mut copy)) = (place, copy) else {
+                        break Slot::Busy;
+                    };
+                    if map.epoch <= facts.epoch {
+                        break Slot::Busy;
+                    }
+                    if self.is_down(&map, place.target) {
+                        break Slot::Down;
+                    }
+                    copy.extend_from_slice(&payload);
+                    (drive, facts.epoch, shard) = (place.target, map.epoch, copy);
+                }
+                Err(error @ (PutShardError::Io(_) | PutShardError::TooLarge(_))) => {
+                    tracing::warn!(%drive, shard = %id, %error, "a shard was not stored");
+                    break Slot::Failed(drive);
+                }
             }
         };
         (id.slot, became)
@@ -191,10 +222,10 @@ impl Shared {
 /// to read it, or just as many as are needed if all others are known to be down.
 fn verdict(protection: Protection, chunk: u32, slots: &[Slot]) -> Result<Vec<MissedSlot>, S3Error> {
     let needed = protection.data as usize;
-    let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
+    let held = slots.iter().filter(|slot| slot.is_held()).count();
     let missed_are_down = slots
         .iter()
-        .all(|slot| matches!(slot, Slot::Held | Slot::Down));
+        .all(|slot| slot.is_held() || *slot == Slot::Down);
     if held > needed || (held == needed && missed_are_down) {
         return Ok((0..)
             .zip(slots)
@@ -214,8 +245,8 @@ fn verdict(protection: Protection, chunk: u32, slots: &[Slot]) -> Result<Vec<Mis
 /// Whether a chunk would be enough if the drives that have failed were known to be down: who has just lost a node gets to
 /// know it a moment later.
 fn waits_for_word(protection: Protection, slots: &[Slot]) -> bool {
-    let held = slots.iter().filter(|slot| **slot == Slot::Held).count();
-    let may_be_down = |slot: &Slot| matches!(slot, Slot::Held | Slot::Down | Slot::Failed(_));
+    let held = slots.iter().filter(|slot| slot.is_held()).count();
+    let may_be_down = |slot: &Slot| slot.is_held() || matches!(slot, Slot::Down | Slot::Failed(_));
     held == protection.data as usize
         && slots.iter().all(may_be_down)
         && slots.iter().any(|slot| matches!(slot, Slot::Failed(_)))
@@ -249,6 +280,8 @@ mod tests {
             (1, 0, &[FAILED], Err(Code::ServiceUnavailable)),
             (1, 1, &[Held, Held], Ok(0)),
             (1, 1, &[Held, Down], Ok(1)),
+            (1, 1, &[Held, Slot::Elsewhere], Ok(1)),
+            (1, 1, &[Slot::Elsewhere, Down], Ok(2)),
             (1, 1, &[Held, FAILED], Err(Code::ServiceUnavailable)),
             (1, 1, &[Full, Held], Err(Code::StorageFull)),
             (2, 2, &[Held, FAILED, Held, Held], Ok(1)),

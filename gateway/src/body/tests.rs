@@ -4,20 +4,25 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use holdfast_placement::ids::{DriveId, Epoch, NodeId, SiteId};
-use holdfast_placement::map::{DriveState, SharedMap};
+use holdfast_placement::map::{ClusterMap, DriveState, SharedMap};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, Rng, SeededRng, SystemClock};
 use holdfast_placement::testing;
-use holdfast_storage_node::buffer::{BufferPool, PoolConfig};
+use holdfast_storage_node::buffer::{Buffer, BufferPool, PoolConfig};
 use holdfast_storage_node::memory_shards::{Fault, MemoryShards};
 use holdfast_storage_node::metadata::{Body, ChunkedBody};
-use holdfast_storage_node::shard_store::ShardId;
-use holdfast_storage_node::shards::Shards;
+use holdfast_storage_node::put_gate::PutGates;
+use holdfast_storage_node::shard_store::{
+    DeleteShardError, GetShardError, PutShardError, ShardId, ShardInfo,
+};
+use holdfast_storage_node::shards::{ShardFacts, Shards};
 use http_body_util::BodyExt;
 
 use super::{Bodies, BodiesConfig, BodyPiece, ByteSource, Written};
@@ -1050,4 +1055,128 @@ async fn shards_that_move_are_read_where_they_still_are() {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Shards in memory where the map changes while the first of a chunk is on its way, and where nobody has memory for reads.
+struct Moody {
+    shards: Arc<MemoryShards>,
+    map: SharedMap,
+    /// The drives that take nothing which was planned by older maps then.
+    fenced: Vec<DriveId>,
+    has_changed: AtomicBool,
+    is_busy: bool,
+}
+
+#[async_trait]
+impl Shards for Moody {
+    async fn put(
+        &self,
+        drive: DriveId,
+        id: ShardId,
+        facts: ShardFacts,
+        payload: Buffer,
+    ) -> Result<(), PutShardError> {
+        if !self.has_changed.swap(true, Ordering::Relaxed) {
+            let mut map = ClusterMap::clone(&self.map.load());
+            map.epoch.0 += 1;
+            for drive in &self.fenced {
+                self.shards.gate(*drive).unwrap().fence(map.epoch);
+            }
+            self.map.update(map);
+        }
+        self.shards.put(drive, id, facts, payload).await
+    }
+
+    async fn get(
+        &self,
+        drive: DriveId,
+        id: ShardId,
+        range: std::ops::Range<u32>,
+        buffer: Buffer,
+    ) -> Result<Bytes, GetShardError> {
+        match self.is_busy {
+            true => Err(GetShardError::Busy),
+            false => self.shards.get(drive, id, range, buffer).await,
+        }
+    }
+
+    async fn delete(&self, drive: DriveId, ids: &[ShardId]) -> Result<(), DeleteShardError> {
+        self.shards.delete(drive, ids).await
+    }
+
+    async fn info(&self, drive: DriveId, id: ShardId) -> Result<Option<ShardInfo>, GetShardError> {
+        self.shards.info(drive, id).await
+    }
+
+    async fn list(
+        &self,
+        drive: DriveId,
+        after: Option<ShardId>,
+        max: usize,
+    ) -> Result<Vec<ShardInfo>, GetShardError> {
+        self.shards.list(drive, after, max).await
+    }
+
+    fn is_down(&self, drive: DriveId) -> bool {
+        self.shards.is_down(drive)
+    }
+}
+
+fn moody(fenced: Vec<DriveId>, is_busy: bool) -> (Arc<MemoryShards>, Bodies) {
+    let clock = Arc::new(SystemClock);
+    let map = map_of(3, Protection { data: 2, parity: 1 });
+    let shards = Arc::new(MemoryShards::new(clock.clone()));
+    let moody = Moody {
+        shards: shards.clone(),
+        map: map.clone(),
+        fenced,
+        has_changed: AtomicBool::new(false),
+        is_busy,
+    };
+    let pool = BufferPool::new(PoolConfig::with_budget(64 * MIB), clock.clone());
+    let rng = Arc::new(SeededRng::new(7));
+    let bodies = Bodies::new(Arc::new(moody), map, pool, clock, rng, small_chunks());
+    (shards, bodies)
+}
+
+#[tokio::test]
+async fn what_was_planned_by_an_old_map_is_put_where_the_new_one_says() {
+    let rng = SeededRng::new(seed());
+    let fenced: Vec<DriveId> = (1..=3).map(DriveId).collect();
+    let (shards, bodies) = moody(fenced, false);
+    let data = random_bytes(300 * KIB, &rng);
+    let source = &mut frames(&data, &rng);
+    let written = bodies.write(source, None, 0).await.unwrap();
+    assert!(written.missed.is_empty());
+    let body = chunked(&written);
+    let epochs: Vec<Epoch> = shards
+        .shards()
+        .iter()
+        .map(|shard| shard.2.facts.epoch)
+        .collect();
+    assert_eq!(epochs.len(), 6);
+    assert!(epochs.iter().all(|epoch| *epoch == epochs[0]), "{epochs:?}");
+    let range = 0..body.len;
+    assert!(
+        read(&bodies, vec![BodyPiece { body, range }])
+            .await
+            .unwrap()
+            == data
+    );
+}
+
+#[tokio::test]
+async fn where_nodes_lack_memory_a_client_is_told_to_slow_down() {
+    let rng = SeededRng::new(seed());
+    let (_, bodies) = moody(Vec::new(), true);
+    let data = random_bytes(300 * KIB, &rng);
+    let source = &mut frames(&data, &rng);
+    let body = chunked(&bodies.write(source, None, 0).await.unwrap());
+    let range = 0..body.len;
+    let error = bodies
+        .read(vec![BodyPiece { body, range }])
+        .await
+        .unwrap_err();
+    assert_eq!(error.code, Code::SlowDown);
+    assert!(bodies.repairs().is_empty());
 }

@@ -295,7 +295,8 @@ impl UnderWay {
                     let Some(stored) = before.slot(partition, slot) else {
                         continue;
                     };
-                    // One that moved away what it had, this too, is not lost.
+                    // One that moved away what it had, this too, is not lost, but for one that has left the map since: that costs a
+                    // look by repair.
                     let drive = now.drive(stored.target);
                     let is_lost = drive.is_none_or(|drive| drive.state == DriveState::Lost);
                     let slot_now = ring.slot(partition, slot).into_iter();

@@ -175,7 +175,7 @@ impl Call<'_> {
         let bodies = &self.gateway.bodies;
         let from = match located.await? {
             Located::Bytes(bytes) => From::Bytes(bytes),
-            Located::Pieces(pieces) => From::Body(bodies.source(pieces)),
+            Located::Pieces(at) => From::Body(Box::new(bodies.source(at))),
         };
         let mut tap = Tap::new(from, algorithm, known.is_none());
         let written = bodies.write(&mut tap, Some(len), inline_len_max).await?;
@@ -201,7 +201,7 @@ fn known_digests(
 /// Where the bytes come from.
 enum From {
     Bytes(Bytes),
-    Body(BodySource),
+    Body(Box<BodySource>),
 }
 
 /// Passes bytes on and computes their digests.

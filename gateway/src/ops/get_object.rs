@@ -2,13 +2,15 @@
 
 use axum::body::Body;
 use bytes::Bytes;
-use holdfast_placement::ids::{BucketId, UploadId};
+use futures_util::future::BoxFuture;
+use holdfast_placement::ids::BucketId;
 use holdfast_storage_node::metadata::{
-    self, ObjectChecksum, PartRecord, VersionRecord, VersionRef,
+    self, Metadata, ObjectChecksum, PartRecord, VersionId, VersionRecord, VersionRef,
 };
 use http::header::{ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, HeaderName, RANGE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::access::Canned;
 use super::authorise::Permit;
@@ -19,7 +21,7 @@ use super::{
     Call, Reply, checksums, failure, in_bucket, lifecycle, object_headers, object_lock, versions,
 };
 use crate::auth::Identity;
-use crate::body::BodyPiece;
+use crate::body::{BodyPiece, Whereabouts};
 use crate::error::{Code, S3Error};
 
 static MP_PARTS_COUNT: HeaderName = HeaderName::from_static("x-amz-mp-parts-count");
@@ -52,7 +54,7 @@ pub(super) enum Located {
     /// At hand.
     Bytes(Bytes),
     /// On drives.
-    Pieces(Vec<BodyPiece>),
+    Pieces(Whereabouts),
 }
 
 impl Call<'_> {
@@ -288,7 +290,7 @@ impl Call<'_> {
             .await?
         {
             Located::Bytes(bytes) => Ok(Body::from(bytes)),
-            Located::Pieces(pieces) => self.gateway.bodies.read(pieces).await,
+            Located::Pieces(at) => self.gateway.bodies.read(at).await,
         }
     }
 
@@ -301,36 +303,74 @@ impl Call<'_> {
         inline: Bytes,
         range: Range<u64>,
     ) -> Result<Located, S3Error> {
-        let pieces = match &record.body {
-            _ if range.is_empty() => return Ok(Located::Bytes(Bytes::new())),
-            metadata::Body::Inline => {
-                if inline.len() as u64 != record.summary.size {
-                    return Err(failure::inconsistent(key));
-                }
-                let bytes = inline.slice(range.start as usize..range.end as usize);
-                return Ok(Located::Bytes(bytes));
+        if range.is_empty() {
+            return Ok(Located::Bytes(Bytes::new()));
+        }
+        if record.body == metadata::Body::Inline {
+            if inline.len() as u64 != record.summary.size {
+                return Err(failure::inconsistent(key));
             }
-            metadata::Body::Empty => return Err(failure::inconsistent(key)),
-            metadata::Body::Chunked(body) => vec![BodyPiece { body: *body, range }],
-            metadata::Body::Multipart { table, .. } => {
-                self.pieces(bucket, key, *table, range).await?
-            }
-        };
-        Ok(Located::Pieces(pieces))
-    }
-
-    /// Where the bytes `range` of a multipart object are.
-    async fn pieces(
-        &self,
-        bucket: BucketId,
-        key: &str,
-        table: UploadId,
-        range: Range<u64>,
-    ) -> Result<Vec<BodyPiece>, S3Error> {
+            let bytes = inline.slice(range.start as usize..range.end as usize);
+            return Ok(Located::Bytes(bytes));
+        }
         let metadata = &self.gateway.metadata;
-        let parts = metadata.parts_in_range(bucket, key, table, range.clone());
-        let parts = parts.await.map_err(failure::metadata)?;
-        pieces_of(&parts, range).ok_or_else(|| failure::inconsistent(key))
+        let pieces = pieces(metadata, bucket, key, record, range.clone()).await?;
+        let version = Arc::new(Version {
+            metadata: metadata.clone(),
+            bucket,
+            key: key.to_owned(),
+            id: record.summary.version,
+            name: record.summary.name(),
+        });
+        let again = Box::new(move || {
+            let (version, range) = (version.clone(), range.clone());
+            let again: BoxFuture<'static, _> = Box::pin(async move { version.find(range).await });
+            again
+        });
+        Ok(Located::Pieces(Whereabouts::new(pieces, again)))
+    }
+}
+
+/// A version that is being read.
+struct Version {
+    metadata: Metadata,
+    bucket: BucketId,
+    key: String,
+    id: VersionId,
+    name: VersionRef,
+}
+
+impl Version {
+    /// Where the bytes `range` of it are by now; `None` if it is gone.
+    async fn find(&self, range: Range<u64>) -> Option<Vec<BodyPiece>> {
+        let found = self
+            .metadata
+            .head_version(self.bucket, &self.key, Some(self.name));
+        let record = found.await.ok()?.found()?;
+        if record.summary.version != self.id {
+            return None;
+        }
+        let pieces = pieces(&self.metadata, self.bucket, &self.key, &record, range);
+        pieces.await.ok()
+    }
+}
+
+/// Where the bytes `range` of a version are whose body is in chunks.
+async fn pieces(
+    metadata: &Metadata,
+    bucket: BucketId,
+    key: &str,
+    record: &VersionRecord,
+    range: Range<u64>,
+) -> Result<Vec<BodyPiece>, S3Error> {
+    match record.body {
+        metadata::Body::Chunked(body) => Ok(vec![BodyPiece { body, range }]),
+        metadata::Body::Multipart { table, .. } => {
+            let parts = metadata.parts_in_range(bucket, key, table, range.clone());
+            let parts = parts.await.map_err(failure::metadata)?;
+            pieces_of(&parts, range).ok_or_else(|| failure::inconsistent(key))
+        }
+        metadata::Body::Inline | metadata::Body::Empty => Err(failure::inconsistent(key)),
     }
 }
 

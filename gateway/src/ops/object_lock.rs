@@ -188,11 +188,12 @@ impl Call<'_> {
     /// The version that the request is about, in a bucket that has object lock.
     async fn lockable(&self, key: &str) -> Result<VersionRecord, S3Error> {
         let version = self.version()?;
+        let metadata = &self.gateway.metadata;
+        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, version))?;
+        // Only now is it certain which bucket has the name.
         if self.bucket_versioning().await?.lock.is_none() {
             return Err(failure::not_lockable());
         }
-        let metadata = &self.gateway.metadata;
-        let found = in_bucket!(self, |bucket| metadata.head_version(bucket, key, version))?;
         self.found(key, version, found)
     }
 

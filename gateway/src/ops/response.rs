@@ -45,8 +45,11 @@ pub fn set_last_modified(headers: &mut HeaderMap, modified: UnixMillis) {
     set(headers, LAST_MODIFIED, http_date(modified));
 }
 
-/// An HTTP date: whole seconds, rounded down.
+/// The last second that an HTTP date can tell: that of the year 9999.
+const SECS_MAX: u64 = 253_402_300_799;
+
+/// An HTTP date: whole seconds, rounded down. What is later than the year 9999 is at its end.
 pub fn http_date(time: UnixMillis) -> String {
-    let since_epoch = std::time::Duration::from_secs(time.secs());
+    let since_epoch = std::time::Duration::from_secs(time.secs().min(SECS_MAX));
     httpdate::fmt_http_date(std::time::UNIX_EPOCH + since_epoch)
 }

@@ -287,7 +287,7 @@ impl Store {
         let is_full = full.clone();
         let gateway = Gateway::new(
             config,
-            Arc::new(below.directory),
+            below.directory,
             below.metadata,
             bodies,
             Authenticator::new(vec![credentials], region, seam.clone())

@@ -204,6 +204,10 @@ impl Operation {
             Operation::HeadBucket
                 | Operation::GetBucketLocation
                 | Operation::DeleteBucket
+                | Operation::GetBucketVersioning
+                | Operation::PutBucketVersioning
+                | Operation::GetObjectLockConfiguration
+                | Operation::PutObjectLockConfiguration
                 | Operation::GetBucketCors
                 | Operation::PutBucketCors
                 | Operation::DeleteBucketCors

@@ -1,5 +1,6 @@
 //! A group as its users see it: whoever leads it at the moment.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -61,6 +62,8 @@ pub(crate) struct Group {
     is_young: AtomicBool,
     /// The newest term whose leader was found to have ended here.
     succeeded: AtomicU64,
+    /// Drives here whose replica could not be started, and why.
+    left_out: Mutex<BTreeMap<DriveId, String>>,
 }
 
 /// Readers that wait for the next read barrier.
@@ -92,6 +95,7 @@ impl Group {
             suspicion: AtomicU32::new(0),
             is_young: AtomicBool::new(is_young),
             succeeded: AtomicU64::new(0),
+            left_out: Mutex::default(),
         }
     }
 
@@ -112,8 +116,23 @@ impl Group {
             .cloned()
     }
 
+    /// The drive's replica could not be started.
+    pub fn leave_out(&self, drive: DriveId, reason: String) {
+        self.left_out.lock().insert(drive, reason);
+    }
+
+    /// The drives whose replica could not be started, and why.
+    pub fn left_out(&self) -> Vec<(DriveId, String)> {
+        let left_out = self.left_out.lock();
+        left_out
+            .iter()
+            .map(|(drive, why)| (*drive, why.clone()))
+            .collect()
+    }
+
     /// Takes in a replica and follows what becomes of it.
     pub fn insert(self: &Arc<Self>, replica: Arc<Replica>) {
+        self.left_out.lock().remove(&replica.drive());
         self.here.rcu(|here| {
             let mut here = here.as_ref().clone();
             here.retain(|other| other.drive() != replica.drive());
@@ -124,6 +143,7 @@ impl Group {
     }
 
     pub fn remove(&self, drive: DriveId) {
+        self.left_out.lock().remove(&drive);
         self.here.rcu(|here| {
             let mut here = here.as_ref().clone();
             here.retain(|other| other.drive() != drive);

@@ -381,6 +381,12 @@ impl Replica {
         if known_at != mark || self.handed_over.load(Ordering::Acquire) == term {
             return;
         }
+        // One that is no voter any more leads on until another does, which openraft may have elected at once and which need not tell
+        // it: it answers after a barrier only.
+        let own = self.drive().0;
+        if configs.iter().any(|voters| !voters.contains(&own)) {
+            return;
+        }
         let mut quorums = Vec::with_capacity(configs.len());
         for voters in &configs {
             let logs: Vec<_> = here

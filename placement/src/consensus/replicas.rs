@@ -10,7 +10,7 @@ use futures_util::future::{self, join_all};
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use openraft::type_config::async_runtime::watch::WatchReceiver;
-use openraft::{Config, EmptyNode, SnapshotPolicy};
+use openraft::{ChangeMembers, Config, EmptyNode, SnapshotPolicy};
 use parking_lot::{Mutex, RwLock};
 
 use super::flusher::DriveLog;
@@ -352,8 +352,23 @@ impl Replicas {
                 async move { leader.raft().change_membership(wanted, false).await }
             })
             .await?;
+        let mut gone: BTreeSet<u64> = known.difference(&wanted).copied().collect();
+        // Those that were to become voters in a change that was given up would be replicated to for ever.
+        let learners: BTreeSet<u64> = learners_of(&leader).difference(&wanted).copied().collect();
+        if !learners.is_empty() && wanted.contains(&leader.drive().0) {
+            let removed = self.write_membership(&group, |leader| {
+                let removal = ChangeMembers::RemoveNodes(learners.clone());
+                async move { leader.raft().change_membership(removal, false).await }
+            });
+            match removed.await {
+                Ok(_) => gone.extend(learners),
+                Err(error) => {
+                    tracing::info!(group = %id, %error, "learners that are not wanted stay for now");
+                }
+            }
+        }
         let since = leader.log().membership_index().unwrap_or_default();
-        for drive in known.difference(&wanted).map(|drive| DriveId(*drive)) {
+        for drive in gone.into_iter().map(DriveId) {
             if let Some((remote, node)) = self.elsewhere(drive) {
                 let order = Order::Drop {
                     group: id,
@@ -372,6 +387,11 @@ impl Replicas {
         {
             let _alone = self.hosting.lock().await;
             self.drop_replica(&group, replica).await?;
+        }
+        for (drive, _) in group.left_out() {
+            if !wanted.contains(&drive.0) {
+                group.remove(drive);
+            }
         }
         Ok(())
     }
@@ -559,7 +579,8 @@ impl Replicas {
                 bytes: self.config.log_bytes_kept,
             },
         };
-        let replica = Replica::start(id, &around, alone).await?;
+        let started = Replica::start(id, &around, alone).await;
+        let replica = started.inspect_err(|error| group.leave_out(drive, error.to_string()))?;
         self.transport.insert(replica.clone());
         group.insert(replica);
         Ok(())
@@ -645,7 +666,7 @@ impl Replicas {
     }
 
     /// Adds the drive as a learner and waits until it has what the leader had when it began.
-    async fn catch_up(&self, group: &Group, drive: DriveId) -> Changed<()> {
+    pub(super) async fn catch_up(&self, group: &Group, drive: DriveId) -> Changed<()> {
         let leader = self
             .write_membership(group, |leader| async move {
                 leader
@@ -800,6 +821,17 @@ pub(super) fn voters_of(replica: &Replica) -> BTreeSet<u64> {
     configs.into_iter().flatten().flatten().collect()
 }
 
+/// Those that get the group's entries and do not vote.
+fn learners_of(replica: &Replica) -> BTreeSet<u64> {
+    let metrics = replica.raft().server_metrics();
+    let metrics = metrics.borrow_watched();
+    metrics
+        .membership_config
+        .membership()
+        .learner_ids()
+        .collect()
+}
+
 fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
     let here = group.here();
     let (stopped, live): (Vec<_>, Vec<_>) =
@@ -836,6 +868,7 @@ fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
                     replica.stopped().unwrap_or_default().to_owned(),
                 )
             })
+            .chain(group.left_out())
             .collect(),
     };
     if let Some(replica) = newest {
@@ -845,7 +878,7 @@ fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
         // While membership changes, who votes in both of its halves is named twice.
         let configs = membership.get_joint_config().iter().flatten();
         status.voters = configs.copied().map(DriveId).collect();
-        status.learners = membership.learner_ids().map(DriveId).collect();
+        status.learners = learners_of(replica).into_iter().map(DriveId).collect();
     }
     status
 }

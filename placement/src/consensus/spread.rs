@@ -231,6 +231,8 @@ impl Replicas {
                 let _alone = self.hosting.lock().await;
                 let group = self.group(group)?;
                 let Some(replica) = group.replica_on(drive) else {
+                    // Perhaps one that could not be started.
+                    group.remove(drive);
                     return Ok(());
                 };
                 if replica.log().membership_index() > Some(since)

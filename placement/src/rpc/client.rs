@@ -269,6 +269,10 @@ impl Peers {
 
     /// Probes a node, also one that is suspected; what it says of itself is kept.
     pub(super) async fn probe(&self, to: NodeId, service: Service) {
+        // Of a machine that was reset and is back, connections to what it was before look as good as new.
+        if self.inner.health.is_suspect(to) {
+            self.end_idle(to);
+        }
         let head = Bytes::new();
         let probing = std::pin::pin!(self.send_once(Way::Own, to, service, &head, Payload::None));
         let timeout = self.inner.clock.sleep(self.inner.config.silence_max);
@@ -545,6 +549,14 @@ impl Peers {
             verdict: envelope.verdict,
             reply: Reply { head, rest, to },
         })
+    }
+
+    /// Ends what waits for the next call to a node.
+    fn end_idle(&self, to: NodeId) {
+        if let Some(node) = self.inner.map.load().node(to) {
+            self.inner.yard.clear(&node.address);
+            self.inner.idle.lock().remove(&node.address);
+        }
     }
 
     /// Keeps a connection whose call is done.

@@ -50,7 +50,7 @@ pub async fn delete_bucket(
                     },
                 };
                 if is_finished {
-                    // Not before: a bucket that lives on keeps its uploads. What is left now ends when it is abandoned.
+                    // Not before: a bucket that lives on keeps its uploads. What is left now the reclaimer ends.
                     if let Err(error) = metadata.abort_uploads(bucket.id).await {
                         tracing::warn!(%error, bucket = name, "uploads of a deleted bucket are left for later");
                     }

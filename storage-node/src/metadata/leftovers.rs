@@ -1,7 +1,7 @@
-//! What is left behind: bodies to reclaim and uploads that nobody goes on with.
+//! What is left behind: bodies to reclaim and old uploads.
 
 use holdfast_placement::command::Stamp;
-use holdfast_placement::ids::GroupId;
+use holdfast_placement::ids::{GroupId, UploadId};
 use holdfast_placement::query::{Ask, States, state_of};
 use holdfast_placement::seams::{IndexError, IndexView, Keyspace, UnixMillis};
 use serde::{Deserialize, Serialize};
@@ -10,7 +10,7 @@ use super::command::{Command, Outcome};
 use super::keys;
 use super::questions::kind;
 use super::record::{Body, ChunkedBody, PartRecord};
-use super::store::{Metadata, MetadataError, ReclaimId, Reclaimable, StaleUpload, strange};
+use super::store::{Metadata, MetadataError, OldUpload, ReclaimId, Reclaimable, strange};
 use super::values::{self, PartPage, UploadPlace};
 use crate::repair::reclaim::{Entry, entry_stamp};
 
@@ -99,24 +99,31 @@ impl Ask for FindNewestReclaimable {
     }
 }
 
-/// See [`Metadata::stale_uploads`].
+/// See [`Metadata::old_uploads`].
 #[derive(Serialize, Deserialize)]
-pub struct FindStaleUploads {
+pub struct FindOldUploads {
     group: GroupId,
     older_than: UnixMillis,
+    after: Option<(UnixMillis, UploadId)>,
     max: usize,
 }
 
-impl Ask for FindStaleUploads {
-    const KIND: u8 = kind::STALE_UPLOADS;
-    type Answer = Vec<StaleUpload>;
+impl Ask for FindOldUploads {
+    const KIND: u8 = kind::OLD_UPLOADS;
+    type Answer = Vec<OldUpload>;
 
     async fn run(&self, states: &States) -> Result<Self::Answer, IndexError> {
         let group = self.group;
         let state = state_of(states, group)?;
-        let from = keys::upload_times(group);
+        let mut from = keys::upload_times(group);
         let mut to = from.clone();
         to.extend_from_slice(&self.older_than.0.to_be_bytes());
+        if let Some((initiated, upload)) = self.after {
+            from = keys::upload_time(group, initiated, upload);
+        }
+        if from >= to {
+            return Ok(Vec::new());
+        }
         let mut cursor = state.cursor(Keyspace::Records, &from, &to)?;
         cursor.seek(&from)?;
         let mut found = Vec::new();
@@ -125,13 +132,15 @@ impl Ask for FindStaleUploads {
         {
             let (initiated, upload) =
                 keys::parse_upload_time(key).ok_or_else(|| values::damaged("an upload"))?;
-            let place: UploadPlace = values::decode(value, "an upload")?;
-            found.push(StaleUpload {
-                bucket: place.bucket,
-                key: place.key,
-                upload,
-                initiated,
-            });
+            if self.after != Some((initiated, upload)) {
+                let place: UploadPlace = values::decode(value, "an upload")?;
+                found.push(OldUpload {
+                    bucket: place.bucket,
+                    key: place.key,
+                    upload,
+                    initiated,
+                });
+            }
             cursor.next()?;
         }
         Ok(found)
@@ -179,16 +188,18 @@ impl Metadata {
         }
     }
 
-    /// Uploads of the group that were begun before `older_than`, oldest first.
-    pub async fn stale_uploads(
+    /// Uploads of the group, to all buckets, that were begun before `older_than`: the oldest behind `after`.
+    pub async fn old_uploads(
         &self,
         group: GroupId,
         older_than: UnixMillis,
+        after: Option<(UnixMillis, UploadId)>,
         max: usize,
-    ) -> Result<Vec<StaleUpload>, MetadataError> {
-        let question = FindStaleUploads {
+    ) -> Result<Vec<OldUpload>, MetadataError> {
+        let question = FindOldUploads {
             group,
             older_than,
+            after,
             max,
         };
         Ok(self.asker.ask(group, &question).await?)

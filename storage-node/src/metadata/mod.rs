@@ -79,7 +79,7 @@ pub use rename::{REMEMBERED_MS, Rename, RenameCondition, RenameId, RenameToken};
 pub use store::{
     CompletePart, CompleteUpload, CompleteUploadError, Condition, DeleteOutcome, Deletion,
     ListEntry, ListObjects, ListPage, ListParts, ListUploads, ListVersions, Metadata,
-    MetadataError, NewPart, NewUpload, NewVersion, PartsPage, ReclaimId, Reclaimable, StaleUpload,
+    MetadataError, NewPart, NewUpload, NewVersion, OldUpload, PartsPage, ReclaimId, Reclaimable,
     StoredVersion, UploadsPage, VersionEntry, VersionsPage, WriteError,
 };
 

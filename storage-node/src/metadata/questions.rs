@@ -15,7 +15,7 @@ use super::bodies::FindBodies;
 use super::classes::{ListClassedLanes, ListClassedVersionLanes};
 use super::event_queue::{FindEventQueues, FindEvents};
 use super::keys;
-use super::leftovers::{FindNewestReclaimable, FindReclaimable, FindStaleUploads};
+use super::leftovers::{FindNewestReclaimable, FindOldUploads, FindReclaimable};
 use super::list::{ListLanes, ListUploadLanes};
 use super::list_versions::ListVersionLanes;
 use super::objects::{Get, Head};
@@ -39,7 +39,7 @@ pub mod kind {
     pub const LIST: u8 = 8;
     pub const LIST_UPLOADS: u8 = 9;
     pub const RECLAIMABLE: u8 = 10;
-    pub const STALE_UPLOADS: u8 = 11;
+    pub const OLD_UPLOADS: u8 = 11;
     pub const REFERENCED: u8 = 12;
     pub const REPAIRS: u8 = 13;
     pub const USAGE: u8 = 14;
@@ -138,7 +138,7 @@ async fn run_query(states: &States, query: &[u8]) -> Result<Bytes, String> {
             query::answer::<FindNewestReclaimable>(question, states).await
         }
         FindReclaimable::KIND => query::answer::<FindReclaimable>(question, states).await,
-        FindStaleUploads::KIND => query::answer::<FindStaleUploads>(question, states).await,
+        FindOldUploads::KIND => query::answer::<FindOldUploads>(question, states).await,
         FindReferenced::KIND => query::answer::<FindReferenced<'_>>(question, states).await,
         FindRepairs::KIND => query::answer::<FindRepairs>(question, states).await,
         FindUsage::KIND => query::answer::<FindUsage>(question, states).await,

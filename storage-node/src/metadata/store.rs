@@ -326,7 +326,7 @@ pub struct Reclaimable {
 
 /// An upload that was begun long ago and is still open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StaleUpload {
+pub struct OldUpload {
     pub bucket: BucketId,
     pub key: String,
     pub upload: UploadId,

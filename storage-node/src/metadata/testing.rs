@@ -17,7 +17,7 @@ use super::{Metadata, lifecycle_actions, metadata_machine, query_runner};
 /// A directory and metadata groups over one index, decided at once.
 pub struct TestMetadata {
     pub groups: Arc<DirectGroups>,
-    pub directory: Directory,
+    pub directory: Arc<Directory>,
     pub metadata: Metadata,
 }
 
@@ -80,7 +80,7 @@ impl TestMetadata {
         rng: Arc<dyn Rng>,
     ) -> Self {
         Self {
-            directory: Directory::new(groups.clone(), clock.clone(), rng.clone()),
+            directory: Arc::new(Directory::new(groups.clone(), clock.clone(), rng.clone())),
             metadata: Metadata::new(groups, map_of(metadata_groups), clock, rng),
             groups: direct,
         }

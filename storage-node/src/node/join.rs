@@ -74,15 +74,21 @@ pub(super) async fn ask(
 }
 
 /// Offers places to those who ask.
-pub(super) fn offer(server: &mut PeerServer, directory: &Arc<Directory>, shared: &SharedMap) {
+pub(super) fn offer(
+    server: &mut PeerServer,
+    directory: &Arc<Directory>,
+    shared: &SharedMap,
+    may_vote: MayVote,
+) {
     let (directory, shared) = (directory.clone(), shared.clone());
     server.offer(
         JOIN,
         Box::new(move |call| {
             let (directory, shared) = (directory.clone(), shared.clone());
+            let may_vote = may_vote.clone();
             Box::pin(async move {
                 let request: JoinRequest = rpc::decode(&call.head)?;
-                let answer = place(&directory, &shared, &request).await;
+                let answer = place(&directory, &shared, &*may_vote, &request).await;
                 let head = rpc::encode(&answer).map_err(|error| error.to_string())?;
                 Ok(Answer::head(head))
             })
@@ -90,9 +96,13 @@ pub(super) fn offer(server: &mut PeerServer, directory: &Arc<Directory>, shared:
     );
 }
 
+/// Whether a drive may vote in a group, by what is known of their leaders.
+pub(super) type MayVote = Arc<dyn Fn(DriveId) -> bool + Send + Sync>;
+
 async fn place(
     directory: &Directory,
     shared: &SharedMap,
+    may_vote: &(dyn Fn(DriveId) -> bool + Send + Sync),
     request: &JoinRequest,
 ) -> Result<JoinAnswer, String> {
     if request.visit {
@@ -108,7 +118,7 @@ async fn place(
     }
     let mut placed = Err("the cluster is still being made: try again".to_owned());
     change_map(directory, shared, |map| {
-        placed = admit(map, request);
+        placed = admit(map, request, may_vote);
         placed.as_ref().is_ok_and(|(_, changed)| *changed)
     })
     .await
@@ -126,7 +136,11 @@ async fn place(
 
 /// Gives the node a place in `map`; says whether the map changed. One that asks again, because it never got its answer,
 /// gets the same place.
-fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), String> {
+fn admit(
+    map: &mut ClusterMap,
+    request: &JoinRequest,
+    may_vote: &(dyn Fn(DriveId) -> bool + Send + Sync),
+) -> Result<(Node, bool), String> {
     // What all nodes know is in logs and states that the new node is to have.
     let known_to_all = map.nodes.iter().map(|node| node.feature).min();
     let level = map.feature.max(known_to_all.unwrap_or(0));
@@ -144,11 +158,16 @@ fn admit(map: &mut ClusterMap, request: &JoinRequest) -> Result<(Node, bool), St
         let known = known.clone();
         let drives: Vec<DriveId> = map.drives_of(known.id).map(|drive| drive.id).collect();
         let in_use = |drive: &DriveId| {
-            map.rings
+            let mut slots = map
+                .rings
                 .iter()
                 .flat_map(|(_, ring)| ring.partitions())
-                .flatten()
-                .any(|slot| slot.drives().any(|used| used == *drive))
+                .flatten();
+            // One that holds no shards is in no ring, and may vote all the same: also when others are to take its place.
+            let is_for_data = map.drive(*drive).is_none_or(Drive::is_for_data);
+            slots.any(|slot| slot.drives().any(|used| used == *drive))
+                || map.groups.iter().any(|(_, voters)| voters.contains(drive))
+                || !is_for_data && may_vote(*drive)
         };
         if is_lost(map, known.id) {
             // Its place at this address is free; what is left of it in the map goes when others have taken over.
@@ -257,6 +276,7 @@ pub(super) fn announce(
 
 #[cfg(test)]
 mod tests {
+    use holdfast_placement::ids::GroupId;
     use holdfast_placement::protection::Protection;
     use holdfast_placement::testing::map_of;
 
@@ -277,10 +297,44 @@ mod tests {
             capacities: vec![1000],
             visit: false,
         };
-        let refused = admit(&mut map, &request).unwrap_err();
+        let refused = admit(&mut map, &request, &|_| false).unwrap_err();
         assert!(refused.contains("install the newer version"), "{refused}");
         map.nodes[1].feature = FEATURE - 1;
-        assert!(admit(&mut map, &request).unwrap().1);
+        assert!(admit(&mut map, &request, &|_| false).unwrap().1);
+    }
+
+    /// What it had promised as a voter went with its data.
+    #[test]
+    fn a_voter_without_its_data_does_not_get_its_place_back() {
+        let drives: Vec<_> = (1..=3).map(|id| (DriveId(id), NodeId(id))).collect();
+        let mut map = map_of(&drives, Protection::NONE);
+        map.rings.clear();
+        for drive in &mut map.drives {
+            drive.capacity = 0;
+        }
+        map.nodes[2].state = NodeState::Down;
+        map.drives[2].state = DriveState::Down;
+        let request = JoinRequest {
+            address: map.nodes[2].address.clone(),
+            rack: 0,
+            gateway: false,
+            feature: FEATURE,
+            capacities: vec![0],
+            visit: false,
+        };
+        map.groups = vec![(GroupId::PLACEMENT, vec![DriveId(1), DriveId(3)])];
+        let refused = admit(&mut map, &request, &|_| false).unwrap_err();
+        assert!(
+            refused.contains("holdfast admin lost --node 3"),
+            "{refused}"
+        );
+        // One that has no vote yet has promised nothing.
+        map.groups = vec![(GroupId::PLACEMENT, vec![DriveId(1)])];
+        // Another is to take its place and has not yet.
+        let refused = admit(&mut map, &request, &|drive| drive == DriveId(3));
+        assert!(refused.is_err());
+        let (node, changed) = admit(&mut map, &request, &|_| false).unwrap();
+        assert_eq!((node.id, changed), (NodeId(3), false));
     }
 
     /// A node that is given up gives its address to another, and nothing else: not its number, nor those of its drives.
@@ -299,13 +353,13 @@ mod tests {
             capacities: vec![1000],
             visit: false,
         };
-        let refused = admit(&mut map, &request).unwrap_err();
+        let refused = admit(&mut map, &request, &|_| false).unwrap_err();
         assert!(
             refused.contains("holdfast admin lost --node 3"),
             "{refused}"
         );
         map.drives[2].state = DriveState::Lost;
-        let (node, changed) = admit(&mut map, &request).unwrap();
+        let (node, changed) = admit(&mut map, &request, &|_| false).unwrap();
         assert_eq!((node.id, changed), (NodeId(4), true));
         let drives: Vec<_> = map.drives_of(node.id).map(|drive| drive.id).collect();
         assert_eq!(drives, [DriveId(4)]);
@@ -316,7 +370,7 @@ mod tests {
             .collect();
         assert_eq!(at.len(), 1);
         // The answer was lost: it asks again and gets the same place.
-        let (again, changed) = admit(&mut map, &request).unwrap();
+        let (again, changed) = admit(&mut map, &request, &|_| false).unwrap();
         assert_eq!((again.id, changed), (NodeId(4), false));
     }
 }

@@ -28,6 +28,7 @@ use super::place::{first_map, identify, lock, named, voters_of};
 use super::report::{Redundancy, WebhookReport};
 use super::running::tell_moved_away;
 use super::space::SpaceGauge;
+use super::steward;
 use crate::buffer::{BufferPool, PoolConfig};
 use crate::cluster_shards::{self, ClusterShards};
 use crate::metadata::{Metadata, query_runner};
@@ -156,6 +157,7 @@ impl Node {
         };
         let reclaimer = Reclaimer::new(
             metadata.clone(),
+            directory.clone(),
             all_shards.clone(),
             map.clone(),
             led,
@@ -257,7 +259,12 @@ impl Node {
         inner.replicas.offer(&mut server, query_runner());
         cluster_shards::offer(&mut server, &inner.shards, pool);
         server.offer_map(inner.map.clone(), config.clock.clone());
-        join::offer(&mut server, &inner.directory, &inner.map);
+        let asked = Arc::downgrade(inner);
+        let may_vote = Arc::new(move |drive| {
+            let inner = asked.upgrade();
+            inner.is_none_or(|inner| steward::may_vote_on_placement(&inner, drive))
+        });
+        join::offer(&mut server, &inner.directory, &inner.map, may_vote);
         orders::offer(&mut server, inner);
         let reporting = Arc::downgrade(inner);
         server.offer(

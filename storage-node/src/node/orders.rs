@@ -156,6 +156,7 @@ impl Node {
 }
 
 fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result<(), OrderError> {
+    let before = room_for_shards(map);
     match order {
         NodeOrder::DrainDrive(drive) => set_draining(map, |id, _| id == *drive, true)
             .then_some(())
@@ -199,17 +200,24 @@ fn apply(map: &mut ClusterMap, order: &NodeOrder, slots_in_use: usize) -> Result
             map.protection = chosen;
         }
     }
-    let left = map
-        .drives
-        .iter()
-        .filter(|drive| !drive.state.is_draining())
-        .count();
+    let left = room_for_shards(map);
     let chosen = map.protection_chosen.map_or(1, Protection::slots);
     let slots = slots_in_use.max(chosen);
+    if left >= before && !matches!(order, NodeOrder::Protection(_)) {
+        return Ok(());
+    }
     if left < slots {
         return Err(OrderError::TooFewDrives { slots, left });
     }
     Ok(())
+}
+
+/// Drives that a chunk can have shards on.
+fn room_for_shards(map: &ClusterMap) -> usize {
+    let drives = map.drives.iter();
+    drives
+        .filter(|drive| drive.is_for_data() && !drive.state.is_draining())
+        .count()
 }
 
 /// Gives up the drives that are meant, if none of them answers; `None`: there are none.
@@ -229,11 +237,11 @@ fn lose(
     {
         return Some(Err(OrderError::NotLost(name.to_owned())));
     }
-    if !map
-        .drives
-        .iter()
-        .any(|drive| !is_meant(drive) && drive.state.is_up())
-    {
+    let mut meant = map.drives.iter().filter(|drive| is_meant(drive));
+    let meant_for_data = meant.any(Drive::is_for_data);
+    if !map.drives.iter().any(|drive| {
+        !is_meant(drive) && drive.state.is_up() && (drive.is_for_data() || !meant_for_data)
+    }) {
         return Some(Err(OrderError::TooFewDrives { slots: 1, left: 0 }));
     }
     for drive in map.drives.iter_mut().filter(|drive| is_meant(drive)) {
@@ -309,6 +317,37 @@ mod tests {
         assert_eq!(
             apply(&mut map(6), &NodeOrder::DrainNode(NodeId(6)), 5),
             Ok(())
+        );
+    }
+
+    #[test]
+    fn drives_that_hold_no_shards_are_no_room_for_them() {
+        let with_placement = || {
+            let mut map = map(9);
+            for drive in &mut map.drives[6..] {
+                drive.capacity = 0;
+            }
+            map
+        };
+        assert_eq!(
+            apply(
+                &mut with_placement(),
+                &NodeOrder::Protection("6+2".to_owned()),
+                6
+            ),
+            Err(OrderError::TooFewDrives { slots: 8, left: 6 })
+        );
+        assert_eq!(
+            apply(&mut with_placement(), &NodeOrder::DrainDrive(DriveId(6)), 6),
+            Err(OrderError::TooFewDrives { slots: 6, left: 5 })
+        );
+        let mut map = with_placement();
+        for drive in &mut map.drives[..6] {
+            drive.state = DriveState::Down;
+        }
+        assert_eq!(
+            apply(&mut map, &NodeOrder::LoseDrive(DriveId(1)), 0),
+            Err(OrderError::TooFewDrives { slots: 1, left: 0 })
         );
     }
 

@@ -260,8 +260,14 @@ impl Inner {
                 .iter()
                 .any(|drive| drive.drive == id && drive.failure.is_none())
         };
+        let map = self.map.load();
         let stopped = groups.iter().flat_map(|group| {
-            let stopped = group.stopped.iter().filter(|(drive, _)| is_used(*drive));
+            // What is left of one that votes no more, and cannot be started, is nobody's business.
+            let votes = |drive: &DriveId| {
+                group.voters.contains(drive) || map.voters(group.group).contains(drive)
+            };
+            let stopped = group.stopped.iter();
+            let stopped = stopped.filter(move |(drive, _)| is_used(*drive) && votes(drive));
             stopped.map(|(drive, reason)| StoppedReplica {
                 group: group.group,
                 drive: *drive,

@@ -433,6 +433,13 @@ async fn spread_leaders(inner: &Arc<Inner>, done: &Done) {
 }
 
 /// The groups by the word of their leaders.
+/// Whether a drive may vote in the placement group: unless its leader is known and says that it does not.
+pub(super) fn may_vote_on_placement(inner: &Inner, drive: DriveId) -> bool {
+    let seen = Seen::now(inner);
+    let said = seen.voters.get(&GroupId::PLACEMENT);
+    said.is_none_or(|(_, voters)| voters.contains(&drive))
+}
+
 fn reported(inner: &Inner, map: &ClusterMap) -> Vec<LedGroup> {
     let reports = map.nodes.iter().filter_map(|node| {
         if node.id == inner.own {

@@ -41,8 +41,10 @@ const CLOCK_SLACK: Duration = Duration::from_secs(3600);
 const FIRST_PAUSE: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(24 * 3600);
 
-/// Sets that are suspected at a time: what a scan remembers. The metadata is read once for so many.
+/// Sets that are suspected at a time: what a scan remembers. The metadata is read once for so many. All drives together, and no drive
+/// fewer than `SUSPECTS_MIN`.
 const SUSPECTS_MAX: usize = 200_000;
+const SUSPECTS_MIN: usize = 10_000;
 
 /// Shards listed or deleted at a time.
 const PAGE_LEN: usize = 4096;
@@ -82,6 +84,8 @@ pub struct OrphanScan {
     clock: Arc<dyn Clock>,
     /// Wall-clock and monotonic time when the process began.
     began: (UnixMillis, Duration),
+    suspects_max: usize,
+    suspects_min: usize,
 }
 
 impl OrphanScan {
@@ -98,6 +102,8 @@ impl OrphanScan {
             map,
             began: (clock.wall(), clock.monotonic()),
             clock,
+            suspects_max: SUSPECTS_MAX,
+            suspects_min: SUSPECTS_MIN,
         }
     }
 
@@ -178,19 +184,28 @@ impl OrphanScan {
         after: Option<ChunkSetId>,
         before: UnixMillis,
     ) -> Result<(HashSet<ChunkSetId>, Option<ChunkSetId>), ScanOrphansError> {
+        let drives = self.drives();
+        // Each drive its own: who comes after others that found many must get on too.
+        let own_max = (self.suspects_max / drives.len().max(1)).max(self.suspects_min);
         let mut suspects = HashSet::new();
         let mut last: Option<ChunkSetId> = None;
-        for drive in self.drives() {
+        for drive in drives {
             let mut at = after.map(last_of);
+            let mut own = 0;
             'drive: loop {
                 let page = self.shards.list(drive, at, PAGE_LEN).await?;
+                let mut known = None;
                 for info in &page {
                     let set = info.id.set;
                     if set.begun_at() >= before || last.is_some_and(|last| set > last) {
                         break 'drive;
                     }
+                    if known.replace(set) == Some(set) {
+                        continue;
+                    }
                     suspects.insert(set);
-                    if suspects.len() >= SUSPECTS_MAX {
+                    own += 1;
+                    if own >= own_max {
                         last = Some(set);
                         break 'drive;
                     }

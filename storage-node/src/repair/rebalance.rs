@@ -409,7 +409,10 @@ impl Rebalancer {
         match self.shards.put(target, info.id, facts, payload).await {
             Ok(()) => Ok(()),
             Err(error) => {
-                if !matches!(error, PutShardError::Busy | PutShardError::Down(_)) {
+                if !matches!(
+                    error,
+                    PutShardError::Busy | PutShardError::Down(_) | PutShardError::Outdated(_)
+                ) {
                     tracing::warn!(%target, shard = %info.id, %error, "a shard could not be moved");
                 }
                 Err(Moved::Left)

@@ -1,11 +1,12 @@
-//! Frees what the reclaim queues name, and ends uploads and renames that nobody goes on with.
+//! Frees what the reclaim queues name, and ends renames that nobody goes on with and uploads whose bucket is gone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
-use holdfast_placement::ids::GroupId;
+use holdfast_placement::directory::Directory;
+use holdfast_placement::ids::{BucketId, GroupId};
 use holdfast_placement::map::SharedMap;
 use holdfast_placement::seams::{Clock, UnixMillis};
 use parking_lot::Mutex;
@@ -16,16 +17,17 @@ use super::forget::forget;
 use crate::metadata::{ChunkedBody, Metadata, MetadataError, ReclaimId, WriteError};
 use crate::shards::Shards;
 
+/// Buckets that are listed at a time.
+const BUCKETS_PAGE: usize = 1000;
+
 /// When what is freed.
 #[derive(Clone, Debug)]
 pub struct ReclaimConfig {
     /// How long a body outlives its version, for readers under way.
     pub grace: Duration,
-    /// Uploads that were begun before this long are aborted.
-    pub upload_age_max: Duration,
     /// Renames that were begun before this long and are half-way yet are ended; looked for as often.
     pub rename_age_max: Duration,
-    /// How often abandoned uploads are looked for.
+    /// How often uploads whose bucket is gone are looked for, and how old they are then at least. More than clocks differ by.
     pub upload_interval: Duration,
     /// Queue entries freed at a time.
     pub batch: usize,
@@ -39,7 +41,6 @@ impl Default for ReclaimConfig {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(60),
-            upload_age_max: Duration::from_secs(7 * 24 * 3600),
             rename_age_max: Duration::from_secs(30),
             upload_interval: Duration::from_secs(3600),
             batch: 1000,
@@ -73,6 +74,7 @@ impl Reclaimed {
 #[derive(Clone)]
 pub struct Reclaimer {
     metadata: Metadata,
+    directory: Arc<Directory>,
     shards: Arc<dyn Shards>,
     map: SharedMap,
     led: LedGroups,
@@ -90,6 +92,7 @@ type Sightings = VecDeque<(ReclaimId, Duration)>;
 impl Reclaimer {
     pub fn new(
         metadata: Metadata,
+        directory: Arc<Directory>,
         shards: Arc<dyn Shards>,
         map: SharedMap,
         led: LedGroups,
@@ -98,6 +101,7 @@ impl Reclaimer {
     ) -> Self {
         Self {
             metadata,
+            directory,
             shards,
             map,
             led,
@@ -153,8 +157,17 @@ impl Reclaimer {
                 done.add(self.report(group, self.reclaim(group).await));
             }
             if self.clock.monotonic() >= uploads_due {
-                for group in self.groups() {
-                    done.add(self.report(group, self.abort_stale_uploads(group).await));
+                let before = self.before(self.config.upload_interval);
+                match self.living_buckets().await {
+                    Ok(living) => {
+                        for group in self.groups() {
+                            let aborted = self.abort_uploads_without_bucket(group, before, &living);
+                            done.add(self.report(group, aborted.await));
+                        }
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "uploads whose bucket is gone are left for later");
+                    }
                 }
                 uploads_due = self.clock.monotonic() + self.config.upload_interval;
             }
@@ -218,34 +231,60 @@ impl Reclaimer {
         }
     }
 
-    /// Aborts uploads that nobody completed in time; their parts go onto the reclaim queue.
-    pub async fn abort_stale_uploads(&self, group: GroupId) -> Result<Reclaimed, MetadataError> {
-        let older_than = self.before(self.config.upload_age_max);
+    /// Aborts uploads that were begun before `older_than` to buckets that are gone; their parts go onto the reclaim queue. All others
+    /// last until their client, or a lifecycle, ends them. `living` are the buckets that there are, looked for after `older_than`: so
+    /// an upload to one that is not among them has lost it.
+    async fn abort_uploads_without_bucket(
+        &self,
+        group: GroupId,
+        older_than: UnixMillis,
+        living: &HashSet<BucketId>,
+    ) -> Result<Reclaimed, MetadataError> {
         let mut done = Reclaimed::default();
+        let mut after = None;
         loop {
-            let stale = self
+            let old = self
                 .metadata
-                .stale_uploads(group, older_than, self.config.batch)
+                .old_uploads(group, older_than, after, self.config.batch)
                 .await?;
-            if stale.is_empty() {
+            let Some(last) = old.last() else {
                 return Ok(done);
-            }
-            for upload in stale {
-                tracing::info!(bucket = %upload.bucket, key = %upload.key, upload = %upload.upload, "an abandoned upload is aborted");
+            };
+            after = Some((last.initiated, last.upload));
+            for upload in old {
+                if living.contains(&upload.bucket) {
+                    continue;
+                }
+                tracing::info!(bucket = %upload.bucket, key = %upload.key, upload = %upload.upload, "an upload is aborted: its bucket is gone");
                 let aborted = self
                     .metadata
                     .abort_upload(upload.bucket, &upload.key, upload.upload)
                     .await;
                 match aborted {
                     Ok(()) => done.uploads_aborted += 1,
-                    // Completed or aborted meanwhile.
+                    // Aborted meanwhile.
                     Err(WriteError::NoSuchUpload) => {}
                     Err(WriteError::Metadata(error)) => return Err(error),
                     Err(error) => {
-                        tracing::warn!(upload = %upload.upload, %error, "an abandoned upload was not aborted");
-                        return Ok(done);
+                        tracing::warn!(upload = %upload.upload, %error, "an upload without a bucket was not aborted");
                     }
                 }
+            }
+        }
+    }
+
+    async fn living_buckets(&self) -> Result<HashSet<BucketId>, MetadataError> {
+        let mut living = HashSet::new();
+        let mut after: Option<String> = None;
+        loop {
+            let page = self
+                .directory
+                .list_buckets("", after.as_deref(), BUCKETS_PAGE);
+            let (buckets, more) = page.await?;
+            living.extend(buckets.iter().map(|bucket| bucket.id));
+            match buckets.last() {
+                Some(last) if more => after = Some(last.name.clone()),
+                _ => return Ok(living),
             }
         }
     }

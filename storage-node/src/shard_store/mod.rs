@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bytes::Bytes;
 use holdfast_placement::ids::ChunkSetId;
 use serde::{Deserialize, Serialize};
 
@@ -67,9 +68,12 @@ pub enum PutShardError {
     Io(String),
     #[error("a shard of {0} bytes is too large")]
     TooLarge(usize),
-    /// No memory came free in time, or the put was planned by a map that is too old: try again later (503 `SlowDown`).
-    #[error("the memory budget is exhausted, or what was planned is out of date")]
+    /// No memory came free in time: try again later (503 `SlowDown`).
+    #[error("the memory budget is exhausted")]
     Busy,
+    /// The put was planned by a map that is too old. The payload, to put it where a newer one says.
+    #[error("what was planned is out of date")]
+    Outdated(Bytes),
 }
 
 /// Why a shard was not read.

@@ -24,7 +24,7 @@ fn request(secret: &str) -> Parts {
     signed_by("KEPT", secret, "GET", "/", &headers)
 }
 
-fn cluster(clock: &ManualClock) -> Directory {
+fn cluster(clock: &ManualClock) -> Arc<Directory> {
     TestMetadata::new(Arc::new(clock.clone()), Arc::new(SeededRng::new(1))).directory
 }
 

@@ -129,7 +129,7 @@ async fn a_webhook_that_is_made_again_while_its_events_are_dropped_is_told_of_wh
     let couriers = test.hooked(1, clock.clone(), rng.clone(), Box::new(hook));
     let ear = Ear::default();
     let courier = Courier::new(
-        Arc::new(couriers.directory),
+        couriers.directory,
         couriers.metadata,
         Arc::new(|| vec![GROUP]),
         Arc::new(ear.clone()),

@@ -94,3 +94,26 @@ async fn responses_tell_when_an_upload_goes() {
         }
     }
 }
+
+#[tokio::test]
+async fn what_goes_after_the_year_9999_is_served_too() {
+    let store = Store::with_bucket().await;
+    let days = i32::MAX;
+    let rule = format!(
+        "<LifecycleConfiguration><Rule><ID>never</ID><Prefix/><Status>Enabled</Status><Expiration><Days>{days}</Days></Expiration>\
+        <AbortIncompleteMultipartUpload><DaysAfterInitiation>{days}</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule></LifecycleConfiguration>"
+    );
+    let put = ask("PUT", "/bucket?lifecycle").body(rule);
+    store.send(put).await.expect(200);
+    let last = "Fri, 31 Dec 9999 23:59:59 GMT";
+    let told = format!("expiry-date=\"{last}\", rule-id=\"never\"");
+    let stored = store.put("/bucket/key", "x").await;
+    assert_eq!(stored.header("x-amz-expiration"), told);
+    let get = store.get("/bucket/key").await.expect(200);
+    assert_eq!(
+        (get.header("x-amz-expiration"), &get.body[..]),
+        (&*told, &b"x"[..])
+    );
+    let begun = store.send(ask("POST", "/bucket/key?uploads")).await;
+    assert_eq!(begun.expect(200).header("x-amz-abort-date"), last);
+}

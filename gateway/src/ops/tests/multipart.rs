@@ -1,4 +1,9 @@
+use holdfast_placement::ids::GroupId;
+use holdfast_storage_node::metadata::{Body, Seen};
+use holdfast_storage_node::repair::Floor;
+
 use super::*;
+use crate::body::BodyPiece;
 
 const MIB: usize = 1 << 20;
 
@@ -461,4 +466,95 @@ async fn listing_uploads() {
     );
     let prefix = store.get("/bucket?uploads&prefix=a").await.expect(200);
     assert_eq!(prefix.elements("Key"), ["a/1", "a/2"]);
+}
+
+/// Gives all bodies other shards, with the same bytes, and deletes those that they had, as if a grace had passed.
+async fn encode_anew(store: &Store) {
+    let map = map_of_one_host(2, Protection { data: 1, parity: 1 });
+    let floor = Floor::of(&map);
+    let Store {
+        gateway, shards, ..
+    } = store;
+    for group in (1..=16).map(GroupId) {
+        let found = gateway
+            .metadata
+            .bodies_below(group, &floor, Seen::default(), 100);
+        for placed in found.await.unwrap().bodies {
+            let old = placed.body;
+            let piece = BodyPiece {
+                body: old,
+                range: 0..old.len,
+            };
+            let bytes = gateway.bodies.read(vec![piece]).await.unwrap();
+            let mut bytes = Some(bytes.collect().await.unwrap().to_bytes());
+            let written = gateway.bodies.write(&mut bytes, Some(old.len), 0);
+            let Body::Chunked(new) = written.await.unwrap().body else {
+                panic!("not in chunks");
+            };
+            let replaced = gateway.metadata.replace_body(group, &placed, new, &[]);
+            assert!(replaced.await.unwrap());
+            for (drive, id, _) in shards.shards() {
+                assert!(id.set != old.set || shards.lose(drive, id));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_read_goes_on_where_its_bytes_are_by_now() {
+    let store = Store::with_bucket().await;
+    let id = begin(&store, &[]).await;
+    let parts = [pattern(7 * MIB, 1), pattern(6 * MIB + 5, 2)];
+    let mut etags = Vec::new();
+    for (index, data) in parts.iter().enumerate() {
+        part(&store, &id, index + 1, data).await.expect(200);
+        etags.push(md5_hex(data));
+    }
+    let named = [(1, etags[0].as_str()), (2, etags[1].as_str())];
+    store.send(complete(&id, &named)).await.expect(200);
+    let simple = pattern(9 * MIB + 1, 3);
+    store.put("/bucket/simple", simple.clone()).await;
+    for (path, data) in [
+        ("/bucket/key", Bytes::from(parts.concat())),
+        ("/bucket/simple", simple),
+    ] {
+        for range in [0..data.len(), 3 * MIB + 77..data.len() - 99] {
+            let asked = format!("bytes={}-{}", range.start, range.end - 1);
+            let parts = ask("GET", path).header("range", asked).signed();
+            let request = Request::from_parts(parts, axum::body::Body::empty());
+            let mut response = store.gateway.answer(request).await.into_body();
+            let mut got = Vec::new();
+            while let Some(frame) = response.frame().await {
+                // Twice: at the beginning, and when some of that was read.
+                if got.is_empty() || (4 * MIB..5 * MIB).contains(&got.len()) {
+                    encode_anew(&store).await;
+                }
+                got.extend_from_slice(&frame.unwrap().into_data().unwrap());
+            }
+            assert!(got == data[range.clone()], "{path} {range:?}");
+        }
+    }
+    // Not where they are others by now, though of the same key.
+    let request = Request::from_parts(
+        ask("GET", "/bucket/simple").signed(),
+        axum::body::Body::empty(),
+    );
+    let mut response = store.gateway.answer(request).await.into_body();
+    assert!(response.frame().await.unwrap().is_ok());
+    store.put("/bucket/simple", pattern(9 * MIB + 1, 4)).await;
+    store.send(ask("DELETE", "/bucket/key")).await.expect(204);
+    encode_anew(&store).await;
+    let kept = store.get("/bucket/simple").await.expect(200).body;
+    assert!(kept == pattern(9 * MIB + 1, 4));
+    for (drive, id, _) in store.shards.shards() {
+        assert!(store.shards.lose(drive, id));
+    }
+    let mut frames = 0;
+    let ended = loop {
+        match response.frame().await {
+            Some(Ok(_)) => frames += 1,
+            ended => break ended,
+        }
+    };
+    assert!(frames < 8 && ended.is_some_and(|frame| frame.is_err()));
 }

@@ -147,3 +147,46 @@ async fn a_bucket_that_is_gone_is_gone_everywhere() {
     let gone = one.send(ask("PUT", "/bucket/key").body("x")).await;
     gone.expect_error(404, "NoSuchBucket");
 }
+
+#[tokio::test]
+async fn what_a_bucket_is_like_is_said_of_the_one_of_that_name() {
+    let locked = || ask("PUT", "/bucket").header("x-amz-bucket-object-lock-enabled", "true");
+    let surprised = async || {
+        let (one, other) = Store::pair();
+        other.send(ask("PUT", "/bucket")).await.expect(200);
+        one.get("/bucket/key").await.expect(404);
+        other.send(ask("DELETE", "/bucket")).await.expect(204);
+        other.send(locked()).await.expect(200);
+        let held = ask("PUT", "/bucket/key")
+            .header("x-amz-object-lock-legal-hold", "ON")
+            .with_md5("x");
+        other.send(held).await.expect(200);
+        (one, other)
+    };
+    let (one, _) = surprised().await;
+    let versioning = one.get("/bucket?versioning").await.expect(200);
+    assert_eq!(versioning.element("Status"), Some("Enabled"));
+    let (one, _) = surprised().await;
+    let enable = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    let enable = ask("PUT", "/bucket?versioning").with_md5(enable);
+    one.send(enable).await.expect(200);
+    let (one, _) = surprised().await;
+    let lock = one.get("/bucket?object-lock").await.expect(200);
+    assert_eq!(lock.element("ObjectLockEnabled"), Some("Enabled"));
+    let (one, other) = surprised().await;
+    let rule =
+        "<Rule><DefaultRetention><Mode>GOVERNANCE</Mode><Days>1</Days></DefaultRetention></Rule>";
+    let rule = format!(
+        "<ObjectLockConfiguration><ObjectLockEnabled>Enabled</ObjectLockEnabled>{rule}</ObjectLockConfiguration>"
+    );
+    let rule = ask("PUT", "/bucket?object-lock").with_md5(&rule);
+    one.send(rule).await.expect(200);
+    let lock = other.get("/bucket?object-lock").await.expect(200);
+    assert_eq!(lock.element("Days"), Some("1"));
+    let (one, _) = surprised().await;
+    let hold = one.get("/bucket/key?legal-hold").await.expect(200);
+    assert_eq!(hold.element("Status"), Some("ON"));
+    let (one, _) = surprised().await;
+    let retention = one.get("/bucket/key?retention").await;
+    retention.expect_error(404, "NoSuchObjectLockConfiguration");
+}

@@ -31,7 +31,12 @@ impl StateMachine for Echo {
 const LEASE: Duration = Duration::ZERO;
 
 async fn three(config: ConsensusConfig) -> (Arc<Replicas>, Arc<Group>) {
-    let drives = (1..=3)
+    three_of(3, config).await
+}
+
+/// A group with voters on the first three of so many drives.
+async fn three_of(drives: u64, config: ConsensusConfig) -> (Arc<Replicas>, Arc<Group>) {
+    let drives = (1..=drives)
         .map(|id| ReplicaDrive {
             drive: DriveId(id),
             log: Arc::new(MemoryIndex::new()),
@@ -136,5 +141,60 @@ async fn a_transfer_to_nobody_does_not_end_the_group() {
     assert_ne!(now.drive(), leader.drive());
     replicas.fail_drive(gone).await;
     assert!(replicas.transfer_leader(GROUP, gone).await.is_err());
+    replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_votes_no_more_answers_by_no_lease() {
+    let (replicas, group) = three_of(6, ConsensusConfig::default()).await;
+    for drive in 4..=6 {
+        replicas.host(GROUP, DriveId(drive), false).await.unwrap();
+        replicas.catch_up(&group, DriveId(drive)).await.unwrap();
+    }
+    replicas.read(GROUP).await.unwrap();
+    let old = group.leader().unwrap();
+    assert!(old.is_current(LEASE));
+    let others: std::collections::BTreeSet<u64> = (4..=6).collect();
+    let changing = old.raft().change_membership(others, false);
+    changing.await.unwrap();
+    // It leads for a moment yet, and barriers succeed.
+    let mark = old.log().membership_mark();
+    if let Some(term) = old.leads() {
+        old.lead(term, mark, &group.here());
+    }
+    assert!(!old.is_current(LEASE));
+    replicas.read(GROUP).await.unwrap();
+    assert!(!old.is_current(LEASE));
+    replicas
+        .propose(GROUP, Bytes::from_static(b"2"))
+        .await
+        .unwrap();
+    replicas.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_learner_that_is_not_wanted_any_more_goes() {
+    let (replicas, group) = three_of(5, ConsensusConfig::default()).await;
+    replicas.host(GROUP, DriveId(4), false).await.unwrap();
+    replicas.catch_up(&group, DriveId(4)).await.unwrap();
+    assert_eq!(replicas.status()[0].learners, [DriveId(4)]);
+    // The change ended before it was made a voter, and another drive is to be one instead.
+    let leader = group.leader().unwrap().drive();
+    let stays = (1..=3)
+        .map(DriveId)
+        .filter(|drive| *drive != leader)
+        .take(1);
+    let wanted: Vec<DriveId> = stays.chain([leader, DriveId(5)]).collect();
+    replicas.change_voters(GROUP, &wanted).await.unwrap();
+    assert_eq!(replicas.status()[0].learners, []);
+    assert!(group.replica_on(DriveId(4)).is_none());
+    // It may become a voter later.
+    let wanted = [leader, DriveId(4), DriveId(5)];
+    replicas.change_voters(GROUP, &wanted).await.unwrap();
+    let mut voters = replicas.status()[0].voters.clone();
+    voters.sort_unstable();
+    let mut wanted = wanted.to_vec();
+    wanted.sort_unstable();
+    assert_eq!(voters, wanted);
     replicas.shutdown().await;
 }

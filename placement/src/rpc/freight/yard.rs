@@ -40,6 +40,13 @@ impl Yard {
         None
     }
 
+    /// Ends the idle lines to an address.
+    pub fn clear(&self, address: &str) {
+        if let Some(place) = self.places.lock().get_mut(address) {
+            place.idle.clear();
+        }
+    }
+
     /// Keeps a line whose call is done.
     pub fn give(&self, address: &str, now: Duration, end: End) {
         let mut places = self.places.lock();

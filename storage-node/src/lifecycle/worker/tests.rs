@@ -60,7 +60,7 @@ async fn world(versioning: Option<Versioning>) -> World {
         next: Mutex::default(),
     });
     let worker = LifecycleWorker::new(
-        Arc::new(other.directory),
+        other.directory,
         other.metadata,
         map_of(16),
         Arc::new(|| (0..=16).map(GroupId).collect()),

@@ -212,27 +212,36 @@ async fn the_reclaim_queue_is_read_oldest_first_up_to_a_time() {
 }
 
 #[tokio::test]
-async fn stale_uploads_are_found_by_age() {
+async fn old_uploads_are_found_by_age() {
     let fixture = Fixture::new();
     let metadata = fixture.metadata();
-    let old = metadata
-        .create_upload(BUCKET, "k", new_upload())
-        .await
-        .unwrap();
-    fixture.clock.advance(Duration::from_secs(10));
-    let young = metadata
-        .create_upload(BUCKET, "k", new_upload())
-        .await
-        .unwrap();
+    let mut uploads = Vec::new();
+    for _ in 0..4 {
+        let upload = metadata.create_upload(BUCKET, "k", new_upload()).await;
+        uploads.push(upload.unwrap());
+        fixture.clock.advance(Duration::from_secs(10));
+    }
     let group = metadata.place(BUCKET, "k").group;
-    let initiated = metadata.upload(BUCKET, "k", young).await.unwrap();
-    let before = initiated.unwrap().initiated;
-    let stale = metadata.stale_uploads(group, before, 10).await.unwrap();
-    assert_eq!(stale.len(), 1);
-    assert_eq!((stale[0].upload, stale[0].key.as_str()), (old, "k"));
-    metadata.abort_upload(BUCKET, "k", old).await.unwrap();
-    let stale = metadata.stale_uploads(group, before, 10).await.unwrap();
-    assert!(stale.is_empty());
+    let young = metadata.upload(BUCKET, "k", uploads[3]).await.unwrap();
+    let before = young.unwrap().initiated;
+    let all = metadata.old_uploads(group, before, None, 10).await.unwrap();
+    let found: Vec<_> = all.iter().map(|upload| upload.upload).collect();
+    assert_eq!(found, uploads[..3]);
+    assert!(all.iter().all(|upload| upload.key == "k"));
+    let (mut after, mut paged) = (None, Vec::new());
+    loop {
+        let page = metadata.old_uploads(group, before, after, 1).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some((last.initiated, last.upload));
+        paged.extend(page);
+    }
+    assert_eq!(paged, all);
+    metadata
+        .abort_upload(BUCKET, "k", uploads[1])
+        .await
+        .unwrap();
+    let left = metadata.old_uploads(group, before, None, 10).await.unwrap();
+    assert_eq!(left, [all[0].clone(), all[2].clone()]);
 }
 
 #[tokio::test]

@@ -203,6 +203,7 @@ async fn what_was_missed_of_a_freed_body_is_forgotten() {
     metadata.delete(BUCKET, "deleted", &any).await.unwrap();
     let reclaimer = Reclaimer::new(
         metadata.clone(),
+        world.test.directory.clone(),
         world.shards.clone(),
         world.map.clone(),
         Arc::new(|| (1..=16).map(GroupId).collect()),

@@ -241,3 +241,22 @@ async fn orphans_of_one_drive_are_found_too() {
     );
     assert!(!world.sets().contains(&body.set));
 }
+
+#[tokio::test]
+async fn all_drives_get_on_together() {
+    let mut world = World::new();
+    world.scan.suspects_max = 40;
+    world.scan.suspects_min = 1;
+    for key in 0..80 {
+        world.put(&key.to_string(), world.body().await).await;
+        world.clock.inner.advance(Duration::from_millis(1));
+        if key % 8 == 0 {
+            world.body().await;
+        }
+    }
+    world.clock.inner.advance(DAY + Duration::from_secs(1));
+    let found = world.scan.scan().await.unwrap();
+    assert_eq!((found.orphans, world.sets().len()), (10, 80));
+    // No more than twice each: those behind the end of a step are suspected again in the next.
+    assert!(found.suspects < 2 * 90, "{found:?}");
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_placement::directory::CreateBucket;
 use holdfast_placement::ids::{BucketId, ChunkSetId, DriveId, GroupId, SiteId};
 use holdfast_placement::protection::Protection;
 use holdfast_placement::seams::{Clock, ManualClock, SeededRng, SystemClock, UnixMillis};
@@ -43,6 +44,7 @@ impl World {
         let shards = Arc::new(MemoryShards::new(Arc::new(SystemClock)));
         let reclaimer = Reclaimer::new(
             test.metadata.clone(),
+            test.directory.clone(),
             shards.clone(),
             map_of(4, PROTECTION),
             every_group(),
@@ -174,7 +176,7 @@ async fn a_drive_that_is_down_holds_nothing_up_but_one_that_fails_does() {
 }
 
 #[tokio::test]
-async fn abandoned_uploads_leave_nothing() {
+async fn uploads_end_with_their_bucket_and_not_by_age() {
     let world = World::new();
     let upload = NewUpload {
         headers: ObjectHeaders::default(),
@@ -182,43 +184,58 @@ async fn abandoned_uploads_leave_nothing() {
         lock: VersionLock::default(),
         checksum: None,
     };
-    let metadata = &world.test.metadata;
-    for round in 0..2 {
-        let id = metadata
-            .create_upload(BUCKET, "key", upload.clone())
-            .await
-            .unwrap();
-        for number in 1..=3 {
+    let (metadata, directory) = (&world.test.metadata, &world.test.directory);
+    let mut uploads = Vec::new();
+    for name in ["kept", "deleted", "young"] {
+        if name == "young" {
+            world.clock.advance(Duration::from_secs(100 * 24 * 3600));
+        }
+        let CreateBucket::Created(bucket) =
+            directory.create_bucket(name, "me", "eu").await.unwrap()
+        else {
+            panic!("it is new");
+        };
+        // More than a batch, in one group.
+        for _ in 0..7 {
+            let id = metadata
+                .create_upload(bucket.id, "key", upload.clone())
+                .await;
+            let id = id.unwrap();
             let part = NewPart {
-                number,
+                number: 1,
                 size: 1500,
                 md5: [0; 16],
                 checksum: None,
                 body: world.body().await,
                 missed: Vec::new(),
             };
-            metadata.put_part(BUCKET, "key", id, part).await.unwrap();
+            metadata.put_part(bucket.id, "key", id, part).await.unwrap();
+            uploads.push((bucket.id, id));
         }
-        if round == 0 {
-            world.clock.advance(Duration::from_secs(7 * 24 * 3600 + 1));
+        if name != "kept" {
+            // As a node does that dies before the uploads are ended.
+            let closing = directory.begin_delete(name).await.unwrap().unwrap();
+            assert!(directory.finish_delete(&closing).await.unwrap());
         }
     }
+    let reclaimer = &world.reclaimer;
+    let before = reclaimer.before(reclaimer.config.upload_interval);
+    let living = reclaimer.living_buckets().await.unwrap();
     let mut done = Reclaimed::default();
     for group in 1..=16 {
-        done.add(
-            world
-                .reclaimer
-                .abort_stale_uploads(GroupId(group))
-                .await
-                .unwrap(),
-        );
+        let aborted = reclaimer.abort_uploads_without_bucket(GroupId(group), before, &living);
+        done.add(aborted.await.unwrap());
     }
-    assert_eq!(done.uploads_aborted, 1, "the other one is young");
+    assert_eq!(done.uploads_aborted, 7);
+    for (index, (bucket, id)) in uploads.into_iter().enumerate() {
+        let left = metadata.upload(bucket, "key", id).await.unwrap();
+        assert_eq!(left.is_some(), !(7..14).contains(&index), "{index}");
+    }
     assert_eq!(world.reclaim().await, Reclaimed::default());
     world.clock.advance(Duration::from_secs(61));
     let done = world.reclaim().await;
-    assert_eq!(done.shards_deleted, 3 * 6);
-    assert_eq!(world.shards.len(), 3 * 6);
+    assert_eq!(done.shards_deleted, 7 * 6);
+    assert_eq!(world.shards.len(), 14 * 6);
 }
 
 #[tokio::test]
@@ -228,6 +245,7 @@ async fn the_worker_wakes_frees_and_stops() {
     let test = TestMetadata::new(clock.clone(), Arc::new(SeededRng::new(1)));
     let reclaimer = Reclaimer::new(
         test.metadata.clone(),
+        test.directory.clone(),
         world.shards.clone(),
         map_of(4, PROTECTION),
         every_group(),

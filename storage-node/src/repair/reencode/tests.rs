@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use holdfast_placement::directory::Directory;
 use holdfast_placement::ids::{BucketId, ChunkSetId, DriveId, Epoch, GroupId, SiteId, UploadId};
 use holdfast_placement::map::{DriveState, SharedMap};
 use holdfast_placement::protection::Protection;
@@ -33,6 +34,7 @@ const STRONG: Protection = Protection { data: 2, parity: 2 };
 #[derive(Clone)]
 struct World {
     metadata: Metadata,
+    directory: Arc<Directory>,
     shards: Arc<MemoryShards>,
     map: SharedMap,
     pool: BufferPool,
@@ -51,6 +53,7 @@ impl World {
         let test = TestMetadata::new(clock.clone(), Arc::new(SeededRng::new(1)));
         Self {
             metadata: test.metadata,
+            directory: test.directory,
             shards: Arc::new(MemoryShards::new(clock.clone())),
             map: map_of(6, STRONG),
             pool: BufferPool::new(PoolConfig::with_budget(16 << 20), clock),
@@ -89,6 +92,7 @@ impl World {
     fn reclaimer(&self) -> Reclaimer {
         Reclaimer::new(
             self.metadata.clone(),
+            self.directory.clone(),
             self.shards.clone(),
             self.map.clone(),
             Arc::new(|| (1..=16).map(GroupId).collect()),
