@@ -538,3 +538,33 @@ fn the_default_timing_is_consistent() {
         rig.replicas.shutdown().await;
     });
 }
+
+/// Who asks how a group stands must not wait for who says it, who waits for the one who asks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_is_busy_can_be_asked_how_it_stands() {
+    let rig = Rig::new(3, config()).await;
+    let created = rig.replicas.create_group(GROUP, &voters(1..=3)).await;
+    created.unwrap();
+    let ended = Arc::new(AtomicU64::new(0));
+    let asking: Vec<_> = (0..2)
+        .map(|_| {
+            let (replicas, ended) = (rig.replicas.clone(), ended.clone());
+            std::thread::spawn(move || {
+                while ended.load(Ordering::Relaxed) == 0 {
+                    assert_eq!(replicas.status()[0].voters.len(), 3);
+                }
+            })
+        })
+        .collect();
+    for chunk in 0..100 {
+        let tokens = chunk * 20..(chunk + 1) * 20;
+        for place in join_all(tokens.map(|token| rig.propose(GROUP, token))).await {
+            place.unwrap();
+        }
+    }
+    ended.store(1, Ordering::Relaxed);
+    for thread in asking {
+        thread.join().unwrap();
+    }
+    rig.replicas.shutdown().await;
+}

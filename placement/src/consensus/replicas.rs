@@ -878,7 +878,8 @@ fn status_of(group: &Group, drives_here: &BTreeSet<DriveId>) -> GroupStatus {
         // While membership changes, who votes in both of its halves is named twice.
         let configs = membership.get_joint_config().iter().flatten();
         status.voters = configs.copied().map(DriveId).collect();
-        status.learners = learners_of(replica).into_iter().map(DriveId).collect();
+        // By what is borrowed already: who borrows twice waits for a writer that waits for the first.
+        status.learners = membership.learner_ids().map(DriveId).collect();
     }
     status
 }
