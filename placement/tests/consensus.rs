@@ -549,11 +549,13 @@ async fn a_group_that_is_busy_can_be_asked_how_it_stands() {
     let asking: Vec<_> = (0..2)
         .map(|_| {
             let (replicas, ended) = (rig.replicas.clone(), ended.clone());
-            std::thread::spawn(move || {
+            let thread = std::thread::Builder::new().name("asks".to_owned());
+            let asks = thread.spawn(move || {
                 while ended.load(Ordering::Relaxed) == 0 {
                     assert_eq!(replicas.status()[0].voters.len(), 3);
                 }
-            })
+            });
+            asks.unwrap()
         })
         .collect();
     for chunk in 0..100 {
